@@ -1,0 +1,33 @@
+# From nothing to the main job, and from nothing to a green test run: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint bench clean
+
+# torch and torchvision come in one resolution, so that their builds fit each other.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/arelu-tl demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf $(VENV) runs demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,60 @@
+"""Does AReLU make fine-tuning on your pictures converge faster? The public API; every name loads on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from arelu_tl.activation import AReLU as AReLU
+    from arelu_tl.analysis import Comparison as Comparison
+    from arelu_tl.analysis import compare as compare
+    from arelu_tl.export.folder import ExportReport as ExportReport
+    from arelu_tl.records.config import FinetuneConfig as FinetuneConfig
+    from arelu_tl.records.runs import RunRecord as RunRecord
+    from arelu_tl.records.runs import StudyRecord as StudyRecord
+    from arelu_tl.records.runs import load_run as load_run
+    from arelu_tl.study.card import ModelCard as ModelCard
+    from arelu_tl.study.finetune import finetune as finetune
+    from arelu_tl.study.reload import load_model as load_model
+    from arelu_tl.study.use import export as export
+    from arelu_tl.surgery import Site as Site
+    from arelu_tl.surgery import SurgeryReport as SurgeryReport
+    from arelu_tl.surgery import convert as convert
+    from arelu_tl.surgery import find_sites as sites  # noqa: F401 (listed in _HOMES)
+
+# Importing torch and timm takes seconds; `import arelu_tl` takes none of them.
+_HOMES = {
+    "AReLU": ("arelu_tl.activation", "AReLU"),
+    "Comparison": ("arelu_tl.analysis", "Comparison"),
+    "ExportReport": ("arelu_tl.export.folder", "ExportReport"),
+    "FinetuneConfig": ("arelu_tl.records.config", "FinetuneConfig"),
+    "ModelCard": ("arelu_tl.study.card", "ModelCard"),
+    "RunRecord": ("arelu_tl.records.runs", "RunRecord"),
+    "Site": ("arelu_tl.surgery", "Site"),
+    "StudyRecord": ("arelu_tl.records.runs", "StudyRecord"),
+    "SurgeryReport": ("arelu_tl.surgery", "SurgeryReport"),
+    "compare": ("arelu_tl.analysis", "compare"),
+    "convert": ("arelu_tl.surgery", "convert"),
+    "export": ("arelu_tl.study.use", "export"),
+    "finetune": ("arelu_tl.study.finetune", "finetune"),
+    "load_model": ("arelu_tl.study.reload", "load_model"),
+    "load_run": ("arelu_tl.records.runs", "load_run"),
+    "sites": ("arelu_tl.surgery", "find_sites"),
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

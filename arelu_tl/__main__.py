@@ -1,0 +1,4 @@
+from arelu_tl.cli import main
+
+if __name__ == "__main__":
+    main()

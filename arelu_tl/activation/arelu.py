@@ -1,0 +1,115 @@
+"""The AReLU module, and what training and records need to do with every AReLU of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from arelu_tl.activation.functional import arelu
+from arelu_tl.errors import ConfigError
+
+ALPHA_MIN = 0.01
+ALPHA_MAX = 0.99
+
+
+class AReLU(nn.Module):
+    """Attention-based rectified linear unit (Chen, Li, Xu, arXiv 2006.13858, equation 3).
+
+        y = scale * (1 + sigmoid(beta)) * x          x >= 0, at most ``cap``
+        y = scale * clamp(alpha, 0.01, 0.99) * x     x <  0
+
+    With the defaults it is the paper's AReLU, equal to the authors' code to the last bit, gradients included.
+
+    Args:
+        alpha: initial suppression of negative elements, in [0.01, 0.99].
+        beta: initial amplification before the sigmoid; 2.0 amplifies by 1.88.
+        num_parameters: 1 for one alpha and beta (the paper's layer-wise form), C for one pair a channel of dimension 1.
+        scale: constant on both branches, greater than 0; kept as a buffer, never trained.
+        cap: upper bound of the output (6.0 where a ReLU6 stood), None for none.
+        inplace: overwrite the input; ignored under ``torch.compile``, which plans memory itself.
+
+    Shape:
+        any -> same; (N, C, *) where ``num_parameters`` is C > 1. dtype follows the input.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        alpha: float = 0.90,
+        beta: float = 2.0,
+        *,
+        num_parameters: int = 1,
+        scale: float = 1.0,
+        cap: float | None = None,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__()
+        if not ALPHA_MIN <= alpha <= ALPHA_MAX:
+            raise ConfigError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
+        if not scale > 0:
+            raise ConfigError(f"scale must be greater than 0: {scale}")
+        if cap is not None and not cap > 0:
+            raise ConfigError(f"cap must be greater than 0: {cap}")
+        if num_parameters < 1:
+            raise ConfigError(f"num_parameters must be 1 or the number of channels: {num_parameters}")
+        self.num_parameters = num_parameters
+        self.cap = cap
+        self.inplace = inplace
+        self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha)))
+        self.beta = nn.Parameter(torch.full((num_parameters,), float(beta)))
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inplace = self.inplace and not torch.compiler.is_compiling()
+        return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=inplace)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clip alpha into [0.01, 0.99] in place.
+
+        To be called after every optimiser step: outside the clamp alpha's gradient is 0, so it would never come back.
+        """
+        self.alpha.clamp_(ALPHA_MIN, ALPHA_MAX)
+
+    def extra_repr(self) -> str:
+        parts = [f"num_parameters={self.num_parameters}"]
+        if self.scale.device.type != "meta":
+            parts.append(f"scale={self.scale.item():.6g}")
+        if self.cap is not None:
+            parts.append(f"cap={self.cap:g}")
+        if self.inplace:
+            parts.append("inplace=True")
+        return ", ".join(parts)
+
+
+def named_arelus(model: nn.Module) -> Iterator[tuple[str, AReLU]]:
+    """Each AReLU of ``model`` once, under its first qualified name."""
+    for name, module in model.named_modules():
+        if isinstance(module, AReLU):
+            yield name, module
+
+
+def arelu_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Every alpha and beta of ``model``, in module order."""
+    return [p for _, module in named_arelus(model) for p in (module.alpha, module.beta)]
+
+
+def project_alphas(model: nn.Module) -> None:
+    """``project_`` on every AReLU of ``model``."""
+    for _, module in named_arelus(model):
+        module.project_()
+
+
+def site_values(model: nn.Module) -> dict[str, list[float]]:
+    """{site name: [alpha, beta]}, means over the channels where a site has several; one copy off the device for all."""
+    pairs = [(name, m) for name, m in named_arelus(model)]
+    if not pairs:
+        return {}
+    stacked = torch.stack([torch.stack((m.alpha.detach().float().mean(), m.beta.detach().float().mean())) for _, m in pairs])
+    return {name: [float(a), float(b)] for (name, _), (a, b) in zip(pairs, stacked.tolist(), strict=True)}

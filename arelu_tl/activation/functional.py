@@ -1,0 +1,137 @@
+"""The two-slope map that AReLU is once its parameters have become slopes, with a closed-form backward pass.
+
+The parameters' own transformations (clamp, sigmoid) stay ordinary autograd operations on one or C numbers, so the
+formula that is written by hand here is the only one that touches whole activation maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["arelu", "two_slope"]
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Half precision is summed in float32: a site's gradient is a sum over millions of elements."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _sum_of_products(a: Tensor, b: Tensor, per_channel: bool) -> Tensor:
+    """Sum of ``a * b`` over everything (shape (1,)) or over everything but dimension 1 (shape (C,))."""
+    if not per_channel and a.is_contiguous() and b.is_contiguous() and a.dtype in (torch.float32, torch.float64):
+        return torch.dot(a.view(-1), b.view(-1)).reshape(1)
+    product = a * b
+    dtype = _accumulation_dtype(product.dtype)
+    if not per_channel:
+        return product.sum(dtype=dtype).reshape(1)
+    return product.sum(dim=[d for d in range(product.dim()) if d != 1], dtype=dtype)
+
+
+def _over_channels(slope: Tensor, like: Tensor) -> Tensor:
+    """Shape a (1,) or (C,) slope so that it multiplies dimension 1 of ``like``, in its dtype."""
+    slope = slope.to(like.dtype)
+    if slope.numel() == 1:
+        return slope.reshape(())
+    return slope.reshape(1, -1, *([1] * (like.dim() - 2)))
+
+
+class _TwoSlope(torch.autograd.Function):
+    """y = min(cap, positive * x) for x >= 0 and negative * x for x < 0; dy/dx(0) = 0, as in the paper's code."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, inplace: bool) -> Tensor:
+        pos, neg = _over_channels(positive, x), _over_channels(negative, x)
+        # Both slopes are positive and negative <= positive, so the larger product is the right branch, and each product
+        # is rounded once: the result equals the paper's relu(x) * p - relu(-x) * n to the last bit.
+        if inplace:
+            suppressed = x * neg
+            y = torch.maximum(x.mul_(pos), suppressed, out=x)
+        else:
+            y = torch.maximum(x * pos, x * neg)
+        if cap is not None:
+            y = y.clamp_(max=cap)
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.cap = cap
+        ctx.inplace = inplace
+        # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets
+        # an in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
+        ctx.save_for_backward(y if inplace else x, positive, negative)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        kept, positive, negative = ctx.saved_tensors
+        pos, neg = _over_channels(positive, kept), _over_channels(negative, kept)
+        per_channel = positive.numel() > 1 or negative.numel() > 1
+        if ctx.cap is not None:
+            reached = kept >= ctx.cap if ctx.inplace else kept * pos >= ctx.cap
+            grad = grad.masked_fill(reached, 0)
+        on_positive = torch.ops.aten.threshold_backward(grad, kept, 0)
+        on_negative = torch.ops.aten.threshold_backward(grad, -kept, 0)
+        grad_positive = grad_negative = grad_x = None
+        if ctx.needs_input_grad[1]:
+            grad_positive = _sum_of_products(on_positive, kept, per_channel)
+            if ctx.inplace:
+                grad_positive = grad_positive / positive
+            grad_positive = grad_positive.to(positive.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_negative = _sum_of_products(on_negative, kept, per_channel)
+            if ctx.inplace:
+                grad_negative = grad_negative / negative
+            grad_negative = grad_negative.to(negative.dtype)
+        if ctx.needs_input_grad[0]:
+            grad_x = on_positive.mul_(pos).add_(on_negative.mul_(neg))
+        return grad_x, grad_positive, grad_negative, None, None
+
+
+def two_slope(x: Tensor, positive: Tensor, negative: Tensor, *, cap: float | None = None, inplace: bool = False) -> Tensor:
+    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
+
+    Args:
+        x: pre-activation, any shape; at least two dimensions where slopes are per channel.
+        positive: slope on the positive side, shape (1,) or (C,); greater than 0.
+        negative: slope on the negative side, same shape; greater than 0, at most ``positive``.
+        cap: upper bound of the output (6.0 at a ReLU6 site); its gradient at and above the bound is 0.
+        inplace: overwrite ``x``; the backward pass then works from the output.
+
+    Returns:
+        A tensor like ``x``.
+    """
+    result: Tensor = _TwoSlope.apply(x, positive, negative, cap, inplace)
+    return result
+
+
+def arelu(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    *,
+    scale: Tensor | float = 1.0,
+    cap: float | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    """AReLU (arXiv 2006.13858, equation 3), times a constant, under an optional cap.
+
+    y = min(cap, scale * (1 + sigmoid(beta)) * x) for x >= 0, scale * clamp(alpha, 0.01, 0.99) * x for x < 0.
+
+    Args:
+        x: pre-activation, any shape and floating dtype.
+        alpha: suppression of negative elements, shape (1,) or (C,); without gradient outside [0.01, 0.99].
+        beta: amplification of positive elements before the sigmoid, same shape as ``alpha``.
+        scale: positive constant on both branches (AReLU is positively homogeneous, so it can be absorbed anywhere).
+        cap: upper bound of the output, None for none.
+        inplace: overwrite ``x``.
+
+    Returns:
+        A tensor like ``x``.
+    """
+    # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
+    wide = _accumulation_dtype(alpha.dtype)
+    negative = alpha.to(wide).clamp(0.01, 0.99) * scale
+    positive = (1 + beta.to(wide).sigmoid()) * scale
+    return two_slope(x, positive, negative, cap=cap, inplace=inplace)

@@ -1,0 +1,21 @@
+"""Layer 2: a timm model with its weights and the preprocessing that they were trained with."""
+
+from arelu_tl.backbone.loading import (
+    Backbone,
+    activation_counts,
+    build_architecture,
+    classifier_names,
+    load_backbone,
+    pretrained_cfg,
+    reset_head,
+)
+
+__all__ = [
+    "Backbone",
+    "activation_counts",
+    "build_architecture",
+    "classifier_names",
+    "load_backbone",
+    "pretrained_cfg",
+    "reset_head",
+]

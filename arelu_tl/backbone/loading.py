@@ -1,0 +1,313 @@
+"""From a model's name to a timm model with weights and the data configuration that goes with them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import load_state_dict as timm_load_state_dict
+from timm.models import parse_model_name
+from torch import Tensor, nn
+
+from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_source, embedded_weights, load_embedded
+from arelu_tl.errors import BackboneError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model as it was pretrained, its classifier still on.
+
+    Attributes:
+        model: the timm model, in eval mode, on the CPU.
+        name: the name it was asked for by.
+        data_config: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode; plain JSON types.
+        weights: where the weights came from, in words; "random" where none were loaded.
+        license: licence of the weights where timm knows it.
+    """
+
+    model: nn.Module
+    name: str
+    data_config: dict[str, Any]
+    weights: str
+    license: str | None = None
+
+
+def load_backbone(
+    name: str,
+    *,
+    pretrained: bool = True,
+    pretrained_path: Path | None = None,
+    img_size: int | None = None,
+    drop: float = 0.0,
+    drop_path: float | None = None,
+) -> Backbone:
+    """Build ``name`` with timm and load its weights.
+
+    Args:
+        name: ``arch``, ``arch.tag``, ``hf-hub:USER/NAME`` or ``local-dir:PATH``.
+        pretrained: False leaves timm's random initialisation.
+        pretrained_path: a file of weights (safetensors, or a checkpoint read with ``weights_only=True``) instead of
+            timm's download; ``state_dict``, EMA and ``module.`` wrappers are taken off.
+        img_size: side of the square input in pixels, the pretrained model's own when None.
+        drop: dropout rate before the classifier.
+        drop_path: stochastic depth rate, the architecture's default when None.
+
+    Raises:
+        BackboneError: the model is unknown; its weights are out of reach or do not fit.
+    """
+    weights = "random"
+    model: nn.Module
+    if pretrained_path is not None:
+        model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        _load_file(model, pretrained_path, name)
+        weights = f"file {pretrained_path.name}"
+    elif not pretrained:
+        model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
+    elif name == EMBEDDED_ARCHITECTURE and (embedded := embedded_weights()) is not None:
+        model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        load_embedded(model, embedded)
+        weights = embedded_source()
+    else:
+        model = _download(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        weights = str(pretrained_cfg(model).get("hf_hub_id") or pretrained_cfg(model).get("url") or name)
+    model.eval()
+    return Backbone(
+        model=model,
+        name=name,
+        data_config=_data_config(model, img_size),
+        weights=weights,
+        license=pretrained_cfg(model).get("license") if weights != "random" else None,
+    )
+
+
+def build_architecture(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    drop: float = 0.0,
+    drop_path: float | None = None,
+) -> nn.Module:
+    """The bare architecture with random weights; nothing is downloaded except the description of an ``hf-hub:`` model.
+
+    Raises:
+        BackboneError: timm does not know it, or it does not take such an image size.
+    """
+    return _create(name, pretrained=False, num_classes=num_classes, img_size=img_size, drop=drop, drop_path=drop_path)
+
+
+def _create(
+    name: str, *, pretrained: bool, num_classes: int | None, img_size: int | None, drop: float, drop_path: float | None
+) -> nn.Module:
+    scheme, location = _check_name(name)
+    kwargs: dict[str, Any] = {}
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    if drop:
+        kwargs["drop_rate"] = drop
+    if drop_path is not None:
+        kwargs["drop_path_rate"] = drop_path
+    attempts = [kwargs]
+    if img_size is not None and scheme == "timm" and not _has_fixed_size(location):
+        # Fully convolutional models take any size and have no such argument.
+        attempts = [kwargs]
+    elif img_size is not None:
+        attempts = [{**kwargs, "img_size": img_size}, kwargs]
+    for attempt, arguments in enumerate(attempts):
+        try:
+            return timm.create_model(name, pretrained=pretrained, **arguments)
+        except TypeError as error:
+            if "img_size" in str(error) and attempt + 1 < len(attempts):
+                continue
+            raise BackboneError(f"{name} does not take these settings: {_one_line(error)}") from error
+    raise AssertionError("unreachable")
+
+
+def _has_fixed_size(name: str) -> bool:
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(config and config.fixed_input_size)
+
+
+def _check_name(name: str) -> tuple[str, str]:
+    """(scheme, rest) of a model name whose architecture timm knows.
+
+    Raises:
+        BackboneError: it does not; the nearest names are given.
+    """
+    scheme, location = parse_model_name(name)
+    scheme = scheme or "timm"
+    if scheme != "timm":
+        if scheme == "local-dir" and not (Path(location) / "config.json").is_file():
+            raise BackboneError(f"{name}: there is no config.json in {location}")
+        return scheme, location
+    architecture, _, tag = location.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
+        raise BackboneError(f"unknown model {name!r}: {hint}")
+    if tag:
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        if tag not in tags:
+            raise BackboneError(f"unknown weights {name!r}: {architecture} has {', '.join(tags) or 'none'}")
+    return scheme, location
+
+
+def _download(name: str, *, img_size: int | None, drop: float, drop_path: float | None) -> nn.Module:
+    scheme, location = _check_name(name)
+    if scheme == "timm":
+        config = timm.get_pretrained_cfg(location, allow_unregistered=False)
+        if config is None or not config.has_weights:
+            raise BackboneError(
+                f"timm has no pretrained weights for {name!r}: give --pretrained-path FILE or start from --no-pretrained"
+            )
+    try:
+        _probe_hub(_hub_file(scheme, location))
+        return _create(name, pretrained=True, num_classes=None, img_size=img_size, drop=drop, drop_path=drop_path)
+    except BackboneError:
+        raise
+    except Exception as error:
+        if not _is_out_of_reach(error):
+            raise
+        raise BackboneError(
+            f"the weights of {name} cannot be downloaded ({_wanted_file(scheme, location)}; "
+            f"{_reason(error)}): connect to the network once, or give them with --pretrained-path FILE"
+        ) from error
+
+
+def _hub_file(scheme: str, location: str) -> tuple[str, str] | None:
+    """(repository, file name) of the weights on the hub; None where they lie elsewhere."""
+    if scheme == "local-dir":
+        return None
+    if scheme != "timm":
+        return location.partition("@")[0], "model.safetensors"
+    config = timm.get_pretrained_cfg(location)
+    if config is None or not config.hf_hub_id:
+        return None
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def _probe_hub(wanted: tuple[str, str] | None) -> None:
+    """One quick request when the weights are not in the cache, because the hub's client retries for minutes."""
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if wanted is None or HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(*wanted), str):
+        return
+    get_session().head(hf_hub_url(*wanted), timeout=10)
+
+
+def _is_out_of_reach(error: BaseException) -> bool:
+    """Whether a download failed for want of network or file; any other exception is a defect, and stays one."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    kinds = (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {"httpx", "httpcore", "requests"}:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _reason(error: BaseException) -> str:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set and the cache does not hold it"
+    return "no network, or the hub does not answer" if not _is_missing(error) else "the hub has no such file"
+
+
+def _is_missing(error: BaseException) -> bool:
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    missing = (EntryNotFoundError, RepositoryNotFoundError)
+    return isinstance(error, missing) and not isinstance(error, LocalEntryNotFoundError)
+
+
+def _wanted_file(scheme: str, location: str) -> str:
+    on_hub = _hub_file(scheme, location)
+    if on_hub is not None:
+        return f"looked for {on_hub[1]} of {on_hub[0]}"
+    config = timm.get_pretrained_cfg(location) if scheme == "timm" else None
+    return f"looked for {Path(str(config.url)).name if config is not None else location}"
+
+
+def _load_file(model: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise BackboneError(f"--pretrained-path {path}: no such file")
+    try:
+        given: dict[str, Tensor] = timm_load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+    except Exception as error:  # every reader of a foreign file has errors of its own; all mean the same here
+        raise BackboneError(f"--pretrained-path {path}: not weights that can be loaded safely: {_one_line(error)}") from error
+    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise BackboneError(f"--pretrained-path {path}: holds no state dict of tensors")
+    wanted = model.state_dict()
+    # A checkpoint fine-tuned on another task keeps everything but its classifier.
+    classifier = {key for key in wanted if key.startswith(tuple(f"{n}." for n in classifier_names(model)))}
+    foreign_head = {k for k in classifier if k not in given or given[k].shape != wanted[k].shape}
+    missing = [key for key in wanted if key not in given and key not in foreign_head]
+    surplus = [key for key in given if key not in wanted]
+    misshapen = [k for k in wanted if k in given and given[k].shape != wanted[k].shape and k not in foreign_head]
+    faults = []
+    for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", misshapen)):
+        if keys:
+            faults.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+    if faults:
+        raise BackboneError(f"--pretrained-path {path} does not fit {name}: {'; '.join(faults)}")
+    model.load_state_dict({k: v for k, v in given.items() if k not in foreign_head}, strict=False)
+
+
+def _data_config(model: nn.Module, img_size: int | None) -> dict[str, Any]:
+    config = resolve_data_config(
+        {} if img_size is None else {"img_size": img_size}, pretrained_cfg=pretrained_cfg(model), model=model
+    )
+    # Tuples would come back from JSON as lists; the same types everywhere let records be compared.
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+
+
+def reset_head(model: nn.Module, num_classes: int, *, seed: int) -> None:
+    """Give ``model`` a new classifier whose initial values depend on ``seed`` alone, whatever was drawn before.
+
+    Raises:
+        BackboneError: the model cannot be given one.
+    """
+    reset: Callable[..., None] | None = getattr(model, "reset_classifier", None)
+    if reset is None:
+        raise BackboneError(f"{type(model).__name__} has no classifier that can be exchanged")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reset(num_classes)
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """timm's description of the model and its weights; {} for a module that is not timm's."""
+    config: dict[str, Any] | None = getattr(model, "pretrained_cfg", None)
+    return config or {}
+
+
+def classifier_names(model: nn.Module) -> list[str]:
+    """Qualified names of the modules that make up the classifier, as timm's own configuration tells."""
+    names = pretrained_cfg(model).get("classifier")
+    if names is None:
+        return []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def activation_counts(model: nn.Module) -> dict[str, int]:
+    """{class name: how often} of the modules that are activations, most frequent first."""
+    kinds = ("timm.layers.activations", nn.modules.activation.__name__)
+    counts = Counter(
+        type(m).__name__ for m in model.modules() if type(m).__module__ in kinds and not isinstance(m, nn.MultiheadAttention)
+    )
+    return dict(counts.most_common())
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,95 @@
+"""The Typer application and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from arelu_tl import __version__
+from arelu_tl.cli.compare import compare
+from arelu_tl.cli.demo import demo
+from arelu_tl.cli.evaluate import evaluate
+from arelu_tl.cli.export import export
+from arelu_tl.cli.finetune import finetune
+from arelu_tl.cli.inspect import inspect
+from arelu_tl.cli.predict import predict
+from arelu_tl.errors import AreluTlError
+
+app = typer.Typer(
+    name="arelu-tl",
+    help="Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, finetune, compare, inspect, evaluate, predict, export):
+    app.command()(command)
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"arelu-tl {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code
+        code = _tell(error, debug)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("arelu-tl: interrupted before there was anything to save", file=sys.stderr)
+        code = 130
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has left; nothing is wrong, and the interpreter shall not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, typer.Abort):
+        return 130
+    if isinstance(error, typer.TyperException):
+        if message := str(getattr(error, "format_message", lambda: error)()):
+            print(f"arelu-tl: {_one_line(message)} (see --help)", file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, AreluTlError):
+        print(f"arelu-tl: {_one_line(_unwrap(str(error)))}", file=sys.stderr)
+        return error.exit_code
+    print(
+        f"arelu-tl: unexpected {type(error).__name__}: {_one_line(str(error))} (a defect of ours: run again with --debug)",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _unwrap(message: str) -> str:
+    """An error of a loader's worker process arrives with that process's traceback; its last line is what was said."""
+    if "Original Traceback" not in message:
+        return message
+    return re.sub(r"^[\w.]+: ", "", message.strip().splitlines()[-1])
+
+
+def _one_line(message: str) -> str:
+    """Spaces for whatever a terminal would break or act on."""
+    return " ".join("".join(c if c.isprintable() else " " for c in message).split())

@@ -1,0 +1,93 @@
+"""Command-line options made from the configuration's fields, so that names, help and defaults are written once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the report and errors.", rich_help_panel="Output")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Output")]
+
+
+def with_config_options(
+    *, leave_out: Collection[str] = (), model: type[FinetuneConfig] = FinetuneConfig
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command ``f(settings, ...)``: each field becomes an option, and those given arrive as ``settings``.
+
+    The command's other parameters stay as they are, before the generated ones. ``settings`` (a dict of the given values
+    only) lets a YAML file stand beneath the command line.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
+        fields = {name: field for name, field in model.model_fields.items() if name not in leave_out}
+
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in fields}
+            command(settings={k: v for k, v in given.items() if v is not None and v != []}, **values)
+
+        parameters = own + [_parameter(name, field) for name, field in fields.items()]
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in keyword}
+        run.__doc__ = command.__doc__
+        run.__name__ = command.__name__
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    kind = _plain_type(field.annotation)
+    flag = "--" + name.replace("_", "-")
+    if kind is bool and not name.startswith("no_"):
+        flag = f"{flag}/--no-{name.replace('_', '-')}"
+    names = [flag, *([str(extra["short"])] if extra.get("short") else [])]
+    # Written into the help rather than left to typer, whose own value must stay None: "not given", so that YAML counts.
+    option = typer.Option(
+        *names,
+        help=f"{field.description}{_told_default(name, field.default)}",
+        rich_help_panel=str(extra.get("panel", "Options")),
+        show_default=False,
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _told_default(name: str, default: Any) -> str:
+    if default is None or default is False or default == []:
+        return ""
+    if default is True:
+        return f" (default: --{name.replace('_', '-')})"
+    return f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The annotation without None and without pydantic's constraints."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        (kind,) = (a for a in get_args(annotation) if a is not NoneType)
+        return _plain_type(kind)
+    if origin is Literal or origin in (list, tuple) or annotation in (str, int, float, bool, Path):
+        return annotation
+    raise TypeError(f"no option can be made of {annotation}")
+
+
+def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig:
+    """YAML beneath, command line on top, everything validated together.
+
+    Raises:
+        ConfigError: see ``check_config`` and ``read_yaml``.
+    """
+    return check_config({**(read_yaml(config_file) if config_file else {}), **settings})

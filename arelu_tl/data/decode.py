@@ -1,0 +1,70 @@
+"""Any picture file to an 8-bit RGB picture, the same way in training, validation and prediction."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jfif"})
+# Twice what the largest camera delivers; a header that claims more is an attack or a mistake.
+MAX_PIXELS = 300_000_000
+
+
+class UndecodableError(ValueError):
+    """The bytes are no picture that can be decoded to its last row; the message says why."""
+
+
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Decode fully: first frame, EXIF rotation applied, transparency over white, 16 bits scaled to 8, mode RGB.
+
+    Args:
+        source: a file, or its content.
+
+    Raises:
+        UndecodableError: truncated, not a picture, or larger than MAX_PIXELS.
+        OSError: the file cannot be read.
+    """
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    if not content:
+        raise UndecodableError("empty file")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UndecodableError(f"claims {picture.width} x {picture.height} pixels")
+            picture.load()
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        raise UndecodableError("not a picture in any known format") from None
+    except UndecodableError:
+        raise
+    except Image.DecompressionBombError:
+        raise UndecodableError("claims more pixels than any camera delivers") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError) as error:
+        # Pillow's plug-ins raise all of these on damaged files.
+        raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB without losing range or inventing black where the picture is transparent."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _to_eight_bits(picture)
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Wide greyscale by its range: 0..65535 where it fits 16 bits, its own least to most value otherwise."""
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if picture.mode != "F" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(np.round(scaled).astype(np.uint8))

@@ -1,0 +1,353 @@
+"""A folder of pictures to lists of samples: layout, class map, decoding gate, stratified split, fingerprint."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from arelu_tl.data.decode import PICTURE_ENDINGS, UndecodableError, open_picture
+from arelu_tl.errors import DataError
+
+VAL_NAMES = ("val", "valid", "validation")
+OTHER_SPLITS = ("test",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture: path relative to the folder (with forward slashes), class index, SHA-256 of its bytes."""
+
+    path: str
+    label: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that looks like a picture by its name and is none."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """What a scan found. ``splits`` has "train" and "val", and "test" where the folder has one.
+
+    Attributes:
+        root: the folder.
+        classes: class names in natural order; a sample's label is an index into it.
+        splits: samples of each split, in natural order of their paths.
+        layout: "split" where the folder itself has train and val, "flat" where we split it.
+        rejected: pictures that could not be decoded, left out.
+        ignored: how many files were no pictures by name.
+        duplicates: groups of paths with identical bytes that stand in more than one split.
+    """
+
+    root: Path
+    classes: list[str]
+    splits: dict[str, list[Sample]]
+    layout: Literal["split", "flat"]
+    rejected: list[Rejected] = field(default_factory=list)
+    ignored: int = 0
+    duplicates: list[list[str]] = field(default_factory=list)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every sample's split, path, class and bytes; equal where the pictures and the split are."""
+        digest = hashlib.sha256()
+        for split in sorted(self.splits):
+            for s in self.splits[split]:
+                digest.update(f"{split}\0{s.path}\0{self.classes[s.label]}\0{s.digest}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """{split: {class: pictures}}."""
+        return {
+            split: {self.classes[label]: n for label, n in sorted(Counter(s.label for s in samples).items())}
+            for split, samples in self.splits.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of dataset.json."""
+        return {
+            "classes": self.classes,
+            "layout": self.layout,
+            "counts": self.counts(),
+            "fingerprint": self.fingerprint(),
+            "rejected": [{"path": r.path, "reason": r.reason} for r in self.rejected],
+            "ignored_files": self.ignored,
+            "duplicates_across_splits": self.duplicates,
+        }
+
+    def to_csv(self) -> str:
+        """Content of split.csv: path,label,split."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["path", "label", "split"])
+        for split, samples in self.splits.items():
+            writer.writerows([s.path, self.classes[s.label], split] for s in samples)
+        return out.getvalue()
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which "img2" comes before "img10"; the text itself breaks ties, so that the order is total."""
+    parts = re.split(r"(\d+)", text.casefold())
+    # int() takes any Unicode decimal that \d matches.
+    return [(0, int(p), "") if i % 2 else (1, 0, p) for i, p in enumerate(parts)], text
+
+
+def scan_folder(
+    root: Path,
+    *,
+    train_split: str = "train",
+    val_split: str | None = None,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    on_bad_image: Literal["error", "skip"] = "error",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PictureFolder:
+    """Read a folder of pictures in either layout, decoding every picture once to its end.
+
+    Args:
+        root: ``ROOT/{train,val}/CLASS/*`` or ``ROOT/CLASS/*``; class folders are searched to any depth.
+        train_split: name of the training folder; its presence decides the layout.
+        val_split: name of the validation folder; val, valid or validation when None.
+        val_fraction: share of each class held out where the folder has no validation pictures, 0..1.
+        split_seed: seed of that split.
+        on_bad_image: "error" refuses a folder with an undecodable picture, "skip" leaves it out and records it.
+        threads: decoding threads; as many as there are processors when None.
+        progress: called with (pictures decoded, pictures in all).
+
+    Raises:
+        DataError: no folder, no pictures, fewer than two classes, a class that cannot be on both sides of a split,
+            validation classes unknown to training, an undecodable picture.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    layout, folders = _layout(root, train_split, val_split)
+    found, ignored = {}, 0
+    for split, folder in folders.items():
+        found[split], skipped = _list_pictures(root, folder)
+        ignored += skipped
+    _check_classes(root, found)
+    digests, rejected = _gate(root, [p for by_class in found.values() for ps in by_class.values() for p in ps], threads, progress)
+    _refuse(rejected, len(digests), on_bad_image)
+    classes = sorted(found["train"], key=natural_key)
+    splits = {
+        split: [
+            Sample(path, label, digests[path])
+            for label, name in enumerate(classes)
+            for path in by_class.get(name, [])
+            if path in digests
+        ]
+        for split, by_class in found.items()
+    }
+    empty = [name for label, name in enumerate(classes) if all(s.label != label for s in splits["train"])]
+    if empty:
+        raise DataError(f"{root}: no readable training picture in class {', '.join(empty[:3])}: remove the folder or fill it")
+    if "val" not in splits:
+        splits = _stratify(splits, classes, val_fraction, split_seed)
+    if not splits["val"]:
+        raise DataError(f"{root}: no readable validation picture")
+    return PictureFolder(
+        root=root,
+        classes=classes,
+        splits=splits,
+        layout=layout,
+        rejected=rejected,
+        ignored=ignored,
+        duplicates=_duplicates(splits),
+    )
+
+
+def scan_evaluation(
+    root: Path,
+    classes: Sequence[str],
+    *,
+    split: str | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    progress: Callable[[int, int], None] | None = None,
+) -> PictureFolder:
+    """Read the pictures that a trained model shall be evaluated on; all of them land in the split "val".
+
+    Args:
+        root: in either layout; with train and val folders the validation pictures are taken, else all.
+        classes: the model's class names; a label is an index into them, whatever classes the folder lacks.
+        split: name of the folder to take instead ("test").
+
+    Raises:
+        DataError: no folder, no pictures, a class that the model does not know, an undecodable picture.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    folder = root
+    if split is not None:
+        folder = root / split
+        if not folder.is_dir():
+            raise DataError(f"{root}: no folder {split!r} in it")
+    elif (root / "train").is_dir():
+        layout, folders = _layout(root, "train", None)
+        folder = folders["val"] if layout == "split" else folders["train"]
+    by_class, ignored = _list_pictures(root, folder)
+    if not any(by_class.values()):
+        raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
+    unknown = [name for name, paths in by_class.items() if paths and name not in classes]
+    if unknown:
+        raise DataError(f"{folder}: the model knows no class {', '.join(unknown[:3])}; it knows {', '.join(classes[:5])}")
+    digests, rejected = _gate(root, [p for paths in by_class.values() for p in paths], None, progress)
+    _refuse(rejected, len(digests), on_bad_image)
+    samples = [
+        Sample(path, classes.index(name), digests[path]) for name, paths in by_class.items() for path in paths if path in digests
+    ]
+    if not samples:
+        raise DataError(f"{folder}: no readable picture")
+    return PictureFolder(root, list(classes), {"val": _in_order(samples)}, "flat", rejected, ignored)
+
+
+def _refuse(rejected: list[Rejected], good: int, on_bad_image: Literal["error", "skip"]) -> None:
+    if not rejected or on_bad_image == "skip":
+        return
+    names = "; ".join(f"{r.path} ({r.reason})" for r in rejected[:3])
+    raise DataError(
+        f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: {names}"
+        f"{'; ...' if len(rejected) > 3 else ''}: mend or remove them, or pass --on-bad-image skip"
+    )
+
+
+def _layout(root: Path, train_split: str, val_split: str | None) -> tuple[Literal["split", "flat"], dict[str, Path]]:
+    train = root / train_split
+    if not train.is_dir():
+        if val_split is not None or train_split != "train":
+            raise DataError(f"{root}: no folder {train_split!r} in it")
+        val_like = [n for n in VAL_NAMES if (root / n).is_dir()]
+        if val_like and any(p.is_dir() for p in (root / val_like[0]).iterdir()):
+            raise DataError(f"{root}: has {val_like[0]!r} but no 'train': name the training folder with --train-split")
+        return "flat", {"train": root}
+    folders = {"train": train}
+    candidates = (val_split,) if val_split is not None else VAL_NAMES
+    val = next((root / name for name in candidates if (root / name).is_dir()), None)
+    if val is not None:
+        folders["val"] = val
+    elif val_split is not None:
+        raise DataError(f"{root}: no folder {val_split!r} in it")
+    for name in OTHER_SPLITS:
+        if (root / name).is_dir() and root / name not in folders.values():
+            folders[name] = root / name
+    return "split" if val is not None else "flat", folders
+
+
+def _list_pictures(root: Path, folder: Path) -> tuple[dict[str, list[str]], int]:
+    """{class: relative paths in natural order} of one split, and how many other files there were."""
+    by_class: dict[str, list[str]] = {}
+    ignored = 0
+    for entry in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)):
+        if entry.name.startswith("."):
+            ignored += 1
+            continue
+        if not entry.is_dir():
+            ignored += 1
+            continue
+        pictures = []
+        for place, subfolders, files in os.walk(entry):
+            subfolders[:] = [s for s in subfolders if not s.startswith(".")]
+            for name in files:
+                path = Path(place, name)
+                if name.startswith(".") or path.suffix.lower() not in PICTURE_ENDINGS:
+                    ignored += 1
+                else:
+                    pictures.append(path.relative_to(root).as_posix())
+        by_class[entry.name] = sorted(pictures, key=natural_key)
+    return by_class, ignored
+
+
+def _check_classes(root: Path, found: dict[str, dict[str, list[str]]]) -> None:
+    train = found["train"]
+    if not any(train.values()):
+        loose = [p for p in root.iterdir() if p.suffix.lower() in PICTURE_ENDINGS]
+        hint = (
+            f"{len(loose)} pictures lie loose in it; sort them into one folder a class" if loose else "expected ROOT/CLASS/*.jpg"
+        )
+        raise DataError(f"{root}: no pictures in class folders ({hint})")
+    if len(train) < 2:
+        raise DataError(f"{root}: only one class ({next(iter(train))}); a classifier needs at least two class folders")
+    for split, by_class in found.items():
+        unknown = [name for name, paths in by_class.items() if paths and name not in train]
+        if unknown:
+            raise DataError(f"{root}: {split} has classes that training lacks: {', '.join(unknown[:3])}")
+
+
+def _gate(
+    root: Path, paths: list[str], threads: int | None, progress: Callable[[int, int], None] | None
+) -> tuple[dict[str, str], list[Rejected]]:
+    """Decode each picture to its end; {path: SHA-256} of the good ones, and the bad ones with reasons."""
+
+    def examine(path: str) -> tuple[str, str, str]:
+        try:
+            content = (root / path).read_bytes()
+            open_picture(content)
+        except UndecodableError as error:
+            return path, "", str(error)
+        except OSError as error:
+            return path, "", os.strerror(error.errno or 0)
+        return path, hashlib.sha256(content).hexdigest(), ""
+
+    digests: dict[str, str] = {}
+    rejected = []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for done, (path, digest, reason) in enumerate(pool.map(examine, paths), start=1):
+            if reason:
+                rejected.append(Rejected(path, reason))
+            else:
+                digests[path] = digest
+            if progress is not None:
+                progress(done, len(paths))
+    return digests, rejected
+
+
+def _stratify(splits: dict[str, list[Sample]], classes: list[str], fraction: float, seed: int) -> dict[str, list[Sample]]:
+    """Hold out a share of every class; copies of one picture stay on one side.
+
+    Raises:
+        DataError: a class has fewer than two different pictures.
+    """
+    train: list[Sample] = []
+    val: list[Sample] = []
+    for label, name in enumerate(classes):
+        groups: dict[str, list[Sample]] = defaultdict(list)
+        for sample in splits["train"]:
+            if sample.label == label:
+                groups[sample.digest].append(sample)
+        if len(groups) < 2:
+            raise DataError(f"class {name} has one picture only; a split needs at least two different ones a class")
+        held_out = min(max(round(len(groups) * fraction), 1), len(groups) - 1)
+        # Each class draws from its own stream: pictures added to one class leave the others' split as it was.
+        stream = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8])])
+        order = stream.permutation(len(groups))
+        chosen = {list(groups)[i] for i in order[:held_out]}
+        for digest, members in groups.items():
+            (val if digest in chosen else train).extend(members)
+    ordered = {"train": train, "val": val, **{k: v for k, v in splits.items() if k != "train"}}
+    return {name: _in_order(samples) for name, samples in ordered.items()}
+
+
+def _in_order(samples: Iterable[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda s: (s.label, natural_key(s.path)))
+
+
+def _duplicates(splits: dict[str, list[Sample]]) -> list[list[str]]:
+    where: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, samples in splits.items():
+        for sample in samples:
+            where[sample.digest].append((split, sample.path))
+    return [[path for _, path in places] for places in where.values() if len({split for split, _ in places}) > 1]

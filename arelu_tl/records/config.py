@@ -1,0 +1,177 @@
+"""The configuration of a fine-tune: one flat pydantic model that the command line, YAML files and run folders share.
+
+A field's description is the help text of the option of the same name (``batch_size`` is ``--batch-size``), and its
+``panel`` the heading under which ``--help`` shows it. Option names follow timm's train.py where it has one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from arelu_tl.errors import ConfigError
+
+Arm = Literal["arelu", "relu"]
+Init = Literal["calibrated", "paper", "near-relu"]
+
+ARMS: tuple[str, ...] = get_args(Arm)
+
+
+def _field(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
+    extra = {"panel": panel, "short": constraints.pop("short", None)}
+    return Field(default, description=help_text, json_schema_extra=extra, **constraints)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class FinetuneConfig(BaseModel):
+    """All settings of ``arelu-tl finetune``. Flat on purpose: a key is an option is a YAML line."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True, frozen=True)
+
+    data: Path | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
+    train_split: str = _field("train", "Name of the folder with training pictures.", "Data")
+    val_split: str | None = _field(None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data")
+    val_fraction: float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
+    split_seed: int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
+    on_bad_image: Literal["error", "skip"] = _field(
+        "error", "A picture that cannot be decoded ends the command, or is named and left out of all arms.", "Data"
+    )
+    workers: int | None = _field(
+        None, "Processes that decode pictures; chosen from the machine when not given.", "Data", ge=0, short="-j"
+    )
+
+    model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
+    pretrained: bool = _field(True, "Start from pretrained weights.", "Backbone")
+    pretrained_path: Path | None = _field(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
+    img_size: int | None = _field(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
+    drop: Fraction = _field(0.0, "Dropout before the classifier.", "Backbone")
+    drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
+
+    arm: Arm = _field("arelu", "What becomes of the ReLU sites.", "Surgery")
+    baseline: bool = _field(True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery")
+    init: Init = _field(
+        "calibrated", "How AReLU starts: normalised and graded by depth, as in the paper, or almost ReLU.", "Surgery"
+    )
+    alpha: float | None = _field(
+        None, "Initial alpha of every site (of the last one, with calibrated).", "Surgery", ge=0.01, le=0.99
+    )
+    beta: float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
+    include: list[str] = _field([], "Replace only sites whose name matches one of these globs.", "Surgery")
+    exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
+    calibration_images: int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=1)
+
+    epochs: int = _field(10, "Passes over the training pictures.", "Training", ge=1)
+    batch_size: int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
+    lr: float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
+    head_lr: float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
+    arelu_lr: float | None = _field(None, "Learning rate of alpha and beta.", "Training", gt=0)
+    opt: str = _field("adamw", "timm optimiser.", "Training")
+    momentum: float = _field(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
+    weight_decay: float = _field(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)
+    sched: Literal["cosine", "tanh", "step", "poly", "none"] = _field(
+        "cosine", "Schedule of the learning rate, per step.", "Training"
+    )
+    warmup_epochs: float = _field(0.0, "Epochs of linear warm-up.", "Training", ge=0)
+    min_lr: float = _field(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
+    smoothing: float = _field(0.0, "Label smoothing.", "Training", ge=0, lt=1)
+    clip_grad: float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
+    grad_accum_steps: int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
+    freeze: Literal["none", "backbone"] = _field(
+        "none", "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay.", "Training"
+    )
+    model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
+    model_ema_decay: float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)
+    patience: int | None = _field(
+        None, "Stop an arm after so many epochs without a better validation accuracy.", "Training", ge=1
+    )
+    eval_every: int | None = _field(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
+    amp: bool = _field(False, "Mixed precision.", "Training")
+    amp_dtype: Literal["bfloat16", "float16"] = _field("bfloat16", "Its type; float16 needs a GPU.", "Training")
+
+    no_aug: bool = _field(False, "No augmentation: train on what validation would see.", "Augmentation")
+    scale: tuple[float, float] = _field(
+        (0.35, 1.0), "Share of the picture's area that a random crop keeps, least and most.", "Augmentation"
+    )
+    hflip: Fraction = _field(0.5, "Probability of a horizontal flip.", "Augmentation")
+    color_jitter: float = _field(0.4, "Strength of colour jitter.", "Augmentation", ge=0)
+    aa: str | None = _field(None, "timm AutoAugment policy, as rand-m9-mstd0.5.", "Augmentation")
+    reprob: Fraction = _field(0.0, "Probability of random erasing.", "Augmentation")
+
+    seed: int = _field(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
+    device: str | None = _field(None, "cpu, cuda, cuda:1, mps; the best there is when not given.", "Run")
+    output: Path = _field(Path("runs"), "Folder that study folders are made in.", "Run")
+    name: str | None = _field(
+        None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FinetuneConfig:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale needs two numbers with 0 < least <= most <= 1")
+        if not self.pretrained and self.pretrained_path is not None:
+            raise ValueError("pretrained_path contradicts pretrained: false")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError("warmup_epochs is longer than epochs")
+        return self
+
+
+# What may differ between the two runs of a pair without making their comparison unfair: the arm itself and its
+# parameters (surgery), and where and how fast the computation happens.
+ARM_KEYS = frozenset({"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"})
+PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path"})
+
+
+def check_config(values: Mapping[str, Any], model: type[FinetuneConfig] = FinetuneConfig) -> FinetuneConfig:
+    """Validate raw values; every fault is reported, in one line.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a wrong type, a value out of range.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        faults = "; ".join(_describe(fault, model.model_fields) for fault in error.errors(include_url=False))
+        raise ConfigError(f"configuration: {faults}") from None
+
+
+def _describe(fault: Mapping[str, Any], known: Iterable[str]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.replace("-", "_"), list(known), n=1)
+        return f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, safely.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping of names to values.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path} must be a mapping of option names to values")
+    return values
+
+
+def dump_yaml(config: FinetuneConfig) -> str:
+    """The whole resolved configuration as YAML that ``--config`` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,138 @@
+"""Where a study and its runs keep things, and how finished or running ones are read back. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from arelu_tl.errors import ArtefactError, DataError
+from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
+from arelu_tl.records.storage import read_json, read_rows
+
+STUDY_CONFIG = "study.yaml"
+DATASET = "dataset.json"
+SPLIT = "split.csv"
+COMPARISON = "comparison.json"
+FIGURE = "convergence.png"
+
+RUN_CONFIG = "run.yaml"
+ENVIRONMENT = "environment.json"
+SURGERY = "surgery.json"
+METRICS = "metrics.jsonl"
+RESULTS = "results.csv"
+SUMMARY = "summary.json"
+PREDICTIONS = "predictions.csv"
+CHECKPOINTS = "checkpoints"
+BEST = "best.safetensors"
+
+
+def run_name(arm: str, lr: float, seed: int) -> str:
+    """Name of a run's folder: ``arelu-lr0.0001-s0``; the rate is written in full, without an exponent."""
+    return f"{arm}-lr{format(Decimal(repr(float(lr))).normalize(), 'f')}-s{seed}"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says about itself.
+
+    Attributes:
+        path: the run's folder.
+        config: resolved configuration, arm included.
+        summary: content of summary.json; {} while the run has not written one.
+        metrics: rows of metrics.jsonl.
+        surgery: content of surgery.json; None for the unmodified arm.
+    """
+
+    path: Path
+    config: FinetuneConfig
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    surgery: dict[str, Any] | None = None
+
+    @property
+    def status(self) -> str:
+        """finished, interrupted or failed; running where there is no summary yet."""
+        return str(self.summary.get("status", "running"))
+
+    def curve(self, split: str = "val") -> list[dict[str, Any]]:
+        """The rows of one split, in order of steps."""
+        return [row for row in self.metrics if row.get("split") == split]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A folder of runs on one dataset."""
+
+    path: Path
+    config: FinetuneConfig
+    runs: list[RunRecord] = field(default_factory=list)
+
+
+def is_run(path: Path) -> bool:
+    return (path / RUN_CONFIG).is_file()
+
+
+def is_study(path: Path) -> bool:
+    return (path / STUDY_CONFIG).is_file()
+
+
+def load_run(path: Path | str) -> RunRecord:
+    """Read a run folder, finished or not.
+
+    Raises:
+        DataError: there is no run at ``path``.
+        ArtefactError: a file of it is corrupt.
+    """
+    path = Path(path)
+    if not is_run(path):
+        raise DataError(f"{path} is not a run folder: it has no {RUN_CONFIG}")
+    summary = path / SUMMARY
+    metrics = path / METRICS
+    surgery = path / SURGERY
+    return RunRecord(
+        path=path,
+        config=_read_config(path / RUN_CONFIG),
+        summary=read_json(summary) if summary.exists() else {},
+        metrics=read_rows(metrics) if metrics.exists() else [],
+        surgery=read_json(surgery) if surgery.exists() else None,
+    )
+
+
+def load_study(path: Path | str) -> StudyRecord:
+    """Read a study folder and every run in it.
+
+    Raises:
+        DataError: there is no study at ``path``.
+        ArtefactError: a file of it is corrupt.
+    """
+    path = Path(path)
+    if not is_study(path):
+        raise DataError(f"{path} is not a study folder: it has no {STUDY_CONFIG}")
+    return StudyRecord(path=path, config=_read_config(path / STUDY_CONFIG), runs=find_runs(path))
+
+
+def find_runs(path: Path | str) -> list[RunRecord]:
+    """The run at ``path``, or all runs at most two folders below it (a study, or a parent of studies), by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give a run, a study, or a folder of studies")
+    if is_run(path):
+        return [load_run(path)]
+    found = sorted({p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)})
+    if not found:
+        raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
+    return [load_run(run) for run in found]
+
+
+def _read_config(path: Path) -> FinetuneConfig:
+    """A configuration that we wrote ourselves: if it does not validate, the file was damaged, not mistyped."""
+    try:
+        return check_config(read_yaml(path))
+    except ValueError as error:
+        raise ArtefactError(f"{path}: {error}") from None

@@ -1,0 +1,151 @@
+"""Files that are either whole or appended row by row, and folders that are claimed by exactly one process.
+
+Every failure of the operating system becomes a StorageError that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from arelu_tl.errors import ArtefactError, StorageError
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError that names ``path``."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {os.strerror(error.errno or 0)}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def claim_folder(parent: Path, name: str | None, default: str) -> Path:
+    """Create a new folder under ``parent``: ``name``, or ``name-2`` and so on where taken; ``default-1`` without name.
+
+    ``mkdir`` itself decides who gets a name, so that two processes never share one.
+    """
+    make_folder(parent)
+    number = 1
+    while True:
+        candidate = parent / (f"{default}-{number}" if name is None else name if number == 1 else f"{name}-{number}")
+        with storage_errors(candidate):
+            try:
+                candidate.mkdir()
+                return candidate
+            except FileExistsError:
+                number += 1
+
+
+def fsync_folder(path: Path) -> None:
+    """Make renames inside ``path`` durable (where the platform lets a folder be opened)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``path`` so that a reader sees the old content or the new, never a part."""
+    beside = path.with_name(path.name + ".tmp")
+    with storage_errors(path):
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        fsync_folder(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """``write_bytes`` in UTF-8; a name that is not valid text keeps its bytes visible as escapes."""
+    write_bytes(path, content.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON (UTF-8, indented). NaN and infinity are refused: other readers choke on them."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        ArtefactError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing: not a complete run folder") from None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read: {error}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RowWriter:
+    """Appends one JSON object a line and flushes after each, so that a reader follows along and a crash costs a row."""
+
+    def __init__(self, path: Path, *, keep: int | None = None) -> None:
+        """Open ``path`` for appending; with ``keep``, first cut the file back to its first ``keep`` bytes (resume)."""
+        self.path = path
+        with storage_errors(path):
+            self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 (closed by close)
+            if keep is not None:
+                self._file.truncate(keep)
+
+    def append(self, row: dict[str, Any]) -> None:
+        with storage_errors(self.path):
+            self._file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+            self._file.flush()
+
+    def length(self) -> int:
+        """Bytes so far, all of them flushed."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        with storage_errors(self.path):
+            self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read such a file. A last line without its end (the writer is at it, or died) is left out.
+
+    Raises:
+        ArtefactError: the file is missing, or a whole line is not a JSON object.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    rows = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise ArtefactError(f"{path}, line {number}: not JSON") from None
+        if not isinstance(row, dict):
+            raise ArtefactError(f"{path}, line {number}: not an object")
+        rows.append(row)
+    return rows

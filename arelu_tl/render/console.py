@@ -1,0 +1,46 @@
+"""The one sink of everything that the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+
+def plain(text: object) -> str:
+    """Foreign text (class names, paths) made harmless for a terminal: no markup, no control characters, one line."""
+    shown = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else repr(c)[1:-1] for c in str(text))
+    # A backslash right before our own closing tag would swallow it.
+    return escape(shown + " ")[:-1] if shown.endswith("\\") else escape(shown)
+
+
+class Output:
+    """Reports go to stdout, as tables or, with ``as_json``, as one JSON document; everything else goes to stderr.
+
+    ``quiet`` keeps the reports and drops the rest.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        # A pipe or a file has no width; the default of 80 would cut names that somebody wants to grep for.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+        self.out = Console(file=sys.stdout, highlight=False, width=width)
+        self.err = Console(file=sys.stderr, highlight=False, quiet=quiet)
+
+    def note(self, text: str) -> None:
+        """A line on stderr, in rich markup."""
+        self.err.print(text, soft_wrap=True)
+
+    def report(self, *shown: RenderableType, data: Any) -> None:
+        """The command's result: ``data`` with --json, else ``shown``."""
+        if self.as_json:
+            print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
+            return
+        for item in shown:
+            self.out.print(item, soft_wrap=isinstance(item, str))

@@ -1,0 +1,128 @@
+"""A study as it runs: pictures being checked, an arm's progress bar, a line an epoch with the baseline beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from arelu_tl.data import PictureFolder
+from arelu_tl.render.console import Output, plain
+from arelu_tl.study.observer import Observer
+from arelu_tl.surgery import SurgeryReport
+
+
+class StudyView(Observer):
+    """Shows a study on stderr. A context manager: the bars are taken down at its end, whatever ended it."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=output.err,
+            transient=True,
+            disable=output.quiet or not output.err.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._epochs = 0
+        self._speed = 0.0
+        self._baseline: dict[int, float] = {}
+
+    def __enter__(self) -> StudyView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def _begin(self, description: str, total: int) -> None:
+        self._end()
+        self._task = self._bars.add_task(description, total=total, told="")
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+
+    def checking_pictures(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._begin("checking pictures", total)
+        if self._task is not None:
+            self._bars.update(self._task, completed=done)
+        if done == total:
+            self._end()
+
+    def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
+        counts = {split: len(samples) for split, samples in folder.splits.items()}
+        told = ", ".join(f"{n} {split}" for split, n in counts.items())
+        self.output.note(f"[bold]{plain(folder.root)}[/]: {len(folder.classes)} classes, pictures: {told}")
+        for rejected in folder.rejected:
+            self.output.note(f"[yellow]left out[/] {plain(rejected.path)}: {plain(rejected.reason)}")
+        if folder.duplicates:
+            first = " = ".join(plain(p) for p in folder.duplicates[0][:2])
+            self.output.note(
+                f"[yellow]{len(folder.duplicates)} pictures stand in more than one split[/] ({first}): "
+                "validation accuracy will flatter every arm"
+            )
+        missing = set(range(len(folder.classes))) - {s.label for s in folder.splits["val"]}
+        if missing:
+            names = ", ".join(plain(folder.classes[i]) for i in sorted(missing)[:5])
+            self.output.note(f"[yellow]no validation picture[/] of {names}")
+        self.output.note(f"study folder: [bold]{plain(path)}[/]")
+
+    def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
+        self._epochs = total_epochs
+        what = "unmodified backbone"
+        if report is not None:
+            what = f"{report.replaced} of {len(report.sites)} ReLU sites replaced, {report.parameters_added} parameters added"
+            if report.drift is not None:
+                what += f", {describe_drift(report)}"
+        self.output.note(f"\n[bold]{arm}[/]: {what}; weights: {plain(weights)}")
+        self._begin(arm, total_steps)
+
+    def progress(self, arm: str, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        # Single steps jitter; a running mean is what can be read.
+        self._speed = images_per_second if not self._speed else 0.9 * self._speed + 0.1 * images_per_second
+        if self._task is not None:
+            told = f"loss {loss:.3f}  acc {top1:.2f}  {self._speed:.1f} img/s"
+            self._bars.update(self._task, completed=step, told=told)
+
+    def evaluated(self, arm: str, row: dict[str, Any]) -> None:
+        if row["step"] == 0:
+            self._show(arm, 0, f"{'before training':<27}", row["loss"], row["top1"])
+
+    def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
+        training = f"train {row['train_loss']:6.3f} acc {row['train_top1']:.3f}"
+        self._show(arm, row["epoch"], f"{training:<27}", row["val_loss"], row["val_top1"], f"  {self._speed:.1f} img/s")
+
+    def _show(self, arm: str, epoch: int, training: str, loss: float, top1: float, speed: str = "") -> None:
+        beside = ""
+        if arm == "relu":
+            self._baseline[epoch] = top1
+        elif epoch in self._baseline:
+            beside = f" (relu {self._baseline[epoch]:.3f})"
+        self.output.note(
+            f"  {arm:<6} epoch {epoch:>3}/{self._epochs}  {training} | val {loss:6.3f} acc [bold]{top1:.3f}[/]{beside}{speed}"
+        )
+
+    def run_finished(self, arm: str, summary: dict[str, Any]) -> None:
+        self._end()
+        self._speed = 0.0
+        if summary["stopped_early"]:
+            self.output.note(f"  {arm} stopped early: no better validation accuracy for --patience epochs")
+
+    def note(self, text: str) -> None:
+        self.output.note(plain(text))
+
+
+def describe_drift(report: SurgeryReport) -> str:
+    """The drift in a few words; its two parts are the features' relative change and the pretrained classifier's say."""
+    if report.drift is None:
+        return "drift not measured"
+    size = "overflow" if report.drift.relative is None else f"{report.drift.relative:.2f}"
+    return f"drift {size} (pretrained top-1 kept on {report.drift.top1_agreement:.0%} of {report.drift.images} pictures)"

@@ -1,0 +1,64 @@
+"""Where a run ran: versions, device, threads, revision."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from arelu_tl import __version__
+from arelu_tl.errors import ConfigError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: torch knows no such device, or this machine has none.
+    """
+    if name is None:
+        best = torch.accelerator.current_accelerator(check_available=True)
+        return best if best is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: not usable here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def choose_workers(asked: int | None, device: torch.device, processors: int) -> int:
+    """Decoding processes: on a GPU most processors wait for it; on the CPU the training itself needs them."""
+    if asked is not None:
+        return asked
+    return min(8, processors - 1) if device.type != "cpu" else min(4, processors // 4)
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Content of environment.json."""
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+    return {
+        "arelu_tl": __version__,
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "git_revision": _revision(),
+    }
+
+
+def _revision() -> str | None:
+    """Revision of the working folder's git checkout; None outside of one."""
+    try:
+        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() or None

@@ -1,0 +1,97 @@
+"""The main job: a study of one arm and its baseline on one folder of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from arelu_tl.data import PictureFolder, scan_folder
+from arelu_tl.errors import ConfigError, DataError, Interrupted
+from arelu_tl.records import runs
+from arelu_tl.records.config import FinetuneConfig, dump_yaml
+from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
+from arelu_tl.study.environment import choose_device
+from arelu_tl.study.observer import Observer
+from arelu_tl.study.run import check_training, prepare_model, train_run
+
+
+def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> runs.StudyRecord:
+    """Train ``config.arm`` and, with ``config.baseline``, the unmodified backbone, into a new study folder.
+
+    Raises:
+        ConfigError, DataError, BackboneError, SurgeryError: before any training starts.
+        Interrupted: after a signal, with the state saved; ``resume_study`` goes on.
+        NonFiniteError, StorageError: training or the disk failed.
+    """
+    observer = observer or Observer()
+    if config.data is None:
+        raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
+    device = choose_device(config.device)
+    folder = _scan(config, observer)
+    # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
+    # half study behind.
+    check_training(config, device)
+    prepare_model(config.model_copy(update={"calibration_images": 2}), folder, device)
+    study = claim_folder(config.output, config.name, "study")
+    write_text(study / runs.STUDY_CONFIG, dump_yaml(config))
+    write_json(study / runs.DATASET, folder.to_json())
+    write_text(study / runs.SPLIT, folder.to_csv())
+    return _train(study, config, folder, observer)
+
+
+def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyRecord:
+    """Go on with an interrupted study under its own configuration; finished runs are kept as they are.
+
+    Raises:
+        DataError: there is no study at ``path``, or its pictures have changed.
+        ArtefactError: its files are damaged.
+    """
+    observer = observer or Observer()
+    if not runs.is_study(path) and runs.is_run(path):
+        path = path.resolve().parent
+    config = runs.load_study(path).config
+    folder = _scan(config, observer)
+    known = read_json(path / runs.DATASET)["fingerprint"]
+    if folder.fingerprint() != known:
+        raise DataError(f"{config.data}: the pictures are not those that {path} was started on; begin a new study")
+    return _train(path, config, folder, observer)
+
+
+def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer: Observer) -> runs.StudyRecord:
+    device = choose_device(config.device)
+    observer.study_started(study, folder, _arms(config))
+    for arm in _arms(config):
+        path = study / runs.run_name(arm, config.lr, config.seed)
+        if runs.is_run(path) and runs.load_run(path).status == "finished":
+            observer.note(f"{path.name} is finished already")
+            continue
+        try:
+            train_run(path, _with_arm(config, arm), folder, device, observer)
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped}; go on with: arelu-tl finetune --resume {study}", stopped.exit_code - 128) from None
+    return runs.load_study(study)
+
+
+def _arms(config: FinetuneConfig) -> list[str]:
+    """The baseline goes first, so that the other arm can be watched beside it."""
+    return ["relu", config.arm] if config.baseline and config.arm != "relu" else [config.arm]
+
+
+def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:
+    return config.model_copy(update={"arm": arm})
+
+
+def _scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
+    if config.data is None:
+        raise ConfigError("the configuration names no folder of pictures")
+    folder = scan_folder(
+        config.data,
+        train_split=config.train_split,
+        val_split=config.val_split,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        on_bad_image=config.on_bad_image,
+        progress=observer.checking_pictures,
+    )
+    make_folder(config.output)
+    return dataclasses.replace(folder, root=config.data)

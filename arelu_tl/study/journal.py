@@ -1,0 +1,83 @@
+"""A run's folder while it trains: every row, epoch, best checkpoint and checkpoint of the loop, as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from arelu_tl.data import Sample
+from arelu_tl.records import runs
+from arelu_tl.records.storage import RowWriter, storage_errors, write_text
+from arelu_tl.records.weights import save_weights
+from arelu_tl.study.card import ModelCard
+from arelu_tl.study.observer import Observer
+from arelu_tl.training import Evaluation, save_checkpoint
+
+_EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
+
+
+class RunJournal:
+    """Implements the loop's ``Journal`` on a folder, and passes on to an observer what a person wants to see."""
+
+    def __init__(
+        self,
+        path: Path,
+        card: ModelCard,
+        val_samples: Sequence[Sample],
+        observer: Observer,
+        *,
+        keep: dict[str, int] | None = None,
+    ) -> None:
+        """``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made."""
+        self.path = path
+        self.card = card
+        self.val_samples = val_samples
+        self.observer = observer
+        self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
+        self._results = path / runs.RESULTS
+        if keep is None:
+            write_text(self._results, ",".join(_EPOCH_COLUMNS) + "\n")
+        else:
+            with storage_errors(self._results), open(self._results, "ab") as file:
+                file.truncate(keep["results"])
+
+    def row(self, row: dict[str, Any]) -> None:
+        self._metrics.append(row)
+        if row["split"] == "val":
+            self.observer.evaluated(self.card.arm, row)
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        self.observer.progress(self.card.arm, step, loss, top1, images_per_second)
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        card = replace(self.card, step=step, top1=evaluation.top1, loss=evaluation.loss)
+        save_weights(self.path / runs.BEST, weights, card.to_json())
+        write_text(self.path / runs.PREDICTIONS, predictions_csv(self.val_samples, self.card.classes, evaluation))
+
+    def epoch_end(self, row: dict[str, Any]) -> None:
+        with storage_errors(self._results), open(self._results, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, _EPOCH_COLUMNS, lineterminator="\n").writerow(row)
+        self.observer.epoch_end(self.card.arm, row)
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
+        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, "lengths": lengths})
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+def predictions_csv(samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation) -> str:
+    """path,label,predicted,probability of every evaluated picture."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["path", "label", "predicted", "probability"])
+    told = zip(samples, evaluation.predicted.tolist(), evaluation.probability.tolist(), strict=True)
+    writer.writerows([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in told)
+    return out.getvalue()

@@ -1,0 +1,37 @@
+"""What a study tells whoever watches; this one is deaf. The command line's shows tables and progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from arelu_tl.data import PictureFolder
+from arelu_tl.surgery import SurgeryReport
+
+
+class Observer:
+    """Override what you want to see. Called from the training process, between steps; keep it quick."""
+
+    def checking_pictures(self, done: int, total: int) -> None:
+        """``done`` of ``total`` pictures have been decoded."""
+
+    def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
+        """The folder of the study exists and its pictures are known."""
+
+    def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
+        """The model of an arm is ready; training begins or goes on."""
+
+    def progress(self, arm: str, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        """One optimiser step was taken."""
+
+    def evaluated(self, arm: str, row: dict[str, Any]) -> None:
+        """A validation row, as in metrics.jsonl."""
+
+    def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
+        """An epoch's row, as in results.csv."""
+
+    def run_finished(self, arm: str, summary: dict[str, Any]) -> None:
+        """The run's summary.json."""
+
+    def note(self, text: str) -> None:
+        """Something a user should know and need not act on."""

@@ -1,0 +1,93 @@
+"""Re-estimate BatchNorm after surgery, and measure how far surgery moved the backbone's outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far surgery moved the outputs on the same pictures.
+
+    Attributes:
+        relative: norm(f1 - f0) / norm(f0) of the pooled features; None where the outputs overflowed.
+        top1_agreement: share of pictures whose pretrained top-1 class stayed the same, 0..1.
+        images: pictures that it was measured on.
+    """
+
+    relative: float | None
+    top1_agreement: float
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"relative": self.relative, "top1_agreement": self.top1_agreement, "images": self.images}
+
+
+@torch.no_grad()
+def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """(pooled features (N, D), top-1 class (N,)) in eval mode; the model's mode is put back.
+
+    A module without timm's ``forward_features`` gives its output for its features.
+    """
+    was_training = model.training
+    model.eval()
+    forward_features: Callable[..., Tensor] | None = getattr(model, "forward_features", None)
+    forward_head: Callable[..., Tensor] | None = getattr(model, "forward_head", None)
+    features, classes = [], []
+    for batch in batches:
+        if forward_features is not None and forward_head is not None:
+            hidden = forward_features(batch)
+            pooled, logits = forward_head(hidden, pre_logits=True), forward_head(hidden)
+        else:
+            pooled = logits = model(batch)
+        features.append(pooled.flatten(1).float().cpu())
+        classes.append(logits.flatten(1).float().argmax(1).cpu())
+    model.train(was_training)
+    return torch.cat(features), torch.cat(classes)
+
+
+def relative_drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Drift:
+    """Drift between two ``measure_outputs`` on the same pictures."""
+    relative = float((after[0].double() - before[0].double()).norm() / before[0].double().norm())
+    return Drift(
+        relative=relative if math.isfinite(relative) else None,
+        top1_agreement=float((before[1] == after[1]).float().mean()),
+        images=len(before[1]),
+    )
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace every BatchNorm's running statistics by their mean over ``batches``; all else stays in eval mode.
+
+    Args:
+        model: changed in place; mode and momentum are put back.
+        batches: pictures, (B, C, H, W) with B at least 2.
+
+    Returns:
+        The number of BatchNorm layers.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not layers:
+        return 0
+    modes = {m: m.training for m in model.modules()}
+    momenta = [m.momentum for m in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over all batches
+        layer.train()
+    for batch in batches:
+        model(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    for module, training in modes.items():
+        module.training = training
+    return len(layers)

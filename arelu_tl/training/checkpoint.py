@@ -1,0 +1,96 @@
+"""Checkpoints that are whole or absent: written beside, hashed, renamed in; the newest whose hashes match is loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arelu_tl.errors import ArtefactError
+from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_json
+from arelu_tl.records.weights import load_weights, save_weights
+
+MODEL = "model.safetensors"
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+_KEEP = 2
+
+
+def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write ``folder/step-N`` and remove all but the newest two.
+
+    Args:
+        folder: the run's checkpoints folder.
+        step: optimiser steps done.
+        model: the model's state dict.
+        state: everything else; tensors, numbers, strings and containers of them, as ``weights_only`` loading takes.
+
+    Raises:
+        StorageError: the disk refuses; earlier checkpoints are intact.
+    """
+    make_folder(folder)
+    target = folder / f"step-{step}"
+    beside = folder / f"step-{step}.tmp"
+    with storage_errors(target):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        save_weights(beside / MODEL, model)
+        torch.save(state, beside / STATE)
+        with open(beside / STATE, "rb") as file:
+            os.fsync(file.fileno())
+        hashes = {name: sha256_file(beside / name) for name in (MODEL, STATE)}
+        write_json(beside / MANIFEST, {"step": step, "sha256": hashes})
+        shutil.rmtree(target, ignore_errors=True)
+        beside.rename(target)
+        fsync_folder(folder)
+        for _, old in _listed(folder)[:-_KEEP]:
+            shutil.rmtree(old)
+    return target
+
+
+def _listed(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every checkpoint, oldest first."""
+    found = []
+    for path in folder.glob("step-*") if folder.is_dir() else []:
+        digits = path.name.removeprefix("step-")
+        if digits.isdecimal() and path.is_dir():
+            found.append((int(digits), path))
+    return sorted(found)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer."""
+    damaged: list[Path] = []
+    for _, path in reversed(_listed(folder)):
+        if _intact(path):
+            return path, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def _intact(path: Path) -> bool:
+    try:
+        hashes = read_json(path / MANIFEST)["sha256"]
+        return all(sha256_file(path / name) == hashes[name] for name in (MODEL, STATE))
+    except (ArtefactError, OSError, KeyError, TypeError):
+        return False
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(model state dict, state) of a checkpoint folder, on the CPU.
+
+    Raises:
+        ArtefactError: it is damaged, or holds more than data.
+    """
+    if not _intact(path):
+        raise ArtefactError(f"{path}: checkpoint is damaged (its hashes do not match {MANIFEST})")
+    try:
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ArtefactError(f"{path}: {' '.join(str(error).split())}") from None
+    return load_weights(path / MODEL)[0], state

@@ -1,0 +1,292 @@
+"""The training loop. It knows a model, batches and an optimiser; files and screens are the journal's business.
+
+Nothing in it depends on what happened before the step at hand but the state that it saves: order and augmentation come
+from (seed, epoch, sample), dropout from (seed, step), rates from the step. A resumed run therefore goes on as if it had
+never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from arelu_tl.activation import project_alphas, site_values
+from arelu_tl.data import Batches, batch_digest
+from arelu_tl.errors import Interrupted, NonFiniteError
+from arelu_tl.training.evaluate import Evaluation, autocast, evaluate
+from arelu_tl.training.interruption import StopRequest
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and how to train; see the options of the same names.
+
+    Attributes:
+        amp: dtype of mixed precision, None for none.
+        ema_decay: decay of the averaged weights, None for none.
+        frozen_backbone: keep every BatchNorm in eval mode.
+        log_every: steps that one training row averages over.
+    """
+
+    epochs: int
+    seed: int = 0
+    grad_accum_steps: int = 1
+    clip_grad: float | None = None
+    smoothing: float = 0.0
+    amp: torch.dtype | None = None
+    eval_every: int | None = None
+    patience: int | None = None
+    ema_decay: float | None = None
+    frozen_backbone: bool = False
+    log_every: int = 10
+
+
+class Journal(Protocol):
+    """What the loop tells while it runs. Rows are those of metrics.jsonl."""
+
+    def row(self, row: dict[str, Any]) -> None: ...
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None: ...
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None: ...
+    def epoch_end(self, row: dict[str, Any]) -> None: ...
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class _Window:
+    """Sums over training pictures since the last row."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    images: int = 0
+
+    def add(self, loss: float, correct: float, images: int) -> None:
+        self.loss += loss * images
+        self.correct += correct
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        return {"loss": self.loss / self.images, "top1": self.correct / self.images}
+
+
+@dataclass
+class FitState:
+    """Where the loop stands; all of it is in a checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch, batch: the next batch to train on.
+        seconds: time spent training so far, evaluation and saving not counted.
+        best_top1, best_loss, best_step: the best evaluation: highest accuracy, then lowest loss, then earliest.
+        stale_epochs: epochs since the accuracy rose, for ``patience``.
+        digests: of each epoch's order and first batch; equal in both runs of a pair.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    best_top1: float = -1.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    best_epoch_top1: float = -1.0
+    stale_epochs: int = 0
+    stopped_early: bool = False
+    digests: list[dict[str, Any]] = field(default_factory=list)
+    window: dict[str, Any] = field(default_factory=dict)
+    epoch_window: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The loop's end: its last state and the last evaluation."""
+
+    state: FitState
+    final: Evaluation
+
+
+def fit(
+    model: nn.Module,
+    train: Batches,
+    val: Batches,
+    optimizer: torch.optim.Optimizer,
+    schedule: Scheduler | None,
+    settings: FitSettings,
+    *,
+    device: torch.device,
+    journal: Journal,
+    stop: StopRequest,
+    resume: dict[str, Any] | None = None,
+) -> FitResult:
+    """Train ``model`` in place: evaluate at step 0, at each epoch's end and every ``eval_every`` steps.
+
+    Args:
+        model: on ``device``; with ``resume``, already holding the checkpoint's weights.
+        train, val: batches of the two splits.
+        optimizer: over the model's trainable parameters.
+        schedule: stepped by the number of the optimiser step; None for constant rates.
+        resume: the state that the journal was given with the checkpoint.
+
+    Raises:
+        NonFiniteError: the loss became infinite or undefined; the step was not taken.
+        Interrupted: a signal came; a checkpoint was saved.
+    """
+    ema = ModelEmaV3(model, decay=settings.ema_decay) if settings.ema_decay is not None else None
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
+    state = FitState()
+    if resume is not None:
+        state = FitState(**resume["loop"])
+        optimizer.load_state_dict(resume["optimizer"])
+        scaler.load_state_dict(resume["scaler"])
+        if ema is not None:
+            ema.module.load_state_dict(resume["ema"])
+    window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
+    evaluated = ema.module if ema is not None else model
+
+    def learning_rate() -> float:
+        return float(optimizer.param_groups[0]["lr"])
+
+    def log_training() -> None:
+        nonlocal window
+        if window.images:
+            journal.row(
+                {"step": state.step, "epoch": state.epoch, "split": "train", **window.means(), "lr": learning_rate()}
+                | {"seconds": round(state.seconds, 3)}
+            )
+        window = _Window()
+
+    def log_evaluation() -> Evaluation:
+        log_training()
+        result = evaluate(evaluated, val.epoch(), device, settings.amp)
+        row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
+        row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3)}
+        if sites := site_values(model):
+            row["sites"] = sites
+        journal.row(row)
+        if (result.top1, -result.loss) > (state.best_top1, -state.best_loss):
+            state.best_top1, state.best_loss, state.best_step = result.top1, result.loss, state.step
+            journal.best(evaluated.state_dict(), result, state.step)
+        return result
+
+    def save() -> None:
+        state.window, state.epoch_window = asdict(window), asdict(epoch_window)
+        saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        saved["ema"] = ema.module.state_dict() if ema is not None else None
+        journal.checkpoint(state.step, model.state_dict(), saved)
+
+    def stop_if_asked() -> None:
+        if stop.signal_number is not None:
+            save()
+            raise Interrupted(f"stopped after step {state.step}", stop.signal_number)
+
+    final = log_evaluation() if resume is None else None
+    while state.epoch < settings.epochs and not state.stopped_early:
+        _train_mode(model, settings.frozen_backbone)
+        batches = train.epoch(state.epoch, first=state.batch)
+        while state.batch < len(train):
+            started = time.perf_counter()
+            if schedule is not None:
+                schedule.step(state.step)
+            _seed(settings.seed, state.step)
+            micro_batches = min(settings.grad_accum_steps, len(train) - state.batch)
+            images = 0
+            for _ in range(micro_batches):
+                pictures, labels = next(batches)
+                if state.batch == 0:
+                    order = train.order_digest(state.epoch)
+                    state.digests.append({"order": order, "first_batch": batch_digest(pictures, labels)})
+                loss, correct = _backward(model, pictures, labels, device, settings, scaler, micro_batches)
+                if not math.isfinite(loss):
+                    raise NonFiniteError(
+                        f"the training loss became {loss} at step {state.step + 1}: lower --lr, clip with --clip-grad, "
+                        "or start closer to ReLU with --init calibrated"
+                    )
+                window.add(loss, correct, len(labels))
+                epoch_window.add(loss, correct, len(labels))
+                images += len(labels)
+                state.batch += 1
+            _update(model, optimizer, scaler, settings.clip_grad)
+            if ema is not None:
+                ema.update(model)
+            state.step += 1
+            state.images += images
+            elapsed = time.perf_counter() - started
+            state.seconds += elapsed
+            journal.progress(state.step, loss, correct / len(labels), images / elapsed)
+            epoch_over = state.batch >= len(train)
+            if state.step % settings.log_every == 0 and not epoch_over:
+                log_training()
+            if settings.eval_every and state.step % settings.eval_every == 0 and not epoch_over:
+                log_evaluation()
+            if not epoch_over:
+                stop_if_asked()
+        state.epoch += 1
+        state.batch = 0
+        final = log_evaluation()
+        means, epoch_window = epoch_window.means(), _Window()
+        journal.epoch_end(
+            {"epoch": state.epoch, "step": state.step, "train_loss": means["loss"], "train_top1": means["top1"]}
+            | {"val_loss": final.loss, "val_top1": final.top1, "lr": learning_rate(), "seconds": round(state.seconds, 3)}
+        )
+        state.stale_epochs = 0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
+        state.best_epoch_top1 = max(final.top1, state.best_epoch_top1)
+        state.stopped_early = settings.patience is not None and state.stale_epochs >= settings.patience
+        if stop.signal_number is None:
+            save()
+        stop_if_asked()
+    if final is None:  # resumed after its last step: only the end was missing
+        final = evaluate(evaluated, val.epoch(), device, settings.amp)
+    return FitResult(state, final)
+
+
+def _train_mode(model: nn.Module, frozen_backbone: bool) -> None:
+    model.train()
+    if frozen_backbone:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def _seed(seed: int, step: int) -> None:
+    """Dropout and drop-path of a step depend on (seed, step) alone."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] % 2**63))
+
+
+def _backward(
+    model: nn.Module,
+    pictures: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    settings: FitSettings,
+    scaler: torch.amp.GradScaler,
+    micro_batches: int,
+) -> tuple[float, float]:
+    """Forward and backward of one batch (B, C, H, W): (mean loss, correctly classified); waits for the device once."""
+    pictures, labels = pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    with autocast(device, settings.amp):
+        logits = model(pictures)
+        loss = F.cross_entropy(logits, labels, label_smoothing=settings.smoothing)
+    scaled: Tensor = scaler.scale(loss / micro_batches)
+    scaled.backward()  # type: ignore[no-untyped-call]
+    told: list[float] = torch.stack((loss.detach().float(), (logits.detach().argmax(1) == labels).sum().float())).tolist()
+    return told[0], told[1]
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_grad: float | None) -> None:
+    if clip_grad is not None:
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    project_alphas(model)

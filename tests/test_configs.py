@@ -1,0 +1,24 @@
+"""Every file in configs/ is headed by the command that runs it, holds only overrides, and is valid."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_config_is_valid_and_headed_by_its_command(path: Path) -> None:
+    head = path.read_text().splitlines()[0]
+    assert shlex.split(head.removeprefix("# ")) == ["arelu-tl", "finetune", "DATA", "--config", f"configs/{path.name}"]
+    config = check_config(read_yaml(path))
+    defaults = FinetuneConfig()
+    for key in read_yaml(path):
+        assert getattr(config, key) != getattr(defaults, key), f"{key} only repeats the default"

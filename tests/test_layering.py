@@ -1,0 +1,97 @@
+"""The house's rule: imports point downwards. The table is DESIGN.md's; the imports are read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "arelu_tl"
+LAYERS = {
+    "errors": 0,
+    "activation": 1,
+    "records": 1,
+    "surgery": 2,
+    "backbone": 2,
+    "data": 2,
+    "training": 3,
+    "export": 3,
+    "analysis": 3,
+    "study": 4,
+    "render": 5,
+    "cli": 6,
+}
+# Within a layer a package may know a sibling only where the table says so.
+SIBLINGS = {("surgery", "backbone")}
+HEAVY = ("torch", "torchvision", "timm", "matplotlib", "scipy")
+
+
+def _package_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def _imports(path: Path, *, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+    return found
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_downwards(path: Path) -> None:
+    here = _package_of(path)
+    if here in ("__init__", "__main__"):
+        return
+    for name in _imports(path):
+        if not name.startswith("arelu_tl."):
+            continue
+        there = name.split(".")[1]
+        if there == here:
+            continue
+        assert LAYERS[there] < LAYERS[here] or (here, there) in SIBLINGS, f"{here} imports {there}"
+
+
+def test_every_package_has_a_layer() -> None:
+    packages = {_package_of(p) for p in SOURCES} - {"__init__", "__main__"}
+    assert packages == set(LAYERS)
+
+
+def test_files_stay_within_one_sitting() -> None:
+    too_long = {p.name: n for p in SOURCES if (n := len(p.read_text().splitlines())) > 400}
+    assert not too_long
+
+
+def test_only_study_and_cli_see_the_whole_configuration() -> None:
+    for path in SOURCES:
+        here = _package_of(path)
+        if here in ("study", "cli", "records", "__init__"):
+            continue
+        tree = ast.parse(path.read_text())
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+        assert "FinetuneConfig" not in names, path
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("arelu_tl", (*HEAVY, "numpy", "pydantic")),
+        ("arelu_tl.cli", (*HEAVY, "numpy")),
+        ("arelu_tl.records.runs", HEAVY),
+        ("arelu_tl.analysis", ("torch", "torchvision", "timm")),
+    ],
+)
+def test_importing_brings_along_nothing_heavy(module: str, forbidden: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*sorted(m for m in {forbidden!r} if m in sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []
