@@ -16,7 +16,7 @@ LAYERS = {
     "backbone": 2,
     "data": 2,
     "training": 3,
-    "export": 3,
+    "exporting": 3,
     "analysis": 3,
     "study": 4,
     "render": 5,
@@ -95,3 +95,14 @@ def test_importing_brings_along_nothing_heavy(module: str, forbidden: tuple[str,
     code = f"import sys, {module}; print(*sorted(m for m in {forbidden!r} if m in sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
+
+
+def test_public_names_are_what_they_promise_after_every_module_is_imported() -> None:
+    """A sub-package of the same name would take a public function's place as soon as it is imported."""
+    code = (
+        "import importlib, pkgutil, arelu_tl\n"
+        "for found in pkgutil.walk_packages(arelu_tl.__path__, 'arelu_tl.'):\n"
+        "    if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "assert all(callable(getattr(arelu_tl, n)) for n in arelu_tl.__all__ if n != '__version__')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

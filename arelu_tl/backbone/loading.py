@@ -48,6 +48,7 @@ def load_backbone(
     img_size: int | None = None,
     drop: float = 0.0,
     drop_path: float | None = None,
+    seed: int = 0,
 ) -> Backbone:
     """Build ``name`` with timm and load its weights.
 
@@ -59,6 +60,7 @@ def load_backbone(
         img_size: side of the square input in pixels, the pretrained model's own when None.
         drop: dropout rate before the classifier.
         drop_path: stochastic depth rate, the architecture's default when None.
+        seed: of the random weights, where none are loaded; the global generator is left alone.
 
     Raises:
         BackboneError: the model is unknown; its weights are out of reach or do not fit.
@@ -70,7 +72,9 @@ def load_backbone(
         _load_file(model, pretrained_path, name)
         weights = f"file {pretrained_path.name}"
     elif not pretrained:
-        model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
     elif name == EMBEDDED_ARCHITECTURE and (embedded := embedded_weights()) is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
         load_embedded(model, embedded)

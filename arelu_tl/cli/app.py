@@ -34,13 +34,19 @@ for command in (demo, finetune, compare, inspect, evaluate, predict, export):
     app.command()(command)
 
 
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"arelu-tl {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

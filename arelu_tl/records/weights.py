@@ -38,7 +38,8 @@ def save_weights(path: Path, state: dict[str, Tensor], card: dict[str, object] |
     Raises:
         StorageError: the disk refuses.
     """
-    metadata = {"format": "pt", **({_KEY: json.dumps(card)} if card is not None else {})}
+    # One key only: safetensors writes several in an order of its own, and equal models shall be equal files.
+    metadata = {"format": "pt"} if card is None else {_KEY: json.dumps(card)}
     write_bytes(path, save(detached(state), metadata=metadata))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from arelu_tl.backbone import build_architecture
 from arelu_tl.errors import ArtefactError, BackboneError, DataError, SurgeryError
-from arelu_tl.export.folder import is_export, read_export
+from arelu_tl.exporting.folder import is_export, read_export
 from arelu_tl.records import runs
 from arelu_tl.records.weights import load_weights
 from arelu_tl.study.card import ModelCard

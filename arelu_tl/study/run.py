@@ -153,6 +153,7 @@ def prepare_model(
         img_size=config.img_size,
         drop=config.drop,
         drop_path=config.drop_path,
+        seed=config.seed,
     )
     model = backbone.model.to(device)
     report = None

@@ -12,7 +12,7 @@ import torch
 from arelu_tl.data import eval_transform, make_eval_batches, open_picture, scan_evaluation
 from arelu_tl.data.decode import UndecodableError
 from arelu_tl.errors import ConfigError, DataError
-from arelu_tl.export.folder import ExportReport, write_export
+from arelu_tl.exporting.folder import ExportReport, write_export
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.reload import load_model
 from arelu_tl.training import evaluate

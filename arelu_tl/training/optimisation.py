@@ -115,8 +115,12 @@ def make_schedule(
         optimizer,
         # A constant rate after warm-up is a step schedule whose step never comes.
         sched="step" if sched == "none" else sched,
-        num_epochs=total,
+        # Warm-up comes first, then the whole decay from the full rate to min_lr: both in the steps that there are.
+        num_epochs=max(1, total - warmup_steps),
+        warmup_prefix=True,
         decay_epochs=2 * total if sched == "none" else max(1, total // 3),
+        # timm takes this number for poly's power too, where 1 means a straight line down to min_lr.
+        decay_rate=1.0 if sched == "poly" else 0.1,
         min_lr=min_lr,
         warmup_lr=0.0,
         warmup_epochs=warmup_steps,

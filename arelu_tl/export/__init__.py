@@ -1,1 +1,0 @@
-"""Layer 3: models as files that outlive the run folder."""

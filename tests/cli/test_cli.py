@@ -1,0 +1,309 @@
+"""The command line as a user meets it: real processes, exact exit codes, one line for each error."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0"]
+
+
+def arelu_tl(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "arelu_tl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env},
+        timeout=300,
+    )
+
+
+def rows_without_seconds(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def pictures(make_folder: Any) -> Path:
+    folder: Path = make_folder()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    place = tmp_path_factory.mktemp("study")
+    done = arelu_tl("finetune", pictures, *FAST, "--lr", "1e-3", "--name", "first", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "runs" / "first", done
+
+
+ARELU, RELU = "arelu-lr0.001-s0", "relu-lr0.001-s0"
+
+
+def test_finetune_leaves_exactly_the_promised_files(study: tuple[Path, Any]) -> None:
+    path, _ = study
+    top = {"study.yaml", "dataset.json", "split.csv", "convergence.png", "comparison.json", ARELU, RELU}
+    assert {p.name for p in path.iterdir()} == top
+    common = {
+        "run.yaml", "environment.json", "metrics.jsonl", "results.csv", "summary.json", "predictions.csv",
+        "checkpoints", "best.safetensors",
+    }  # fmt: skip
+    assert {p.name for p in (path / RELU).iterdir()} == common
+    assert {p.name for p in (path / ARELU).iterdir()} == common | {"surgery.json"}
+    for arm in (RELU, ARELU):
+        steps = list((path / arm / "checkpoints").iterdir())
+        assert {p.name for p in steps} == {"step-3", "step-6"}
+        assert all({f.name for f in p.iterdir()} == {"model.safetensors", "state.pt", "manifest.json"} for p in steps)
+
+
+def test_summary_and_metrics_have_the_promised_keys(study: tuple[Path, Any]) -> None:
+    path, _ = study
+    summary = json.loads((path / ARELU / "summary.json").read_text())
+    promised = {
+        "arm", "lr", "seed", "steps", "final_top1", "best_top1", "best_step", "aulc", "seconds", "images_per_second",
+        "peak_memory_bytes", "status",
+    }  # fmt: skip
+    assert promised <= summary.keys()
+    assert (summary["arm"], summary["lr"], summary["seed"], summary["steps"]) == ("arelu", 1e-3, 0, 6)
+    assert summary["status"] == "finished"
+    for row in rows_without_seconds(path / ARELU):
+        assert {"step", "epoch", "split", "loss", "top1", "lr"} <= row.keys()
+        assert ("sites" in row) == (row["split"] == "val")
+    assert all("sites" not in row for row in rows_without_seconds(path / RELU))
+
+
+def test_both_arms_start_and_see_the_same(study: tuple[Path, Any]) -> None:
+    path, done = study
+    pairings = [json.loads((path / arm / "summary.json").read_text())["pairing"] for arm in (ARELU, RELU)]
+    assert pairings[0] == pairings[1]
+    assert len(pairings[0]["epochs"]) == 2
+    assert pairings[0]["head_init"][:12] in done.stdout
+
+
+def test_report_names_both_arms_the_verdict_and_the_next_commands(study: tuple[Path, Any]) -> None:
+    path, done = study
+    for word in ("relu", "arelu", "AULC", "At learning rate 0.001", "One seed and one rate", "next:", "arelu-tl predict"):
+        assert word in done.stdout, word
+    assert "epoch   2/2" in done.stderr
+    comparison = json.loads((path / "comparison.json").read_text())
+    assert comparison["pairs"][0]["verdict"] in ("faster", "slower", "no detectable difference")
+    assert (path / "convergence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_command_and_seed_give_the_same_metrics(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
+    again = arelu_tl("finetune", pictures, *FAST, "--lr", "1e-3", cwd=tmp_path)
+    assert again.returncode == 0
+    for arm in (ARELU, RELU):
+        ours, theirs = study[0] / arm, tmp_path / "runs" / "study-1" / arm
+        assert rows_without_seconds(ours) == rows_without_seconds(theirs)
+        assert (ours / "best.safetensors").read_bytes() == (theirs / "best.safetensors").read_bytes()
+
+
+def test_resolved_configuration_repeats_the_study(study: tuple[Path, Any], tmp_path: Path) -> None:
+    again = arelu_tl("finetune", "--config", study[0] / "study.yaml", "--output", tmp_path, "--no-baseline", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert rows_without_seconds(tmp_path / "first" / ARELU) == rows_without_seconds(study[0] / ARELU)
+    assert not (tmp_path / "first" / RELU).exists()
+
+
+def test_interrupt_saves_and_resume_ends_as_if_nothing_had_been(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arelu_tl", "finetune", str(pictures), *FAST, "--lr", "1e-3", "--name", "broken"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    metrics = tmp_path / "runs" / "broken" / RELU / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "arelu-tl finetune --resume runs/broken" in told.splitlines()[-1]
+    assert json.loads((metrics.parent / "summary.json").read_text())["status"] == "interrupted"
+    resumed = arelu_tl("finetune", "--resume", "runs/broken", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for arm in (ARELU, RELU):
+        assert rows_without_seconds(tmp_path / "runs" / "broken" / arm) == rows_without_seconds(study[0] / arm)
+        ours = (tmp_path / "runs" / "broken" / arm / "best.safetensors").read_bytes()
+        assert ours == (study[0] / arm / "best.safetensors").read_bytes()
+
+
+def test_resume_refuses_changed_pictures_and_other_settings(study: tuple[Path, Any], make_folder: Any, tmp_path: Path) -> None:
+    mine: Path = make_folder(train=4, val=2)
+    assert arelu_tl("finetune", mine, *FAST, "--no-baseline", "--name", "x", cwd=tmp_path).returncode == 0
+    other = arelu_tl("finetune", "--resume", "runs/x", "--lr", "1", cwd=tmp_path)
+    assert (other.returncode, "leave out: lr" in other.stderr) == (2, True)
+    next(mine.rglob("*.png")).unlink()
+    changed = arelu_tl("finetune", "--resume", "runs/x", cwd=tmp_path)
+    assert (changed.returncode, "pictures are not those" in changed.stderr) == (2, True)
+
+
+def test_compare_reads_the_study_and_speaks_json(study: tuple[Path, Any]) -> None:
+    told = arelu_tl("compare", study[0], "--json", cwd=study[0])
+    assert told.returncode == 0
+    assert json.loads(told.stdout) == json.loads((study[0] / "comparison.json").read_text())
+    pair = arelu_tl("compare", study[0] / ARELU, study[0] / RELU, "--target", "0.5", cwd=study[0])
+    assert "to 50.0%" in pair.stdout
+    alone = arelu_tl("compare", study[0] / ARELU, cwd=study[0])
+    assert (alone.returncode, "without a baseline" in alone.stderr) == (2, True)
+
+
+def test_evaluate_export_and_predict_agree_with_the_run(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
+    run = study[0] / ARELU
+    best = json.loads((run / "summary.json").read_text())["best_top1"]
+    exported = arelu_tl("export", run, "--output", tmp_path / "out", "--json", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    for model in (run, tmp_path / "out"):
+        told = arelu_tl("evaluate", model, pictures, "--json", cwd=tmp_path)
+        assert json.loads(told.stdout)["top1"] == pytest.approx(best)
+    lines = (run / "predictions.csv").read_text().splitlines()[1:]
+    path, _, predicted, probability = lines[0].split(",")
+    told = arelu_tl("predict", tmp_path / "out", pictures / path, "--json", cwd=tmp_path)
+    first = json.loads(told.stdout)[0]["predictions"][0]
+    assert first["label"] == predicted
+    assert first["probability"] == pytest.approx(float(probability), abs=1e-4)
+    again = arelu_tl("export", run, "--output", tmp_path / "out", cwd=tmp_path)
+    assert again.returncode == 5
+
+
+def test_one_changed_byte_of_an_export_is_noticed(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
+    assert arelu_tl("export", study[0] / RELU, "--output", tmp_path / "out", cwd=tmp_path).returncode == 0
+    weights = tmp_path / "out" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    told = arelu_tl("evaluate", tmp_path / "out", pictures, cwd=tmp_path)
+    assert (told.returncode, "has changed since" in told.stderr) == (3, True)
+
+
+def test_inspect_lists_every_site_and_its_totals(tmp_path: Path, pictures: Path) -> None:
+    told = arelu_tl("inspect", "resnet18", "--no-pretrained", "--json", cwd=tmp_path)
+    report = json.loads(told.stdout)
+    assert len(report["sites"]) == 17  # the stem's, and two in each of eight residual blocks
+    assert report["parameters_added"] == 2 * 17
+    drifted = arelu_tl("inspect", "test_resnet", "--no-pretrained", "--img-size", "32", "--images", pictures, cwd=tmp_path)
+    assert drifted.returncode == 0, drifted.stderr
+    assert "drift" in drifted.stdout
+
+
+BAD: dict[str, tuple[list[str], int, str]] = {
+    "missing folder": (["finetune", "nowhere"], 2, "no such folder"),
+    "empty folder": (["finetune", "empty"], 2, "no pictures"),
+    "one class": (["finetune", "one"], 2, "only one class"),
+    "no readable picture": (["finetune", "rotten"], 2, "cannot be decoded"),
+    "unknown model": (["finetune", "good", "--model", "resnet1800"], 2, "did you mean resnet18"),
+    "no ReLU": (["finetune", "good", "--model", "vit_tiny_patch16_224", "--no-pretrained"], 2, "GELU"),
+    "no network": (["finetune", "good", "--model", "resnet18"], 2, "--pretrained-path"),
+    "mistyped YAML key": (["finetune", "good", "--config", "typo.yaml"], 2, "did you mean 'epochs'"),
+    "not YAML": (["finetune", "good", "--config", "broken.yaml"], 2, "not YAML"),
+    "wrong type": (["finetune", "good", "--epochs", "many"], 2, "--epochs"),
+    "wrong type in YAML": (["finetune", "good", "--config", "type.yaml"], 2, "epochs = 'many'"),
+    "negative rate": (["finetune", "good", "--lr", "-1"], 2, "lr = -1.0"),
+    "unknown option": (["finetune", "good", "--learning-rate", "1"], 2, "No such option"),
+    "unknown optimiser": (["finetune", "good", "--opt", "adamww", *FAST], 2, "did you mean"),
+    "unknown device": (["finetune", "good", "--device", "gpu"], 2, "--device gpu"),
+    "no folder given": (["finetune"], 2, "arelu-tl finetune DATA"),
+    "unwritable output": (["finetune", "good", "--output", "a-file/runs", *FAST], 5, "cannot write"),
+    "pattern without match": (["finetune", "good", "--include", "layer9.*", *FAST], 2, "matches no site"),
+    "not a run": (["predict", "good", "x.png"], 2, "neither a run folder nor"),
+    "nothing to compare": (["compare", "good"], 2, "holds no runs"),
+    "unknown command": (["fintune"], 2, "No such command"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("bad")
+    make_folder(train=2, val=1).rename(place / "good")
+    (place / "empty").mkdir()
+    make_folder(classes=1).rename(place / "one")
+    for name in ("a", "b"):
+        (place / "rotten" / name).mkdir(parents=True)
+        (place / "rotten" / name / "x.jpg").write_text("not a picture")
+    (place / "typo.yaml").write_text("epoch: 3\n")
+    (place / "broken.yaml").write_text("epochs: [3\n")
+    (place / "type.yaml").write_text("epochs: many\n")
+    (place / "a-file").write_text("")
+    return place
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_its_exit_code_before_anything_is_written(case: str, bad_place: Path) -> None:
+    arguments, code, words = BAD[case]
+    before = sorted(bad_place.rglob("*"))
+    told = arelu_tl(*arguments, cwd=bad_place)
+    assert told.returncode == code, told.stderr
+    lines = [line for line in told.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, told.stderr
+    assert words in lines[0]
+    assert lines[0].startswith("arelu-tl: ")
+    after = [p for p in sorted(bad_place.rglob("*")) if p not in before]
+    assert [p.name for p in after if p.name != "runs"] == []
+
+
+def test_debug_shows_the_traceback(bad_place: Path) -> None:
+    told = arelu_tl("finetune", "nowhere", "--debug", cwd=bad_place)
+    assert "Traceback" in told.stderr
+    assert told.returncode == 2
+
+
+def test_corrupt_picture_is_skipped_in_both_arms_when_asked(make_folder: Any, tmp_path: Path) -> None:
+    root: Path = make_folder()
+    bad = root / "train" / "class 0" / "bad.png"
+    bad.write_bytes((root / "train" / "class 0" / "0.png").read_bytes()[:200])
+    refused = arelu_tl("finetune", root, *FAST, cwd=tmp_path)
+    assert (refused.returncode, "bad.png" in refused.stderr) == (2, True)
+    done = arelu_tl("finetune", root, *FAST, "--on-bad-image", "skip", "--lr", "1e-3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bad.png" in done.stderr
+    study = tmp_path / "runs" / "study-1"
+    assert [r["path"] for r in json.loads((study / "dataset.json").read_text())["rejected"]] == ["train/class 0/bad.png"]
+    assert "bad.png" not in (study / "split.csv").read_text()
+
+
+def test_class_names_cannot_speak_to_the_terminal(make_folder: Any, tmp_path: Path) -> None:
+    root: Path = make_folder(val=3)
+    for split in ("train", "val"):
+        (root / split / "class 0").rename(root / split / "[red]a[b]")
+        (root / split / "class 1").rename(root / split / "b\x1b[31m")
+    done = arelu_tl("finetune", root, *FAST, "--no-baseline", "--lr", "1e-3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = arelu_tl("evaluate", f"runs/study-1/{ARELU}", root, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "[red]a[b]" in told.stdout
+    assert "\x1b" not in told.stdout
+
+
+def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom arelu_tl.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    for command in ([], ["demo"], ["finetune"], ["compare"], ["inspect"], ["evaluate"], ["predict"], ["export"]):
+        done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr)
+        assert "Usage" in done.stdout
+    version = arelu_tl("--version", cwd=tmp_path)
+    assert version.stdout.startswith("arelu-tl ")
+
+
+def test_options_are_the_configuration(tmp_path: Path, study: tuple[Path, Any]) -> None:
+    written = yaml.safe_load((study[0] / "study.yaml").read_text())
+    assert written["model"] == "test_resnet"
+    assert written["img_size"] == 32
+    help_text = arelu_tl("finetune", "--help", cwd=tmp_path, COLUMNS="200").stdout
+    for key in written:
+        if key != "data":
+            assert "--" + key.replace("_", "-") in help_text, key

@@ -1,0 +1,34 @@
+"""Pictures and runs that several tests share. Everything is real: files on disk, timm models, trained weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# Tiny models spend more time handing work to a second thread than doing it.
+torch.set_num_threads(1)
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """A function that writes ROOT/SPLIT/CLASS/*.png; a class is a colour, so that it can be learnt in a few steps."""
+
+    def make(classes: int = 3, train: int = 8, val: int = 4, size: int = 40) -> Path:
+        root = tmp_path_factory.mktemp("pictures")
+        stream = np.random.default_rng(0)
+        for label in range(classes):
+            colour = np.array([255 * (label % 3 == c) for c in range(3)]) // (1 + label // 3)
+            for split, count in (("train", train), ("val", val)):
+                folder = root / split / f"class {label}"
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    noise = stream.integers(0, 120, (size, size, 3))
+                    Image.fromarray(np.clip(colour + noise - 60, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        return root
+
+    return make

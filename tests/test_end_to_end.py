@@ -1,0 +1,98 @@
+"""The main job on real digits with real ImageNet weights, through the real command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import arelu_tl
+from arelu_tl.activation import named_arelus
+from arelu_tl.data import eval_transform, make_eval_batches, open_picture, scan_folder
+from arelu_tl.records.storage import read_rows
+from arelu_tl.records.weights import load_weights
+from arelu_tl.training import evaluate, fit
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of the demo: enough for its answer to be clear."""
+    place = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "arelu_tl", "demo", "--epochs", "2"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    (place / "stdout").write_text(done.stdout)
+    return place
+
+
+def test_both_arms_train_and_arelu_is_ahead_at_the_small_rate(demo: Path) -> None:
+    study = demo / "runs" / "demo"
+    pair = json.loads((study / "comparison.json").read_text())["pairs"][0]
+    assert (pair["arm"]["arm"], pair["baseline"]["arm"]) == ("arelu", "relu")
+    assert pair["arm"]["curve"]["top1"][-1] > 0.6
+    assert pair["aulc_difference"] > 0.1
+    assert pair["verdict"] == "faster"
+    assert "converged faster than relu" in (demo / "stdout").read_text()
+
+
+def test_every_relu_of_the_backbone_was_replaced_and_its_cap_kept(demo: Path) -> None:
+    model, card = arelu_tl.load_model(demo / "runs" / "demo" / "arelu-lr0.0001-s0")
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.ReLU | torch.nn.ReLU6)]
+    assert [m.cap for _, m in named_arelus(model)] == [6.0] * 33
+    assert card.classes == [str(digit) for digit in range(10)]
+
+
+def test_reloaded_model_gives_the_trained_models_logits_bit_for_bit(demo: Path) -> None:
+    """The journal writes the probabilities of the best checkpoint while the trained model is still in memory."""
+    run = demo / "runs" / "demo" / "arelu-lr0.0001-s0"
+    model, card = arelu_tl.load_model(run)
+    stored, _ = load_weights(run / "best.safetensors")
+    assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
+    folder = scan_folder(demo / "demo-data")
+    batches = make_eval_batches(folder.root, folder.splits["val"], eval_transform(card.data_config), batch_size=32)
+    result = evaluate(model, batches.epoch(), torch.device("cpu"))
+    assert result.top1 == card.top1
+    best = next(r for r in read_rows(run / "metrics.jsonl") if r["split"] == "val" and r["step"] == card.step)
+    # The subprocess may have used another number of threads, whose sums differ in the last place.
+    assert result.loss == pytest.approx(best["loss"], rel=1e-5)
+
+
+def test_reloaded_model_is_the_one_that_was_trained(tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spy keeps the very model that the loop trained; at its last step, the best, it must equal the reloaded one."""
+    trained: list[torch.nn.Module] = []
+
+    def keep(model: torch.nn.Module, *rest: Any, **named: Any) -> Any:
+        trained.append(model)
+        return fit(model, *rest, **named)
+
+    monkeypatch.setattr("arelu_tl.study.run.fit", keep)
+    pictures = make_folder(train=12)
+    config = arelu_tl.FinetuneConfig(
+        data=pictures, output=tmp_path, img_size=64, epochs=2, batch_size=12, workers=0, baseline=False, lr=1e-3, device="cpu"
+    )
+    run = arelu_tl.finetune(config).runs[0]
+    assert run.summary["best_step"] == run.summary["steps"] == 6
+    model, card = arelu_tl.load_model(run.path)
+    picture = eval_transform(card.data_config)(open_picture(next(pictures.rglob("*.png"))))[None]
+    with torch.inference_mode():
+        assert torch.equal(model(picture), trained[0].eval()(picture))
+
+
+def test_export_loads_elsewhere_with_the_same_logits(demo: Path, tmp_path: Path) -> None:
+    run = demo / "runs" / "demo" / "arelu-lr0.0001-s0"
+    report = arelu_tl.export(run, "safetensors", tmp_path / "out")
+    model, card = arelu_tl.load_model(report.path)
+    original, _ = arelu_tl.load_model(run)
+    pictures = torch.randn(2, *card.data_config["input_size"])
+    with torch.inference_mode():
+        assert torch.equal(model(pictures), original(pictures))
