@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation.functional import arelu
+from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
 from arelu_tl.errors import ConfigError
-
-ALPHA_MIN = 0.01
-ALPHA_MAX = 0.99
 
 
 class AReLU(nn.Module):
@@ -28,6 +26,7 @@ class AReLU(nn.Module):
         num_parameters: 1 for one alpha and beta (the paper's layer-wise form), C for one pair a channel of dimension 1.
         scale: constant on both branches, greater than 0; kept as a buffer, never trained.
         cap: upper bound of the output (6.0 where a ReLU6 stood), None for none.
+        device, dtype: of the parameters, as in torch.nn; torch's defaults when None.
         inplace: overwrite the input; ignored under ``torch.compile``, which plans memory itself.
 
     Shape:
@@ -48,11 +47,15 @@ class AReLU(nn.Module):
         scale: float = 1.0,
         cap: float | None = None,
         inplace: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not ALPHA_MIN <= alpha <= ALPHA_MAX:
             raise ConfigError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
-        if not scale > 0:
+        if not math.isfinite(beta):
+            raise ConfigError(f"beta must be a number: {beta}")
+        if not 0 < scale < math.inf:
             raise ConfigError(f"scale must be greater than 0: {scale}")
         if cap is not None and not cap > 0:
             raise ConfigError(f"cap must be greater than 0: {cap}")
@@ -61,9 +64,9 @@ class AReLU(nn.Module):
         self.num_parameters = num_parameters
         self.cap = cap
         self.inplace = inplace
-        self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha)))
-        self.beta = nn.Parameter(torch.full((num_parameters,), float(beta)))
-        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha), device=device, dtype=dtype))
+        self.beta = nn.Parameter(torch.full((num_parameters,), float(beta), device=device, dtype=dtype))
+        self.register_buffer("scale", torch.tensor(float(scale), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         inplace = self.inplace and not torch.compiler.is_compiling()

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["arelu", "two_slope"]
+__all__ = ["ALPHA_MAX", "ALPHA_MIN", "arelu", "two_slope"]
+
+ALPHA_MIN = 0.01
+ALPHA_MAX = 0.99
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -23,11 +26,12 @@ def _sum_of_products(a: Tensor, b: Tensor, per_channel: bool) -> Tensor:
     """Sum of ``a * b`` over everything (shape (1,)) or over everything but dimension 1 (shape (C,))."""
     if not per_channel and a.is_contiguous() and b.is_contiguous() and a.dtype in (torch.float32, torch.float64):
         return torch.dot(a.view(-1), b.view(-1)).reshape(1)
-    product = a * b
-    dtype = _accumulation_dtype(product.dtype)
+    # Widened before they are multiplied: under a loss scale the products themselves leave float16's range.
+    wide = _accumulation_dtype(a.dtype)
+    product = a.to(wide) * b.to(wide)
     if not per_channel:
-        return product.sum(dtype=dtype).reshape(1)
-    return product.sum(dim=[d for d in range(product.dim()) if d != 1], dtype=dtype)
+        return product.sum().reshape(1)
+    return product.sum(dim=[d for d in range(product.dim()) if d != 1])
 
 
 def _over_channels(slope: Tensor, like: Tensor) -> Tensor:
@@ -35,6 +39,8 @@ def _over_channels(slope: Tensor, like: Tensor) -> Tensor:
     slope = slope.to(like.dtype)
     if slope.numel() == 1:
         return slope.reshape(())
+    if like.dim() < 2 or like.shape[1] != slope.numel():
+        raise ValueError(f"{slope.numel()} parameters need that many channels in dimension 1, not shape {tuple(like.shape)}")
     return slope.reshape(1, -1, *([1] * (like.dim() - 2)))
 
 
@@ -89,6 +95,28 @@ class _TwoSlope(torch.autograd.Function):
         return grad_x, grad_positive, grad_negative, None, None
 
 
+def alpha_bounds(dtype: torch.dtype) -> tuple[float, float]:
+    """0.01 and 0.99 as ``dtype`` can hold them, so that an alpha set to an end counts as inside."""
+    return _BOUNDS[dtype]
+
+
+_BOUNDS = {
+    dtype: tuple(torch.tensor((ALPHA_MIN, ALPHA_MAX), dtype=dtype).tolist())
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
+
+def clamp_alpha(alpha: Tensor) -> Tensor:
+    """``clamp(alpha, 0.01, 0.99)`` whose gradient is 1 within the bounds and at them, 0 beyond.
+
+    torch's own clamp gives the bounds themselves no gradient (since 2.15 for certain), and alpha would never leave an end
+    that projection or initialisation has put it on.
+    """
+    low, high = alpha_bounds(alpha.dtype)
+    clamped = alpha.detach().clamp(low, high)
+    return torch.where(alpha.detach() == clamped, alpha, clamped)
+
+
 def two_slope(x: Tensor, positive: Tensor, negative: Tensor, *, cap: float | None = None, inplace: bool = False) -> Tensor:
     """``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
 
@@ -132,6 +160,6 @@ def arelu(
     """
     # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
     wide = _accumulation_dtype(alpha.dtype)
-    negative = alpha.to(wide).clamp(0.01, 0.99) * scale
+    negative = clamp_alpha(alpha).to(wide) * scale
     positive = (1 + beta.to(wide).sigmoid()) * scale
     return two_slope(x, positive, negative, cap=cap, inplace=inplace)

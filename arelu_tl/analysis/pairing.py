@@ -139,8 +139,8 @@ def differences(a: RunRecord, b: RunRecord) -> list[str]:
     apart = [
         f"{key} {ours[key]} and {theirs[key]}" for key in ours if key not in ARM_KEYS | PLACE_KEYS and ours[key] != theirs[key]
     ]
-    for key, what in (("dataset", "pictures or split"), ("head_init", "head initialisation"), ("weights", "pretrained weights")):
-        one, other = (run.summary.get("pairing", {}).get(key) for run in (a, b))
+    for key, what in _SHARED.items():
+        one, other = _recorded(a, key), _recorded(b, key)
         if one is not None and other is not None and one != other:
             apart.append(f"{what} ({one[:12]} and {other[:12]})")
     epochs = [run.summary.get("pairing", {}).get("epochs", []) for run in (a, b)]
@@ -149,6 +149,15 @@ def differences(a: RunRecord, b: RunRecord) -> list[str]:
             apart.append(f"order or augmentation in epoch {number}")
             break
     return apart
+
+
+_SHARED = {"dataset": "pictures or split", "head_init": "head initialisation", "weights": "pretrained weights"}
+
+
+def _recorded(run: RunRecord, key: str) -> str | None:
+    value = run.summary.get("pairing", {}).get(key)
+    # A run that still trains has no summary; what it trains on is known all the same.
+    return run.dataset if value is None and key == "dataset" else value
 
 
 def _compare_pair(run: RunRecord, baseline: RunRecord, target: float | None) -> PairComparison:
@@ -168,8 +177,6 @@ def _compare_pair(run: RunRecord, baseline: RunRecord, target: float | None) -> 
     verdict = "no detectable difference"
     if noise is not None and abs(effect) > noise:
         verdict = "faster" if effect > 0 else "slower"
-    pairing = run.summary.get("pairing", {})
-    epochs = pairing.get("epochs") or None
     return PairComparison(
         arm=arm,
         baseline=base,
@@ -183,14 +190,21 @@ def _compare_pair(run: RunRecord, baseline: RunRecord, target: float | None) -> 
         mcnemar_p=_mcnemar(*predictions),
         verdict=verdict,
         sentence=_sentence(arm, base, run.config.lr, target, effect, noise, images, verdict),
-        proof={
-            "dataset": pairing.get("dataset"),
-            "head_init": pairing.get("head_init"),
-            "weights": pairing.get("weights"),
-            "order": epochs[0]["order"] if epochs else None,
-            "augmentation": epochs[0]["first_batch"] if epochs else None,
-        },
+        proof=_proof(run, baseline),
     )
+
+
+def _proof(a: RunRecord, b: RunRecord) -> dict[str, str | None]:
+    """What both runs have recorded and share; the order and the augmentation by their first epoch's digests."""
+
+    def shared(one: str | None, other: str | None) -> str | None:
+        return one if one == other else None
+
+    proof = {key: shared(_recorded(a, key), _recorded(b, key)) for key in _SHARED}
+    first = [(run.summary.get("pairing", {}).get("epochs") or [{}])[0] for run in (a, b)]
+    proof["order"] = shared(*(epoch.get("order") for epoch in first))
+    proof["augmentation"] = shared(*(epoch.get("first_batch") for epoch in first))
+    return proof
 
 
 def _curve(run: RunRecord) -> dict[str, list[Any]]:

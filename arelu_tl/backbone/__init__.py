@@ -9,12 +9,14 @@ from arelu_tl.backbone.loading import (
     pretrained_cfg,
     reset_head,
 )
+from arelu_tl.backbone.modes import evaluating
 
 __all__ = [
     "Backbone",
     "activation_counts",
     "build_architecture",
     "classifier_names",
+    "evaluating",
     "load_backbone",
     "pretrained_cfg",
     "reset_head",

@@ -132,6 +132,11 @@ def _create(
             if "img_size" in str(error) and attempt + 1 < len(attempts):
                 continue
             raise BackboneError(f"{name} does not take these settings: {_one_line(error)}") from error
+        except Exception as error:
+            # A folder of somebody else's can be damaged in any way; all else must stay the defect that it is.
+            if scheme != "local-dir":
+                raise
+            raise BackboneError(f"{name} cannot be loaded: {_one_line(error)}") from error
     raise AssertionError("unreachable")
 
 
@@ -146,7 +151,10 @@ def _check_name(name: str) -> tuple[str, str]:
     Raises:
         BackboneError: it does not; the nearest names are given.
     """
-    scheme, location = parse_model_name(name)
+    try:
+        scheme, location = parse_model_name(name)
+    except (ValueError, AssertionError) as error:
+        raise BackboneError(f"{name!r} is no model name: {_one_line(error)}") from None
     scheme = scheme or "timm"
     if scheme != "timm":
         if scheme == "local-dir" and not (Path(location) / "config.json").is_file():

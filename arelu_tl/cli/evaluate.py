@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
 
 
 def evaluate(
@@ -22,6 +22,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Evaluate a trained model: accuracy, per-class precision and recall, confusion matrix."""
+    require_folder(model)
+    require_folder(data)
+
     from arelu_tl.render.console import Output
     from arelu_tl.render.progress import StudyView
     from arelu_tl.render.tables import evaluation_report

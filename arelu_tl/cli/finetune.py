@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 
 
@@ -28,8 +28,10 @@ def finetune(
         given = ", ".join(["config"] * bool(config) + list(settings))
         raise ConfigError(f"--resume goes on with the study's own configuration; leave out: {given}")
     merged = merge_config(config, settings) if resume is None else None
-    if merged is not None and merged.data is None:
-        raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
+    if merged is not None:
+        if merged.data is None:
+            raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
+        require_folder(merged.data)
 
     from arelu_tl.cli.study import run_study
     from arelu_tl.render.console import Output

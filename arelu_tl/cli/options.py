@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from arelu_tl.errors import DataError
 from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")]
@@ -82,6 +83,16 @@ def _plain_type(annotation: Any) -> Any:
     if origin is Literal or origin in (list, tuple) or annotation in (str, int, float, bool, Path):
         return annotation
     raise TypeError(f"no option can be made of {annotation}")
+
+
+def require_folder(path: Path) -> None:
+    """Tell a mistyped path at once, before seconds are spent on importing torch.
+
+    Raises:
+        DataError: ``path`` is not a folder.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
 
 
 def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig:

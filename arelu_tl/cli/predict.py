@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
 
 
 def predict(
@@ -20,6 +20,8 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Label pictures with a trained model."""
+    require_folder(model)
+
     from arelu_tl.render.console import Output
     from arelu_tl.render.tables import predictions_json, predictions_table
     from arelu_tl.study.use import predict as predict_pictures

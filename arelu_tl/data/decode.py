@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jfif"})
 # Twice what the largest camera delivers; a header that claims more is an attack or a mistake.
 MAX_PIXELS = 300_000_000
+# Pillow's own limit stands for the whole process and refuses what a phone's 200-megapixel camera delivers.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 class UndecodableError(ValueError):
@@ -35,16 +37,16 @@ def open_picture(source: Path | bytes) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UndecodableError(f"claims {picture.width} x {picture.height} pixels")
             picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            upright = ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:
         raise UndecodableError("not a picture in any known format") from None
     except UndecodableError:
         raise
     except Image.DecompressionBombError:
         raise UndecodableError("claims more pixels than any camera delivers") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError) as error:
-        # Pillow's plug-ins raise all of these on damaged files.
+    except Exception as error:  # noqa: BLE001  a damaged file makes a plug-in raise whatever it stumbles over
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from None
+    return to_rgb(upright)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -67,4 +69,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode != "F" and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+    # The one value that the file declares transparent is composited here: scaling has taken its name away.
+    if isinstance(transparent := picture.info.get("transparency"), int):
+        scaled[values == transparent] = 255.0
     return Image.fromarray(np.round(scaled).astype(np.uint8))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 from collections import Counter, defaultdict
@@ -18,6 +16,7 @@ import numpy as np
 
 from arelu_tl.data.decode import PICTURE_ENDINGS, UndecodableError, open_picture
 from arelu_tl.errors import DataError
+from arelu_tl.records.storage import csv_text
 
 VAL_NAMES = ("val", "valid", "validation")
 OTHER_SPLITS = ("test",)
@@ -91,12 +90,8 @@ class PictureFolder:
 
     def to_csv(self) -> str:
         """Content of split.csv: path,label,split."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["path", "label", "split"])
-        for split, samples in self.splits.items():
-            writer.writerows([s.path, self.classes[s.label], split] for s in samples)
-        return out.getvalue()
+        rows = ([s.path, self.classes[s.label], split] for split, samples in self.splits.items() for s in samples)
+        return csv_text(["path", "label", "split"], rows)
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -236,7 +231,9 @@ def _layout(root: Path, train_split: str, val_split: str | None) -> tuple[Litera
         return "flat", {"train": root}
     folders = {"train": train}
     candidates = (val_split,) if val_split is not None else VAL_NAMES
-    val = next((root / name for name in candidates if (root / name).is_dir()), None)
+    if val_split == train_split:
+        raise DataError(f"{root}: {train_split!r} cannot be training and validation at once")
+    val = next((root / name for name in candidates if name != train_split and (root / name).is_dir()), None)
     if val is not None:
         folders["val"] = val
     elif val_split is not None:

@@ -110,8 +110,9 @@ class _Order:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = self.indices(self.epoch)
-        for batch in range(self.first, len(self)):
-            yield [(self.epoch, i) for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+        # Made at once, not while they are asked for: the loop may already have begun the next epoch by then.
+        size = self.batch_size
+        return iter([[(self.epoch, i) for i in order[b * size : (b + 1) * size]] for b in range(self.first, len(self))])
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
 
@@ -28,7 +28,16 @@ def _field(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
     return Field(default, description=help_text, json_schema_extra=extra, **constraints)
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+def _no_truth_value(value: Any) -> Any:
+    """Python takes True for 1; a ``yes`` in a YAML file is no number."""
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not yes or no")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_truth_value)]
+Float = Annotated[float, BeforeValidator(_no_truth_value)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]
 
 
 class FinetuneConfig(BaseModel):
@@ -39,19 +48,19 @@ class FinetuneConfig(BaseModel):
     data: Path | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
     train_split: str = _field("train", "Name of the folder with training pictures.", "Data")
     val_split: str | None = _field(None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data")
-    val_fraction: float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
-    split_seed: int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
+    val_fraction: Float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
+    split_seed: Int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
     on_bad_image: Literal["error", "skip"] = _field(
         "error", "A picture that cannot be decoded ends the command, or is named and left out of all arms.", "Data"
     )
-    workers: int | None = _field(
+    workers: Int | None = _field(
         None, "Processes that decode pictures; chosen from the machine when not given.", "Data", ge=0, short="-j"
     )
 
     model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
     pretrained: bool = _field(True, "Start from pretrained weights.", "Backbone")
     pretrained_path: Path | None = _field(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
-    img_size: int | None = _field(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
+    img_size: Int | None = _field(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
     drop: Fraction = _field(0.0, "Dropout before the classifier.", "Backbone")
     drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
 
@@ -60,39 +69,39 @@ class FinetuneConfig(BaseModel):
     init: Init = _field(
         "calibrated", "How AReLU starts: normalised and graded by depth, as in the paper, or almost ReLU.", "Surgery"
     )
-    alpha: float | None = _field(
+    alpha: Float | None = _field(
         None, "Initial alpha of every site (of the last one, with calibrated).", "Surgery", ge=0.01, le=0.99
     )
-    beta: float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
+    beta: Float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
     include: list[str] = _field([], "Replace only sites whose name matches one of these globs.", "Surgery")
     exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
-    calibration_images: int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=1)
+    calibration_images: Int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=1)
 
-    epochs: int = _field(10, "Passes over the training pictures.", "Training", ge=1)
-    batch_size: int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
-    lr: float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
-    head_lr: float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
-    arelu_lr: float | None = _field(None, "Learning rate of alpha and beta.", "Training", gt=0)
+    epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
+    batch_size: Int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
+    lr: Float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
+    head_lr: Float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
+    arelu_lr: Float | None = _field(None, "Learning rate of alpha and beta.", "Training", gt=0)
     opt: str = _field("adamw", "timm optimiser.", "Training")
-    momentum: float = _field(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
-    weight_decay: float = _field(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)
+    momentum: Float = _field(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
+    weight_decay: Float = _field(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)
     sched: Literal["cosine", "tanh", "step", "poly", "none"] = _field(
         "cosine", "Schedule of the learning rate, per step.", "Training"
     )
-    warmup_epochs: float = _field(0.0, "Epochs of linear warm-up.", "Training", ge=0)
-    min_lr: float = _field(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
-    smoothing: float = _field(0.0, "Label smoothing.", "Training", ge=0, lt=1)
-    clip_grad: float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
-    grad_accum_steps: int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
+    warmup_epochs: Float = _field(0.0, "Epochs of linear warm-up.", "Training", ge=0)
+    min_lr: Float = _field(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
+    smoothing: Float = _field(0.0, "Label smoothing.", "Training", ge=0, lt=1)
+    clip_grad: Float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
+    grad_accum_steps: Int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
     freeze: Literal["none", "backbone"] = _field(
         "none", "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay.", "Training"
     )
     model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
-    model_ema_decay: float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)
-    patience: int | None = _field(
+    model_ema_decay: Float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)
+    patience: Int | None = _field(
         None, "Stop an arm after so many epochs without a better validation accuracy.", "Training", ge=1
     )
-    eval_every: int | None = _field(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
+    eval_every: Int | None = _field(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
     amp: bool = _field(False, "Mixed precision.", "Training")
     amp_dtype: Literal["bfloat16", "float16"] = _field("bfloat16", "Its type; float16 needs a GPU.", "Training")
 
@@ -101,11 +110,11 @@ class FinetuneConfig(BaseModel):
         (0.35, 1.0), "Share of the picture's area that a random crop keeps, least and most.", "Augmentation"
     )
     hflip: Fraction = _field(0.5, "Probability of a horizontal flip.", "Augmentation")
-    color_jitter: float = _field(0.4, "Strength of colour jitter.", "Augmentation", ge=0)
+    color_jitter: Float = _field(0.4, "Strength of colour jitter.", "Augmentation", ge=0)
     aa: str | None = _field(None, "timm AutoAugment policy, as rand-m9-mstd0.5.", "Augmentation")
     reprob: Fraction = _field(0.0, "Probability of random erasing.", "Augmentation")
 
-    seed: int = _field(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
+    seed: Int = _field(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
     device: str | None = _field(None, "cpu, cuda, cuda:1, mps; the best there is when not given.", "Run")
     output: Path = _field(Path("runs"), "Folder that study folders are made in.", "Run")
     name: str | None = _field(
@@ -163,7 +172,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        # The last three are what PyYAML's own constructors raise on a value that contradicts its tag.
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

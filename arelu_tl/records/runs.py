@@ -43,6 +43,7 @@ class RunRecord:
         summary: content of summary.json; {} while the run has not written one.
         metrics: rows of metrics.jsonl.
         surgery: content of surgery.json; None for the unmodified arm.
+        dataset: fingerprint of the pictures and their split, from the study's dataset.json; None outside of a study.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RunRecord:
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
     surgery: dict[str, Any] | None = None
+    dataset: str | None = None
 
     @property
     def status(self) -> str:
@@ -94,9 +96,10 @@ def load_run(path: Path | str) -> RunRecord:
     return RunRecord(
         path=path,
         config=_read_config(path / RUN_CONFIG),
-        summary=read_json(summary) if summary.exists() else {},
+        summary=_read_object(summary) if summary.exists() else {},
         metrics=read_rows(metrics) if metrics.exists() else [],
-        surgery=read_json(surgery) if surgery.exists() else None,
+        surgery=_read_object(surgery) if surgery.exists() else None,
+        dataset=_fingerprint(path),
     )
 
 
@@ -128,6 +131,18 @@ def find_runs(path: Path | str) -> list[RunRecord]:
     if not found:
         raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
     return [load_run(run) for run in found]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtefactError(f"{path}: not a JSON object")
+    return value
+
+
+def _fingerprint(run: Path) -> str | None:
+    dataset = run.resolve().parent / DATASET
+    return str(_read_object(dataset).get("fingerprint")) if dataset.exists() else None
 
 
 def _read_config(path: Path) -> FinetuneConfig:

@@ -5,10 +5,12 @@ Every failure of the operating system becomes a StorageError that names the file
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -84,6 +86,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A CSV table that every reader splits into the same cells; lines end in a line feed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    # The writer quotes what it must for its own line end only; a lone carriage return would end a line for a reader.
+    quoting = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(header)
+    for row in rows:
+        (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+    return out.getvalue()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of ours.
 
@@ -112,6 +126,9 @@ class RowWriter:
         self.path = path
         with storage_errors(path):
             self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 (closed by close)
+            if keep is not None and keep > self.length():
+                self._file.close()
+                raise ArtefactError(f"{path} is shorter than its checkpoint knew it: rows were lost")
             if keep is not None:
                 self._file.truncate(keep)
 

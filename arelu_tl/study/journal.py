@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from arelu_tl.data import Sample
 from arelu_tl.records import runs
-from arelu_tl.records.storage import RowWriter, storage_errors, write_text
+from arelu_tl.records.storage import RowWriter, csv_text, storage_errors, write_text
 from arelu_tl.records.weights import save_weights
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.observer import Observer
@@ -75,9 +74,6 @@ class RunJournal:
 
 def predictions_csv(samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation) -> str:
     """path,label,predicted,probability of every evaluated picture."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "label", "predicted", "probability"])
     told = zip(samples, evaluation.predicted.tolist(), evaluation.probability.tolist(), strict=True)
-    writer.writerows([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in told)
-    return out.getvalue()
+    rows = ([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in told)
+    return csv_text(["path", "label", "predicted", "probability"], rows)

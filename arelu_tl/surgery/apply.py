@@ -23,6 +23,8 @@ def apply_plan(model: nn.Module, plan: SurgeryPlan) -> list[AReLU]:
         SurgeryError: a site carries hooks, which would be lost; the model is unchanged.
     """
     for planned in plan.replaced:
+        if not planned.site.name:
+            raise SurgeryError("the model is itself a ReLU; there is nothing around it to operate on")
         module = model.get_submodule(planned.site.name)
         if not isinstance(module, nn.ReLU | nn.ReLU6):
             raise SurgeryError(f"{planned.site.name} is a {type(module).__name__} now; make the plan anew")
@@ -56,11 +58,15 @@ def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]]) -> None:
 def _replace(model: nn.Module, names: Sequence[str], alpha: float, beta: float, scale: float, cap: float | None) -> AReLU:
     old = model.get_submodule(names[0])
     # Out of place, whatever stood there: the backward pass works from the input, which nothing else may overwrite.
-    new = AReLU(alpha, beta, scale=scale, cap=cap)
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    new.to(device=parameter.device, dtype=parameter.dtype)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    new = AReLU(alpha, beta, scale=scale, cap=cap, device=like.device, dtype=like.dtype)
     new.train(old.training)
+    set_modules(model, names, new)
+    return new
+
+
+def set_modules(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
+    """Put ``module`` at each of the qualified names."""
     for name in names:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
-    return new
+        setattr(model.get_submodule(parent), child, module)

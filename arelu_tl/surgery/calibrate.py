@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from arelu_tl.backbone import evaluating
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -36,20 +38,18 @@ def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor
 
     A module without timm's ``forward_features`` gives its output for its features.
     """
-    was_training = model.training
-    model.eval()
     forward_features: Callable[..., Tensor] | None = getattr(model, "forward_features", None)
     forward_head: Callable[..., Tensor] | None = getattr(model, "forward_head", None)
     features, classes = [], []
-    for batch in batches:
-        if forward_features is not None and forward_head is not None:
-            hidden = forward_features(batch)
-            pooled, logits = forward_head(hidden, pre_logits=True), forward_head(hidden)
-        else:
-            pooled = logits = model(batch)
-        features.append(pooled.flatten(1).float().cpu())
-        classes.append(logits.flatten(1).float().argmax(1).cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            if forward_features is not None and forward_head is not None:
+                hidden = forward_features(batch)
+                pooled, logits = forward_head(hidden, pre_logits=True), forward_head(hidden)
+            else:
+                pooled = logits = model(batch)
+            features.append(pooled.flatten(1).float().cpu())
+            classes.append(logits.flatten(1).float().argmax(1).cpu())
     return torch.cat(features), torch.cat(classes)
 
 
@@ -68,26 +68,30 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace every BatchNorm's running statistics by their mean over ``batches``; all else stays in eval mode.
 
     Args:
-        model: changed in place; mode and momentum are put back.
+        model: changed in place; modes and momenta are put back, and with an error the statistics too.
         batches: pictures, (B, C, H, W) with B at least 2.
 
     Returns:
-        The number of BatchNorm layers.
+        The number of BatchNorm layers re-estimated; 0 without batches.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not layers:
+    given = list(batches)
+    if not layers or not given:
         return 0
-    modes = {m: m.training for m in model.modules()}
-    momenta = [m.momentum for m in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over all batches
-        layer.train()
-    for batch in batches:
-        model(batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    for module, training in modes.items():
-        module.training = training
+    before = [(layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()}) for layer in layers]
+    done = False
+    with evaluating(model):
+        try:
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a plain mean over all batches
+                layer.train()
+            for batch in given:
+                model(batch)
+            done = True
+        finally:
+            for layer, (momentum, state) in zip(layers, before, strict=True):
+                layer.momentum = momentum
+                if not done:
+                    layer.load_state_dict(state)
     return len(layers)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arelu_tl.backbone import activation_counts
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery.apply import apply_plan
+from arelu_tl.surgery.apply import apply_plan, set_modules
 from arelu_tl.surgery.calibrate import Drift, measure_outputs, reestimate_batchnorm, relative_drift
 from arelu_tl.surgery.plan import PlannedSite, find_sites, make_plan
 
@@ -91,13 +91,17 @@ def convert(
     calibration = calibration or []
     probe = calibration[:_DRIFT_BATCHES]
     before = measure_outputs(model, probe) if probe else None
+    originals = {planned.site.names: model.get_submodule(planned.site.name) for planned in plan.replaced}
     added = sum(m.alpha.numel() + m.beta.numel() for m in apply_plan(model, plan))
-    uncalibrated = final = relative_drift(before, measure_outputs(model, probe)) if before else None
-    layers = 0
-    if init == "calibrated" and calibration:
-        layers = reestimate_batchnorm(model, calibration)
-    if layers and before:
-        final = relative_drift(before, measure_outputs(model, probe))
+    try:
+        uncalibrated = final = relative_drift(before, measure_outputs(model, probe)) if before else None
+        layers = reestimate_batchnorm(model, calibration) if init == "calibrated" else 0
+        if layers and before:
+            final = relative_drift(before, measure_outputs(model, probe))
+    except BaseException:
+        for names, original in originals.items():
+            set_modules(model, names, original)
+        raise
     return SurgeryReport(
         arm=arm,
         init=init,

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.backbone import pretrained_cfg
+from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN
+from arelu_tl.backbone import evaluating, pretrained_cfg
 from arelu_tl.errors import SurgeryError
 
 INITS = ("calibrated", "paper", "near-relu")
@@ -134,16 +135,12 @@ def _run(
         calls[module] += 1
 
     handles = [m.register_forward_pre_hook(seen) for m in modules]
-    modes = {m: m.training for m in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return order + [m for m in modules if not calls[m]], calls
 
 
@@ -173,6 +170,12 @@ def make_plan(
     """
     if init not in INITS:
         raise SurgeryError(f"unknown init {init!r}: {', '.join(INITS)}")
+    if not sites:
+        raise SurgeryError("there is no site to plan for")
+    if alpha is not None and not ALPHA_MIN <= alpha <= ALPHA_MAX:
+        raise SurgeryError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
+    if beta is not None and not abs(beta) <= 20:
+        raise SurgeryError(f"beta must lie in [-20, 20], beyond which its sigmoid has no gradient: {beta}")
     include, exclude = list(include or ()), list(exclude or ())
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from arelu_tl.backbone import evaluating
 from arelu_tl.errors import NonFiniteError
 
 
@@ -48,21 +49,18 @@ def evaluate(
     Raises:
         NonFiniteError: the loss is not finite.
     """
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
     losses, predicted, probability, correct = [], [], [], []
-    for pictures, labels in batches:
-        labels = labels.to(device, non_blocking=True)
-        with autocast(device, amp):
-            logits = model(pictures.to(device, non_blocking=True))
-        logits = logits.float()
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-        best = logits.softmax(1).max(1)
-        probability.append(best.values)
-        predicted.append(best.indices)
-        correct.append(best.indices == labels)
-    for module, training in modes.items():
-        module.training = training
+    with evaluating(model):
+        for pictures, labels in batches:
+            labels = labels.to(device, non_blocking=True)
+            with autocast(device, amp):
+                logits = model(pictures.to(device, non_blocking=True))
+            logits = logits.float()
+            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            best = logits.softmax(1).max(1)
+            probability.append(best.values)
+            predicted.append(best.indices)
+            correct.append(best.indices == labels)
     loss = torch.cat(losses).double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
         raise NonFiniteError(f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init calibrated")

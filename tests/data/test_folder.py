@@ -1,0 +1,475 @@
+"""A folder of pictures becomes classes, splits and a fingerprint, or a DataError that says what to mend."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from arelu_tl.data.folder import PictureFolder, natural_key, scan_evaluation, scan_folder
+from arelu_tl.errors import DataError
+
+TEXT = b"this is no picture\n"
+
+
+@cache
+def png(number: int) -> bytes:
+    """A 1 x 1 PNG; another number is another picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (1, 1), (number % 256, number // 256 % 256, number // 65536)).save(out, "PNG")
+    return out.getvalue()
+
+
+def write(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def pictures(*folders: str, each: int = 3) -> dict[str, bytes]:
+    """``each`` different pictures in every folder."""
+    names = [f"{folder}/{number}.png" for folder in folders for number in range(each)]
+    return {name: png(number) for number, name in enumerate(names)}
+
+
+def paths(folder: PictureFolder, split: str) -> list[str]:
+    return [sample.path for sample in folder.splits[split]]
+
+
+def every_path(folder: PictureFolder) -> list[str]:
+    return sorted(path for split in folder.splits for path in paths(folder, split))
+
+
+SPLIT = pictures("train/cat", "train/dog", "val/cat", "val/dog")
+FLAT = pictures("cat", "dog", each=5)
+
+
+# Layouts
+
+
+def test_the_folders_own_split_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, SPLIT))
+    assert folder.layout == "split"
+    assert folder.classes == ["cat", "dog"]
+    assert paths(folder, "val") == ["val/cat/0.png", "val/cat/1.png", "val/cat/2.png"] + [f"val/dog/{n}.png" for n in range(3)]
+    assert [sample.label for sample in folder.splits["train"]] == [0, 0, 0, 1, 1, 1]
+    assert folder.counts() == {split: {"cat": 3, "dog": 3} for split in ("train", "val")}
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_validation_folder_is_found_under_its_usual_names(name: str, tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("train/a", "train/b", f"{name}/a", f"{name}/b")))
+    assert {path.split("/")[0] for path in paths(folder, "val")} == {name}
+
+
+def test_split_folders_can_be_named(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("learn/a", "learn/b", "check/a", "check/b", "train/x", "val/x"))
+    folder = scan_folder(root, train_split="learn", val_split="check")
+    assert folder.classes == ["a", "b"]
+    assert {path.split("/")[0] for path in every_path(folder)} == {"learn", "check"}
+
+
+def test_a_named_training_folder_without_validation_is_split(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("learn/a", "learn/b")), train_split="learn")
+    assert folder.layout == "flat"
+    assert sorted(map(len, folder.splits.values())) == [2, 4]
+
+
+@pytest.mark.parametrize("options", [{"train_split": "learn"}, {"val_split": "check"}])
+def test_a_split_folder_that_is_not_there_is_named(options: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=next(iter(options.values()))):
+        scan_folder(write(tmp_path, SPLIT), **options)
+
+
+def test_training_and_validation_are_never_the_same_folder(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("val/a", "val/b", each=6))
+    try:
+        folder = scan_folder(root, train_split="val")
+    except DataError:
+        return
+    assert not set(paths(folder, "train")) & set(paths(folder, "val"))
+
+
+def test_a_test_split_is_kept_apart(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, SPLIT | pictures("test/cat", "test/dog", each=1)))
+    assert paths(folder, "test") == ["test/cat/0.png", "test/dog/0.png"]
+    assert not any(path.startswith("test") for path in paths(folder, "train") + paths(folder, "val"))
+
+
+def test_a_test_split_survives_splitting_the_rest(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("train/a", "train/b", "test/a", "test/b")))
+    assert len(folder.splits["test"]) == 6
+    assert {path.split("/")[0] for path in paths(folder, "val")} == {"train"}
+
+
+def test_in_a_flat_folder_test_is_a_class_like_any_other(tmp_path: Path) -> None:
+    assert scan_folder(write(tmp_path, pictures("rest", "test"))).classes == ["rest", "test"]
+
+
+def test_a_class_folder_is_searched_to_any_depth(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("a", "a/2024/may", "b")))
+    assert "a/2024/may/1.png" in every_path(folder)
+    assert folder.classes == ["a", "b"]
+
+
+def test_validation_may_lack_a_class(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("train/a", "train/b", "val/b")))
+    assert {sample.label for sample in folder.splits["val"]} == {1}
+
+
+# Names and order
+
+
+def test_classes_and_pictures_come_in_natural_order(tmp_path: Path) -> None:
+    names = [f"class {c}/{p}.png" for c in (10, 9, 1) for p in (10, 2, 1)]
+    root = write(tmp_path, {f"{split}/{name}": png(i) for split in ("train", "val") for i, name in enumerate(names)})
+    folder = scan_folder(root)
+    assert folder.classes == ["class 1", "class 9", "class 10"]
+    assert paths(folder, "train")[:3] == ["train/class 1/1.png", "train/class 1/2.png", "train/class 1/10.png"]
+
+
+@given(st.lists(st.text(st.sampled_from("aAbBßİ0129٣²-._ /"), max_size=8), min_size=3, max_size=3))
+@example(["straße", "STRASSE", "Strasse"])
+@example(["img1", "img01", "IMG1"])
+@settings(deadline=None, max_examples=200)
+def test_natural_order_is_total(texts: list[str]) -> None:
+    a, b, c = texts
+    assert (natural_key(a) == natural_key(b)) == (a == b)
+    assert (natural_key(a) < natural_key(b)) + (natural_key(b) < natural_key(a)) == (a != b)
+    if natural_key(a) <= natural_key(b) <= natural_key(c):
+        assert natural_key(a) <= natural_key(c)
+
+
+@given(st.text("aZß -.", max_size=3), st.integers(0, 10**12), st.integers(0, 10**12))
+@settings(deadline=None)
+def test_natural_order_counts_as_people_do(stem: str, a: int, b: int) -> None:
+    assert (natural_key(f"{stem}{a}.png") < natural_key(f"{stem}{b}.png")) == (a < b)
+
+
+def test_endings_are_read_in_any_case(tmp_path: Path) -> None:
+    files = {f"{c}/{n}": png(i) for i, (c, n) in enumerate((c, n) for c in "ab" for n in ("1.PNG", "2.Jpg", "3.jpeg"))}
+    folder = scan_folder(write(tmp_path, files))
+    assert every_path(folder) == sorted(files)
+    assert folder.ignored == 0
+
+
+def test_what_is_no_picture_by_name_is_counted_and_left_out(tmp_path: Path) -> None:
+    others = ["cat/notes.txt", "cat/.DS_Store", "dog/._1.png", "README.md", "loose.png", ".git/x.png"]
+    folder = scan_folder(write(tmp_path, FLAT | dict.fromkeys(others, TEXT)))
+    assert every_path(folder) == sorted(FLAT)
+    assert folder.classes == ["cat", "dog"]
+    assert folder.ignored == len(others)
+
+
+# The stratified split
+
+ClassContents = list[list[int]]
+some_classes: st.SearchStrategy[ClassContents] = st.lists(
+    st.lists(st.integers(0, 8), min_size=2, max_size=12).filter(lambda numbers: len(set(numbers)) > 1), min_size=2, max_size=4
+)
+
+
+def write_classes(root: Path, contents: ClassContents) -> Path:
+    """contents[class][picture] says which bytes; equal numbers are copies, within a class only."""
+    return write(root, {f"c{c}/{p}.png": png(1000 * c + n) for c, numbers in enumerate(contents) for p, n in enumerate(numbers)})
+
+
+def held_out(folder: PictureFolder, label: int) -> set[str]:
+    return {sample.path for sample in folder.splits["val"] if sample.label == label}
+
+
+@given(contents=some_classes, fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=40)
+def test_the_split_has_every_class_on_both_sides_and_no_picture_on_two(
+    contents: ClassContents, fraction: float, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = write_classes(tmp_path_factory.mktemp("flat"), contents)
+    folder = scan_folder(root, val_fraction=fraction, split_seed=seed)
+    train, val = folder.splits["train"], folder.splits["val"]
+    every_label = set(range(len(contents)))
+    assert {sample.label for sample in train} == {sample.label for sample in val} == every_label
+    assert len(train) + len(val) == sum(map(len, contents)) == len(set(every_path(folder)))
+    assert not {sample.digest for sample in train} & {sample.digest for sample in val}
+    assert folder.duplicates == []
+    for label, numbers in enumerate(contents):
+        different = len(set(numbers))
+        held = len({sample.digest for sample in val if sample.label == label})
+        assert abs(held - min(max(different * fraction, 1), different - 1)) <= 0.5
+    assert folder.fingerprint() == scan_folder(root, val_fraction=fraction, split_seed=seed).fingerprint()
+
+
+def test_another_split_seed_holds_out_other_pictures(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("a", "b", each=12))
+    splits = {tuple(paths(scan_folder(root, split_seed=seed), "val")) for seed in range(4)}
+    assert len(splits) > 1
+
+
+def test_pictures_added_to_one_class_leave_the_split_of_the_others(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("a", "b", each=10))
+    before = held_out(scan_folder(root), 0)
+    after = scan_folder(write(root, {f"b/more {n}.png": png(9000 + n) for n in range(7)}))
+    assert held_out(after, 0) == before
+    assert len(held_out(after, 1)) > len(before)
+
+
+def test_the_split_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
+    files = pictures("a", "b", each=8)
+    forwards = scan_folder(write(tmp_path / "1", files))
+    backwards = scan_folder(write(tmp_path / "2", dict(reversed(files.items()))), threads=1)
+    assert forwards.splits == backwards.splits
+
+
+# Copies
+
+
+def test_copies_stay_on_one_side_of_our_split(tmp_path: Path) -> None:
+    files = {f"{c}/{n}.png": png(100 * i + n // 3) for i, c in enumerate("ab") for n in range(12)}
+    folder = scan_folder(write(tmp_path, files), val_fraction=0.5)
+    sides = [{sample.digest for sample in samples} for samples in folder.splits.values()]
+    assert not sides[0] & sides[1]
+    assert len(folder.splits["val"]) == 12
+
+
+def test_copies_across_given_splits_are_reported(tmp_path: Path) -> None:
+    root = write(tmp_path, SPLIT | {"val/dog/leak.png": SPLIT["train/dog/1.png"], "train/cat/copy.png": SPLIT["train/cat/0.png"]})
+    assert scan_folder(root).duplicates == [["train/dog/1.png", "val/dog/leak.png"]]
+
+
+def test_a_picture_in_two_classes_on_two_sides_is_reported(tmp_path: Path) -> None:
+    files = {"a/0.png": png(0), "a/1.png": png(1), "b/0.png": png(0), "b/1.png": png(2)}
+    root = write(tmp_path, files)
+    for seed in range(20):
+        folder = scan_folder(root, split_seed=seed)
+        crossing = ("a/0.png" in paths(folder, "val")) != ("b/0.png" in paths(folder, "val"))
+        assert [sorted(group) for group in folder.duplicates] == ([["a/0.png", "b/0.png"]] if crossing else [])
+
+
+# Fingerprint and files
+
+
+def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    here = scan_folder(write(tmp_path / "here", SPLIT))
+    there = scan_folder(write(tmp_path / "there", dict(reversed(SPLIT.items())) | {"train/cat/notes.txt": TEXT}))
+    assert here.fingerprint() == there.fingerprint()
+
+
+def renamed(old: str, new: str) -> dict[str, bytes]:
+    return {new + name.removeprefix(old) if name.startswith(old) else name: content for name, content in SPLIT.items()}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SPLIT | {"train/dog/1.png": png(999)},
+        SPLIT | {"train/dog/9.png": png(999)},
+        {name: content for name, content in SPLIT.items() if name != "val/dog/1.png"},
+        renamed("train/dog/1.png", "val/dog/7.png"),
+        renamed("train/dog/1.png", "train/cat/7.png"),
+        {name.replace("dog", "wolf"): content for name, content in SPLIT.items()},
+        SPLIT | {"train/dog/1.png": SPLIT["train/dog/2.png"], "train/dog/2.png": SPLIT["train/dog/1.png"]},
+    ],
+    ids=["other bytes", "one more", "one less", "moved across", "relabelled", "class renamed", "two swapped"],
+)
+def test_the_fingerprint_changes_with_a_picture_a_class_or_the_split(changed: dict[str, bytes], tmp_path: Path) -> None:
+    before = scan_folder(write(tmp_path / "before", SPLIT)).fingerprint()
+    assert scan_folder(write(tmp_path / "after", changed)).fingerprint() != before
+
+
+def test_the_fingerprint_tells_splits_of_one_folder_apart(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("a", "b", each=10))
+    assert scan_folder(root).fingerprint() != scan_folder(root, val_fraction=0.5).fingerprint()
+
+
+def test_the_fingerprint_tells_the_same_pictures_under_other_splits_and_classes_apart(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, FLAT))
+    samples = folder.splits["train"]
+    divided = [replace(folder, splits={"train": samples[:at], "val": samples[at:]}) for at in (3, 4)]
+    others = [*divided, replace(divided[0], classes=["cat", "wolf"])]
+    assert len({other.fingerprint() for other in others}) == 3
+
+
+def test_dataset_json_tells_what_was_found_and_left_out(tmp_path: Path) -> None:
+    bad = {"train/cat/bad.png": TEXT, "train/cat/x.txt": TEXT, "val/cat/leak.png": SPLIT["train/cat/0.png"]}
+    folder = scan_folder(write(tmp_path, SPLIT | bad), on_bad_image="skip")
+    told = json.loads(json.dumps(folder.to_json()))
+    assert told["classes"] == ["cat", "dog"]
+    assert told["counts"] == {"train": {"cat": 3, "dog": 3}, "val": {"cat": 4, "dog": 3}}
+    assert told["fingerprint"] == folder.fingerprint()
+    assert [entry["path"] for entry in told["rejected"]] == ["train/cat/bad.png"]
+    assert told["ignored_files"] == 1
+    assert told["duplicates_across_splits"] == [["train/cat/0.png", "val/cat/leak.png"]]
+
+
+def read_csv(text: str) -> Iterable[list[str]]:
+    return csv.reader(io.StringIO(text, newline=""))
+
+
+def test_split_csv_has_a_row_for_each_picture(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, FLAT))
+    header, *rows = read_csv(folder.to_csv())
+    assert header == ["path", "label", "split"]
+    assert sorted(map(tuple, rows)) == sorted(
+        (sample.path, folder.classes[sample.label], split) for split, samples in folder.splits.items() for sample in samples
+    )
+
+
+@pytest.mark.parametrize("name", ['comma, and "quotes"', "line\nbreak", "carriage\rreturn", "snow ☃", "=1+1"])
+def test_split_csv_reads_back_awkward_names(name: str, tmp_path: Path) -> None:
+    try:
+        root = write(tmp_path, FLAT | {f"{name}/{name} {n}.png": png(900 + n) for n in range(2)})
+    except OSError:
+        pytest.skip("this file system does not take the name")
+    rows = list(read_csv(scan_folder(root).to_csv()))
+    assert {f"{name}/{name} 0.png", f"{name}/{name} 1.png"} <= {row[0] for row in rows}
+    assert name in {row[1] for row in rows}
+
+
+def test_progress_counts_up_to_all_pictures(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    scan_folder(write(tmp_path, FLAT), progress=lambda done, total: told.append((done, total)))
+    assert told == [(n, 10) for n in range(1, 11)]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ({}, "ROOT/CLASS"),
+        ({"readme.txt": TEXT, "a/notes.txt": TEXT}, "ROOT/CLASS"),
+        ({f"{n}.jpg": png(n) for n in range(3)}, "3 pictures lie loose"),
+        (pictures("cat"), r"only one class \(cat\)"),
+        (pictures("train/cat", "val/cat"), r"only one class \(cat\)"),
+        ({**pictures("cat"), "dog/1.png": png(99)}, "class dog has one picture"),
+        ({**pictures("cat"), "dog/1.png": png(99), "dog/copy.png": png(99)}, "class dog .*two different"),
+        ({**pictures("cat", "dog"), "empty/notes.txt": TEXT}, "empty"),
+        ({**SPLIT, **pictures("val/horse")}, "val has classes that training lacks: horse"),
+        ({**SPLIT, **pictures("test/horse")}, "test has classes that training lacks: horse"),
+        ({**pictures("train/cat", "train/dog"), "val/cat/notes.txt": TEXT}, "no readable validation picture"),
+        (pictures("training/a", "training/b", "val/a", "val/b"), "--train-split"),
+    ],
+    ids=[
+        "empty folder",
+        "no pictures",
+        "loose pictures",
+        "one class",
+        "one class, split",
+        "one picture",
+        "two copies of one picture",
+        "empty class",
+        "unknown validation class",
+        "unknown test class",
+        "empty validation",
+        "training folder under another name",
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused_with_a_hint(files: dict[str, bytes], hint: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=hint):
+        scan_folder(write(tmp_path, files))
+
+
+def test_a_missing_folder_and_a_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        scan_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="not a folder"):
+        scan_folder(write(tmp_path, {"file": TEXT}) / "file")
+
+
+def test_a_corrupt_picture_is_an_error_that_names_it_and_the_way_out(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {"dog/broken.jpg": TEXT})
+    with pytest.raises(DataError, match=r"1 of 11 .*dog/broken\.jpg .*--on-bad-image skip"):
+        scan_folder(root)
+
+
+def test_of_many_corrupt_pictures_the_first_few_are_named_in_one_line(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {f"dog/bad{n}.jpg": TEXT for n in range(30)})
+    with pytest.raises(DataError, match=r"30 of 40 .*bad0\.jpg.*bad1\.jpg.*\.\.\.") as caught:
+        scan_folder(root)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_skip_leaves_the_corrupt_picture_out_and_records_it(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {"dog/broken.jpg": TEXT, "cat/cut.png": png(5)[:40]})
+    folder = scan_folder(root, on_bad_image="skip")
+    assert every_path(folder) == sorted(FLAT)
+    assert sorted(entry.path for entry in folder.rejected) == ["cat/cut.png", "dog/broken.jpg"]
+    assert all(entry.reason for entry in folder.rejected)
+
+
+def test_skipping_a_picture_gives_the_folder_without_it(tmp_path: Path) -> None:
+    clean = scan_folder(write(tmp_path / "clean", FLAT))
+    skipped = scan_folder(write(tmp_path / "dirty", FLAT | {"dog/broken.jpg": TEXT}), on_bad_image="skip")
+    assert skipped.fingerprint() == clean.fingerprint()
+
+
+def test_a_class_left_without_a_readable_picture_is_refused_even_with_skip(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="class bad"):
+        scan_folder(write(tmp_path, FLAT | {"bad/1.png": TEXT, "bad/2.png": TEXT}), on_bad_image="skip")
+
+
+# Evaluation
+
+
+def test_evaluation_takes_the_validation_pictures(tmp_path: Path) -> None:
+    folder = scan_evaluation(write(tmp_path, SPLIT), ["cat", "dog"])
+    assert paths(folder, "val") == sorted(name for name in SPLIT if name.startswith("val"))
+
+
+def test_evaluation_takes_all_of_a_flat_folder(tmp_path: Path) -> None:
+    assert every_path(scan_evaluation(write(tmp_path, FLAT), ["cat", "dog"])) == sorted(FLAT)
+
+
+def test_evaluation_takes_the_split_that_is_named(tmp_path: Path) -> None:
+    folder = scan_evaluation(write(tmp_path, SPLIT | pictures("test/cat", each=2)), ["cat", "dog"], split="test")
+    assert paths(folder, "val") == ["test/cat/0.png", "test/cat/1.png"]
+
+
+def test_labels_of_an_evaluation_are_the_models_not_the_folders(tmp_path: Path) -> None:
+    folder = scan_evaluation(write(tmp_path, pictures("cat", each=1)), ["dog", "horse", "cat"])
+    assert [sample.label for sample in folder.splits["val"]] == [2]
+    assert folder.classes == ["dog", "horse", "cat"]
+
+
+def test_one_picture_of_one_class_is_enough_to_evaluate(tmp_path: Path) -> None:
+    assert len(scan_evaluation(write(tmp_path, {"dog/1.png": png(1)}), ["cat", "dog"]).splits["val"]) == 1
+
+
+def test_evaluation_can_skip_corrupt_pictures(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {"dog/broken.jpg": TEXT})
+    with pytest.raises(DataError, match=r"dog/broken\.jpg"):
+        scan_evaluation(root, ["cat", "dog"])
+    folder = scan_evaluation(root, ["cat", "dog"], on_bad_image="skip")
+    assert [entry.path for entry in folder.rejected] == ["dog/broken.jpg"]
+    assert len(folder.splits["val"]) == len(FLAT)
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "hint"),
+    [
+        ({}, None, "no pictures"),
+        (FLAT | pictures("wolf"), None, "knows no class wolf; it knows cat, dog"),
+        (FLAT, "test", "no folder 'test'"),
+    ],
+    ids=["empty", "unknown class", "no such split"],
+)
+def test_a_folder_that_cannot_be_evaluated_is_refused(
+    files: dict[str, bytes], split: str | None, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=hint):
+        scan_evaluation(write(tmp_path, files), ["cat", "dog"], split=split)
+
+
+def test_a_missing_folder_cannot_be_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        scan_evaluation(tmp_path / "nowhere", ["cat"])
