@@ -4,6 +4,7 @@ from arelu_tl.activation.arelu import (
     AReLU,
     arelu_parameters,
     named_arelus,
+    project,
     project_alphas,
     site_values,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "arelu",
     "arelu_parameters",
     "named_arelus",
+    "project",
     "project_alphas",
     "site_values",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,10 +103,17 @@ def arelu_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for _, module in named_arelus(model) for p in (module.alpha, module.beta)]
 
 
+@torch.no_grad()
+def project(alphas: Sequence[Tensor]) -> None:
+    """Clip every alpha into [0.01, 0.99] in place, all together: a launch for all of them, not one a site."""
+    if alphas:
+        torch._foreach_clamp_min_(list(alphas), ALPHA_MIN)
+        torch._foreach_clamp_max_(list(alphas), ALPHA_MAX)
+
+
 def project_alphas(model: nn.Module) -> None:
     """``project_`` on every AReLU of ``model``."""
-    for _, module in named_arelus(model):
-        module.project_()
+    project([module.alpha for _, module in named_arelus(model)])
 
 
 def site_values(model: nn.Module) -> dict[str, list[float]]:

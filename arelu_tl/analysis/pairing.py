@@ -116,7 +116,8 @@ def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None) -> C
     pairs, paired = [], set()
     closest: tuple[list[str], RunRecord, RunRecord] | None = None
     for run in others:
-        for baseline in baselines:
+        own_study = [each for each in baselines if each.path.parent.resolve() == run.path.parent.resolve()]
+        for baseline in own_study or baselines:
             apart = differences(run, baseline)
             if not apart:
                 pairs.append(_compare_pair(run, baseline, target))
@@ -292,6 +293,6 @@ def _sentence(
 
     return (
         f"At learning rate {lr:g}, {claim}: mean accuracy on the way {arm.aulc:.3f} against {base.aulc:.3f} ({beyond}); "
-        f"{target:.1%} was reached {when(arm)} against {when(base)}. One seed and one rate: a larger rate may do for "
-        f"{base.arm} what the swap does here."
+        f"{target:.1%} was reached {when(arm)} against {when(base)}. One seed and one rate"
+        + (f": a larger rate may do for {base.arm} what the swap does here." if verdict == "faster" else ": others may differ.")
     )

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_source, embedded_weights, load_embedded
 from arelu_tl.errors import BackboneError
+from arelu_tl.records.storage import sha256_file
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Backbone:
         data_config: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode; plain JSON types.
         weights: where the weights came from, in words; "random" where none were loaded.
         license: licence of the weights where timm knows it.
+        model_args: what ``timm.create_model`` was told beyond the architecture's defaults (a folder's or a hub model's own
+            arguments, as output_stride), JSON types; needed to build the same architecture again.
     """
 
     model: nn.Module
@@ -38,6 +41,7 @@ class Backbone:
     data_config: dict[str, Any]
     weights: str
     license: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
 
 
 def load_backbone(
@@ -65,16 +69,16 @@ def load_backbone(
     Raises:
         BackboneError: the model is unknown; its weights are out of reach or do not fit.
     """
-    weights = "random"
     model: nn.Module
     if pretrained_path is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
         _load_file(model, pretrained_path, name)
-        weights = f"file {pretrained_path.name}"
+        weights = f"file {pretrained_path.name} (SHA-256 {sha256_file(pretrained_path)[:16]})"
     elif not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        weights = f"random (seed {seed})"
     elif name == EMBEDDED_ARCHITECTURE and (embedded := embedded_weights()) is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
         load_embedded(model, embedded)
@@ -88,7 +92,8 @@ def load_backbone(
         name=name,
         data_config=_data_config(model, img_size),
         weights=weights,
-        license=pretrained_cfg(model).get("license") if weights != "random" else None,
+        license=pretrained_cfg(model).get("license") if pretrained else None,
+        model_args=_model_args(model),
     )
 
 
@@ -99,20 +104,38 @@ def build_architecture(
     img_size: int | None = None,
     drop: float = 0.0,
     drop_path: float | None = None,
+    model_args: dict[str, Any] | None = None,
 ) -> nn.Module:
     """The bare architecture with random weights; nothing is downloaded except the description of an ``hf-hub:`` model.
 
     Raises:
-        BackboneError: timm does not know it, or it does not take such an image size.
+        BackboneError: timm does not know it, or it does not take such settings.
     """
-    return _create(name, pretrained=False, num_classes=num_classes, img_size=img_size, drop=drop, drop_path=drop_path)
+    kwargs = dict(model_args or {})
+    return _create(name, kwargs, pretrained=False, num_classes=num_classes, img_size=img_size, drop=drop, drop_path=drop_path)
+
+
+# Arguments that a rebuilt model is given anew, or that only matter while it trains.
+_OWN_ARGS = frozenset({"num_classes", "img_size", "drop_rate", "drop_path_rate", "pretrained", "pretrained_cfg"})
+
+
+def _model_args(model: nn.Module) -> dict[str, Any]:
+    given: dict[str, Any] = getattr(model, "_model_args", {})
+    plain = (str, int, float, bool, list, tuple, type(None))
+    return {k: v for k, v in given.items() if k not in _OWN_ARGS and isinstance(v, plain)}
 
 
 def _create(
-    name: str, *, pretrained: bool, num_classes: int | None, img_size: int | None, drop: float, drop_path: float | None
+    name: str,
+    kwargs: dict[str, Any],
+    *,
+    pretrained: bool,
+    num_classes: int | None = None,
+    img_size: int | None,
+    drop: float,
+    drop_path: float | None,
 ) -> nn.Module:
     scheme, location = _check_name(name)
-    kwargs: dict[str, Any] = {}
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
     if drop:
@@ -133,8 +156,10 @@ def _create(
                 continue
             raise BackboneError(f"{name} does not take these settings: {_one_line(error)}") from error
         except Exception as error:
-            # A folder of somebody else's can be damaged in any way; all else must stay the defect that it is.
-            if scheme != "local-dir":
+            if scheme == "hf-hub" and _is_out_of_reach(error):
+                raise _unreachable(name, scheme, location, error) from error
+            # What somebody else has made can be damaged in any way; an architecture of timm's own failing is a defect.
+            if scheme == "timm":
                 raise
             raise BackboneError(f"{name} cannot be loaded: {_one_line(error)}") from error
     raise AssertionError("unreachable")
@@ -182,16 +207,22 @@ def _download(name: str, *, img_size: int | None, drop: float, drop_path: float 
             )
     try:
         _probe_hub(_hub_file(scheme, location))
-        return _create(name, pretrained=True, num_classes=None, img_size=img_size, drop=drop, drop_path=drop_path)
+        return _create(name, {}, pretrained=True, img_size=img_size, drop=drop, drop_path=drop_path)
     except BackboneError:
         raise
     except Exception as error:
         if not _is_out_of_reach(error):
             raise
-        raise BackboneError(
-            f"the weights of {name} cannot be downloaded ({_wanted_file(scheme, location)}; "
-            f"{_reason(error)}): connect to the network once, or give them with --pretrained-path FILE"
-        ) from error
+        raise _unreachable(name, scheme, location, error) from error
+
+
+def _unreachable(name: str, scheme: str, location: str, error: Exception) -> BackboneError:
+    if type(error).__name__ == "HFValidationError":
+        return BackboneError(f"{name!r} is no model name: {_one_line(error)}")
+    return BackboneError(
+        f"the weights of {name} cannot be downloaded ({_wanted_file(scheme, location)}; "
+        f"{_reason(error)}): connect to the network once, or give them with --pretrained-path FILE"
+    )
 
 
 def _hub_file(scheme: str, location: str) -> tuple[str, str] | None:
@@ -218,9 +249,9 @@ def _probe_hub(wanted: tuple[str, str] | None) -> None:
 
 def _is_out_of_reach(error: BaseException) -> bool:
     """Whether a download failed for want of network or file; any other exception is a defect, and stays one."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    kinds = (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError)
+    kinds = (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError)
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {"httpx", "httpcore", "requests"}:
@@ -305,10 +336,11 @@ def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
 
 def classifier_names(model: nn.Module) -> list[str]:
     """Qualified names of the modules that make up the classifier, as timm's own configuration tells."""
-    names = pretrained_cfg(model).get("classifier")
-    if names is None:
-        return []
-    return [names] if isinstance(names, str) else list(names)
+    told = pretrained_cfg(model).get("classifier")
+    names = [told] if isinstance(told, str) else list(told or [])
+    # timm's configuration of a distilled architecture names a second head that the plain one lacks.
+    present = {name for name, _ in model.named_modules()}
+    return [name for name in names if name in present]
 
 
 def activation_counts(model: nn.Module) -> dict[str, int]:

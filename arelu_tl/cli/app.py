@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -53,8 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        # A name that is no valid text (or that the terminal's encoding lacks) is shown escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, standalone_mode=False)
+    except BrokenPipeError:
+        code = 0
     except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code
         code = _tell(error, debug)
     except KeyboardInterrupt:

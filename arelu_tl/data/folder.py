@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from arelu_tl.errors import DataError
 from arelu_tl.records.storage import csv_text
 
 VAL_NAMES = ("val", "valid", "validation")
-OTHER_SPLITS = ("test",)
+OTHER_SPLITS = ("test", "testing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ def scan_folder(
     split_seed: int = 0,
     on_bad_image: Literal["error", "skip"] = "error",
     threads: int | None = None,
+    leave_out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureFolder:
     """Read a folder of pictures in either layout, decoding every picture once to its end.
@@ -122,6 +123,7 @@ def scan_folder(
         split_seed: seed of that split.
         on_bad_image: "error" refuses a folder with an undecodable picture, "skip" leaves it out and records it.
         threads: decoding threads; as many as there are processors when None.
+        leave_out: a folder that is passed over wherever it lies.
         progress: called with (pictures decoded, pictures in all).
 
     Raises:
@@ -133,7 +135,7 @@ def scan_folder(
     layout, folders = _layout(root, train_split, val_split)
     found, ignored = {}, 0
     for split, folder in folders.items():
-        found[split], skipped = _list_pictures(root, folder)
+        found[split], skipped = _list_pictures(root, folder, leave_out)
         ignored += skipped
     _check_classes(root, found)
     digests, rejected = _gate(root, [p for by_class in found.values() for ps in by_class.values() for p in ps], threads, progress)
@@ -171,6 +173,7 @@ def scan_evaluation(
     classes: Sequence[str],
     *,
     split: str | None = None,
+    only: Collection[str] | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureFolder:
@@ -180,6 +183,7 @@ def scan_evaluation(
         root: in either layout; with train and val folders the validation pictures are taken, else all.
         classes: the model's class names; a label is an index into them, whatever classes the folder lacks.
         split: name of the folder to take instead ("test").
+        only: paths relative to ``root`` to which the pictures are limited, where any of them is there.
 
     Raises:
         DataError: no folder, no pictures, a class that the model does not know, an undecodable picture.
@@ -191,12 +195,13 @@ def scan_evaluation(
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{root}: no folder {split!r} in it")
-    elif (root / "train").is_dir():
-        layout, folders = _layout(root, "train", None)
-        folder = folders["val"] if layout == "split" else folders["train"]
+    else:
+        folder = _child(root, VAL_NAMES) or _child(root, ("train", "training")) or root
     by_class, ignored = _list_pictures(root, folder)
     if not any(by_class.values()):
         raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
+    if only and any(path in only for paths in by_class.values() for path in paths):
+        by_class = {name: [path for path in paths if path in only] for name, paths in by_class.items()}
     unknown = [name for name, paths in by_class.items() if paths and name not in classes]
     if unknown:
         raise DataError(f"{folder}: the model knows no class {', '.join(unknown[:3])}; it knows {', '.join(classes[:5])}")
@@ -221,42 +226,59 @@ def _refuse(rejected: list[Rejected], good: int, on_bad_image: Literal["error", 
 
 
 def _layout(root: Path, train_split: str, val_split: str | None) -> tuple[Literal["split", "flat"], dict[str, Path]]:
-    train = root / train_split
-    if not train.is_dir():
+    train = _child(root, (train_split,)) or (_child(root, ("training",)) if train_split == "train" else None)
+    if train is None:
         if val_split is not None or train_split != "train":
             raise DataError(f"{root}: no folder {train_split!r} in it")
-        val_like = [n for n in VAL_NAMES if (root / n).is_dir()]
-        if val_like and any(p.is_dir() for p in (root / val_like[0]).iterdir()):
-            raise DataError(f"{root}: has {val_like[0]!r} but no 'train': name the training folder with --train-split")
+        split_like = _child(root, VAL_NAMES + OTHER_SPLITS)
+        if split_like is not None and any(p.is_dir() for p in split_like.iterdir()):
+            raise DataError(f"{root}: has {split_like.name!r} but no 'train': name the training folder with --train-split")
         return "flat", {"train": root}
     folders = {"train": train}
     candidates = (val_split,) if val_split is not None else VAL_NAMES
-    if val_split == train_split:
+    if val_split is not None and _child(root, (val_split,)) == train:
         raise DataError(f"{root}: {train_split!r} cannot be training and validation at once")
-    val = next((root / name for name in candidates if name != train_split and (root / name).is_dir()), None)
+    val = next((found for name in candidates if (found := _child(root, (name,))) is not None and found != train), None)
     if val is not None:
         folders["val"] = val
     elif val_split is not None:
         raise DataError(f"{root}: no folder {val_split!r} in it")
-    for name in OTHER_SPLITS:
-        if (root / name).is_dir() and root / name not in folders.values():
-            folders[name] = root / name
+    test = _child(root, OTHER_SPLITS)
+    if test is not None and test not in folders.values():
+        folders["test"] = test
     return "split" if val is not None else "flat", folders
 
 
-def _list_pictures(root: Path, folder: Path) -> tuple[dict[str, list[str]], int]:
+def _child(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder in ``root`` that has one of the names, exactly or but for upper and lower case."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    folded = {name.casefold() for name in names}
+    return next((p for p in sorted(root.iterdir()) if p.name.casefold() in folded and p.is_dir()), None)
+
+
+def _list_pictures(root: Path, folder: Path, leave_out: Path | None = None) -> tuple[dict[str, list[str]], int]:
     """{class: relative paths in natural order} of one split, and how many other files there were."""
     by_class: dict[str, list[str]] = {}
     ignored = 0
-    for entry in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)):
-        if entry.name.startswith("."):
-            ignored += 1
+    passed_over = leave_out.resolve() if leave_out is not None else None
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {os.strerror(error.errno or 0)}")
+
+    try:
+        entries = sorted(folder.iterdir(), key=lambda p: natural_key(p.name))
+    except OSError as error:
+        refuse(error)
+    for entry in entries:
+        if entry.resolve() == passed_over:
             continue
-        if not entry.is_dir():
+        if entry.name.startswith(".") or not entry.is_dir():
             ignored += 1
             continue
         pictures = []
-        for place, subfolders, files in os.walk(entry):
+        for place, subfolders, files in os.walk(entry, onerror=refuse):
             subfolders[:] = [s for s in subfolders if not s.startswith(".")]
             for name in files:
                 path = Path(place, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -190,6 +191,8 @@ def _make(
 
 
 def _one_thread(_: int) -> None:
-    """A worker keeps to one thread and says nothing: its parent has looked at every picture already."""
+    """A worker keeps to one thread, says nothing (its parent has looked at every picture already), and leaves Ctrl-C to
+    its parent: the terminal sends it to both, and a dead worker would take the step with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

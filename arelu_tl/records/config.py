@@ -39,6 +39,9 @@ Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]
 
+# A name inside the folder of pictures, never a path out of it.
+_FOLDER_NAME = r"^[^/\\]+$"
+
 
 class FinetuneConfig(BaseModel):
     """All settings of ``arelu-tl finetune``. Flat on purpose: a key is an option is a YAML line."""
@@ -46,8 +49,10 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True, frozen=True)
 
     data: Path | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
-    train_split: str = _field("train", "Name of the folder with training pictures.", "Data")
-    val_split: str | None = _field(None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data")
+    train_split: str = _field("train", "Name of the folder with training pictures.", "Data", pattern=_FOLDER_NAME)
+    val_split: str | None = _field(
+        None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data", pattern=_FOLDER_NAME
+    )
     val_fraction: Float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
     split_seed: Int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
     on_bad_image: Literal["error", "skip"] = _field(
@@ -75,7 +80,7 @@ class FinetuneConfig(BaseModel):
     beta: Float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
     include: list[str] = _field([], "Replace only sites whose name matches one of these globs.", "Surgery")
     exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
-    calibration_images: Int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=1)
+    calibration_images: Int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=2)
 
     epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
     batch_size: Int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
@@ -127,6 +132,8 @@ class FinetuneConfig(BaseModel):
             raise ValueError("scale needs two numbers with 0 < least <= most <= 1")
         if not self.pretrained and self.pretrained_path is not None:
             raise ValueError("pretrained_path contradicts pretrained: false")
+        if self.min_lr > self.lr:
+            raise ValueError("min_lr is larger than lr")
         if self.warmup_epochs > self.epochs:
             raise ValueError("warmup_epochs is longer than epochs")
         return self

@@ -104,7 +104,7 @@ def load_run(path: Path | str) -> RunRecord:
 
 
 def load_study(path: Path | str) -> StudyRecord:
-    """Read a study folder and every run in it.
+    """Read a study folder and every run in it; there may be none yet.
 
     Raises:
         DataError: there is no study at ``path``.
@@ -113,7 +113,7 @@ def load_study(path: Path | str) -> StudyRecord:
     path = Path(path)
     if not is_study(path):
         raise DataError(f"{path} is not a study folder: it has no {STUDY_CONFIG}")
-    return StudyRecord(path=path, config=_read_config(path / STUDY_CONFIG), runs=find_runs(path))
+    return StudyRecord(path=path, config=_read_config(path / STUDY_CONFIG), runs=_runs_below(path))
 
 
 def find_runs(path: Path | str) -> list[RunRecord]:
@@ -127,10 +127,15 @@ def find_runs(path: Path | str) -> list[RunRecord]:
         raise DataError(f"{path}: no such folder; give a run, a study, or a folder of studies")
     if is_run(path):
         return [load_run(path)]
-    found = sorted({p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)})
+    found = _runs_below(path)
     if not found:
         raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
-    return [load_run(run) for run in found]
+    return found
+
+
+def _runs_below(path: Path) -> list[RunRecord]:
+    found = {p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)}
+    return [load_run(run) for run in sorted(found)]
 
 
 def _read_object(path: Path) -> dict[str, Any]:

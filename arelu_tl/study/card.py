@@ -13,6 +13,7 @@ class ModelCard:
     """Attributes:
     backbone: the name that the backbone was asked for by.
     architecture: timm's architecture, which needs no network to build.
+    model_args: timm.create_model's arguments beyond the architecture's defaults.
     img_size: the image size that was asked for, None for the model's own.
     arm: relu or arelu.
     classes: class names; logit i belongs to classes[i].
@@ -30,6 +31,7 @@ class ModelCard:
     arm: str
     classes: list[str]
     data_config: dict[str, Any]
+    model_args: dict[str, Any]
     sites: list[dict[str, Any]] = field(repr=False)
     step: int
     top1: float

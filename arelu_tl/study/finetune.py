@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import signal
 from pathlib import Path
 
 from arelu_tl.data import PictureFolder, scan_folder
@@ -12,7 +14,7 @@ from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import check_training, prepare_model, train_run
+from arelu_tl.study.run import rehearse, train_run
 
 
 def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> runs.StudyRecord:
@@ -26,12 +28,15 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
     observer = observer or Observer()
     if config.data is None:
         raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
+    # Absolute, so that the study can be resumed, and its settings used again, from any other folder.
+    places = {"data": config.data.resolve(), "pretrained_path": config.pretrained_path and config.pretrained_path.resolve()}
+    config = config.model_copy(update=places)
     device = choose_device(config.device)
     folder = _scan(config, observer)
+    make_folder(config.output)
     # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
     # half study behind.
-    check_training(config, device)
-    prepare_model(config.model_copy(update={"calibration_images": 2}), folder, device)
+    rehearse(config, folder, device)
     study = claim_folder(config.output, config.name, "study")
     write_text(study / runs.STUDY_CONFIG, dump_yaml(config))
     write_json(study / runs.DATASET, folder.to_json())
@@ -60,6 +65,7 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
 def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer: Observer) -> runs.StudyRecord:
     device = choose_device(config.device)
     observer.study_started(study, folder, _arms(config))
+    hint = f"go on with: arelu-tl finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):
         path = study / runs.run_name(arm, config.lr, config.seed)
         if runs.is_run(path) and runs.load_run(path).status == "finished":
@@ -68,7 +74,9 @@ def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer:
         try:
             train_run(path, _with_arm(config, arm), folder, device, observer)
         except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; go on with: arelu-tl finetune --resume {study}", stopped.exit_code - 128) from None
+            raise Interrupted(f"{stopped}; {hint}", stopped.exit_code - 128) from None
+        except KeyboardInterrupt:  # while a model was loaded or calibrated, when there is no state yet to save
+            raise Interrupted(f"stopped before {path.name} had begun; {hint}", signal.SIGINT) from None
     return runs.load_study(study)
 
 
@@ -91,7 +99,8 @@ def _scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
         on_bad_image=config.on_bad_image,
+        # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
+        leave_out=config.output,
         progress=observer.checking_pictures,
     )
-    make_folder(config.output)
     return dataclasses.replace(folder, root=config.data)

@@ -12,7 +12,7 @@ from arelu_tl.data.decode import PICTURE_ENDINGS
 from arelu_tl.data.folder import natural_key
 from arelu_tl.errors import DataError
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.surgery import SurgeryReport, convert
+from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 
 
 def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> tuple[SurgeryReport, str]:
@@ -46,7 +46,7 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> tupl
                 tensors.append(transform(open_picture(path)))
             except ValueError as error:
                 raise DataError(f"{path}: {error}") from None
-        calibration = [torch.stack(tensors[i : i + 32]) for i in range(0, len(tensors), 32)]
+        calibration = calibration_batches(tensors)
     report = convert(
         backbone.model,
         init=config.init,

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from arelu_tl.backbone import build_architecture
-from arelu_tl.errors import ArtefactError, BackboneError, DataError, SurgeryError
+from arelu_tl.errors import ArtefactError, BackboneError, ConfigError, DataError, SurgeryError
 from arelu_tl.exporting.folder import is_export, read_export
 from arelu_tl.records import runs
 from arelu_tl.records.weights import load_weights
@@ -41,9 +41,11 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         raise DataError(f"{path} is neither a run folder nor an exported one")
     card = ModelCard.from_json(described, path)
     try:
-        model = build_architecture(card.architecture, num_classes=len(card.classes), img_size=card.img_size)
+        model = build_architecture(
+            card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
+        )
         restore_sites(model, card.sites)
         model.load_state_dict(weights, strict=True)
-    except (BackboneError, SurgeryError, RuntimeError, KeyError) as error:
+    except (BackboneError, ConfigError, SurgeryError, RuntimeError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None
     return model.eval(), card

@@ -14,7 +14,7 @@ from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
 from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batches, make_train_batches, train_transform
-from arelu_tl.errors import AreluTlError, ConfigError, Interrupted
+from arelu_tl.errors import AreluTlError, BackboneError, ConfigError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.storage import make_folder, write_json, write_text
@@ -22,7 +22,7 @@ from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import choose_workers, describe_environment
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
-from arelu_tl.surgery import SurgeryReport, convert
+from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
     FitResult,
     FitSettings,
@@ -34,6 +34,7 @@ from arelu_tl.training import (
     make_optimizer,
     make_schedule,
     newest_checkpoint,
+    try_step,
 )
 from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
 
@@ -52,21 +53,9 @@ def train_run(
     """
     backbone, report, head_digest = prepare_model(config, folder, device)
     model = backbone.model
-    head = classifier_names(model)
-    if config.freeze == "backbone":
-        freeze_backbone(model, head)
+    optimizer = _optimizer(config, model)
     train, val = _batches(config, folder, backbone, device)
     steps_per_epoch = -(-len(train) // config.grad_accum_steps)
-    optimizer = make_optimizer(
-        model,
-        head,
-        opt=config.opt,
-        lr=config.lr,
-        head_lr=config.head_lr,
-        arelu_lr=config.arelu_lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-    )
     schedule = make_schedule(
         optimizer,
         sched=config.sched,
@@ -90,6 +79,7 @@ def train_run(
         arm=config.arm,
         classes=folder.classes,
         data_config=backbone.data_config,
+        model_args=backbone.model_args,
         sites=report.to_json()["sites"] if report else [],
         step=0,
         top1=0.0,
@@ -116,27 +106,62 @@ def train_run(
                 stop=stop,
                 resume=resume,
             )
-    except AreluTlError as error:
+    except Exception as error:
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
+        if isinstance(error, torch.OutOfMemoryError):
+            raise AreluTlError(f"out of memory on {device}: lower --batch-size or --img-size, or pass --amp") from error
         raise
     finally:
         journal.close()
     summary = _summary(config, path, result, device, pairing)
     write_json(path / runs.SUMMARY, summary)
     observer.run_finished(config.arm, summary)
+    if stop.signal_number is not None:  # it came after the loop had looked for the last time
+        raise Interrupted(f"stopped after {path.name} was finished", stop.signal_number)
     return summary
 
 
-def check_training(config: FinetuneConfig, device: torch.device) -> None:
-    """What can be known to be wrong without a model.
+def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> None:
+    """Build everything that ``config.arm`` needs and take one real step on it, then throw it away.
+
+    What is wrong with the model, the settings or the machine is so told before a study's folder is made.
 
     Raises:
-        ConfigError: no such optimiser; float16 on a device that cannot.
+        ConfigError: no such optimiser; float16 on a device that cannot; a step that fails, with the reason.
+        BackboneError, SurgeryError: see ``load_backbone`` and ``convert``.
     """
     check_optimizer(config.opt)
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
+    backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2}), folder, device)
+    try:
+        train, _ = _batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
+        try_step(backbone.model, train, _optimizer(config, backbone.model), _fit_settings(config), device)
+    except AreluTlError:
+        raise
+    except Exception as error:
+        # timm, torch and their plug-ins refuse a combination of settings with errors of every class.
+        told = " ".join(str(error).split())[:300]
+        raise ConfigError(f"a training step fails with these settings: {told or type(error).__name__}") from error
+
+
+def _optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
+    head = classifier_names(model)
+    if config.freeze == "backbone":
+        if not head:
+            raise BackboneError(f"{config.model} names no classifier, so there is nothing to train with --freeze backbone")
+        freeze_backbone(model, head)
+    return make_optimizer(
+        model,
+        head,
+        opt=config.opt,
+        lr=config.lr,
+        head_lr=config.head_lr,
+        arelu_lr=config.arelu_lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+    )
 
 
 def prepare_model(
@@ -171,20 +196,18 @@ def prepare_model(
             calibration=calibration,
         )
     reset_head(model, len(folder.classes), seed=config.seed)
+    model.to(device)
     return backbone, report, state_digest(model, classifier_names(model))
 
 
 def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device) -> list[Tensor]:
-    """The first training pictures of a seeded order, as evaluation would see them: batches (B, C, H, W), B <= 32."""
+    """The first training pictures of a seeded order, as evaluation would see them: batches (B, C, H, W), B about 32."""
+    # One picture a batch keeps the number exact whatever the size of the set is.
     batches = make_train_batches(
-        folder.root,
-        folder.splits["train"],
-        eval_transform(backbone.data_config),
-        batch_size=min(32, config.calibration_images),
-        seed=config.seed,
+        folder.root, folder.splits["train"], eval_transform(backbone.data_config), batch_size=1, seed=config.seed
     )
-    wanted = -(-config.calibration_images // 32)
-    return [pictures.to(device) for _, (pictures, _) in zip(range(wanted), batches.epoch(), strict=False)]
+    chosen = [pictures[0] for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)]
+    return [batch.to(device) for batch in calibration_batches(chosen)]
 
 
 def state_digest(model: nn.Module, names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from arelu_tl.data import eval_transform, make_eval_batches, open_picture, scan_
 from arelu_tl.data.decode import UndecodableError
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.exporting.folder import ExportReport, write_export
+from arelu_tl.records import runs
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.reload import load_model
 from arelu_tl.training import evaluate
@@ -83,12 +85,15 @@ def evaluate_folder(
 ) -> EvaluationReport:
     """Evaluate a run or an exported folder on a folder of pictures (see ``scan_evaluation``).
 
+    A run is evaluated on the validation pictures only, where ``data`` is the folder that it was trained on.
+
     Raises:
         DataError, ArtefactError, ConfigError: see ``scan_evaluation``, ``load_model`` and ``choose_device``.
     """
     target = choose_device(device)
     model, card = load_model(model_path)
-    folder = scan_evaluation(data, card.classes, split=split, on_bad_image=on_bad_image, progress=progress)
+    held_out = _held_out(model_path, data) if split is None else None
+    folder = scan_evaluation(data, card.classes, split=split, only=held_out, on_bad_image=on_bad_image, progress=progress)
     samples = folder.splits["val"]
     batches = make_eval_batches(data, samples, eval_transform(card.data_config), batch_size=batch_size)
     result = evaluate(model.to(target), batches.epoch(), target)
@@ -103,6 +108,18 @@ def evaluate_folder(
         confusion=confusion,
         rejected=[r.path for r in folder.rejected],
     )
+
+
+def _held_out(model_path: Path, data: Path) -> set[str] | None:
+    """Paths of the validation pictures, where the model is a run that was trained on this very folder."""
+    split = model_path.resolve().parent / runs.SPLIT
+    if not runs.is_run(model_path) or not split.is_file():
+        return None
+    trained_on = runs.load_run(model_path).config.data
+    if trained_on is None or trained_on.resolve() != data.resolve():
+        return None
+    with open(split, encoding="utf-8", newline="") as file:
+        return {row["path"] for row in csv.DictReader(file) if row["split"] == "val"}
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,22 @@ class Drift:
 
     def to_json(self) -> dict[str, Any]:
         return {"relative": self.relative, "top1_agreement": self.top1_agreement, "images": self.images}
+
+
+def calibration_batches(pictures: Sequence[Tensor], size: int = 32) -> list[Tensor]:
+    """Pictures (C, H, W) as batches (B, C, H, W) that weigh alike in a mean over batches: sizes differ by at most one.
+
+    Raises:
+        ValueError: fewer than two pictures, of which BatchNorm can make no statistics.
+    """
+    if len(pictures) < 2:
+        raise ValueError("calibration needs at least two pictures")
+    parts = -(-len(pictures) // size)
+    if len(pictures) // parts < 2:
+        parts = 1
+    share, extra = divmod(len(pictures), parts)
+    sizes = [share + (i < extra) for i in range(parts)]
+    return list(torch.split(torch.stack(list(pictures)), sizes))
 
 
 @torch.no_grad()

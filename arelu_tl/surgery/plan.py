@@ -138,6 +138,9 @@ def _run(
     try:
         with evaluating(model), torch.no_grad():
             model(example)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise SurgeryError(f"{type(model).__name__} cannot run on input of shape {tuple(example.shape)}: {told}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -2,7 +2,7 @@
 
 from arelu_tl.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from arelu_tl.training.evaluate import Evaluation, evaluate
-from arelu_tl.training.fit import FitResult, FitSettings, fit
+from arelu_tl.training.fit import FitResult, FitSettings, fit, try_step
 from arelu_tl.training.interruption import catch_signals
 from arelu_tl.training.optimisation import check_optimizer, freeze_backbone, make_optimizer, make_schedule
 
@@ -20,4 +20,5 @@ __all__ = [
     "make_schedule",
     "newest_checkpoint",
     "save_checkpoint",
+    "try_step",
 ]

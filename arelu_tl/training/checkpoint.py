@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_json
+from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_bytes, write_json
 from arelu_tl.records.weights import load_weights, save_weights
 
 MODEL = "model.safetensors"
@@ -40,15 +40,20 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         save_weights(beside / MODEL, model)
-        torch.save(state, beside / STATE)
-        with open(beside / STATE, "rb") as file:
-            os.fsync(file.fileno())
+        # torch.save reports a full disk as a RuntimeError; our own writing names the file and syncs it.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(beside / STATE, buffer.getvalue())
         hashes = {name: sha256_file(beside / name) for name in (MODEL, STATE)}
         write_json(beside / MANIFEST, {"step": step, "sha256": hashes})
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         fsync_folder(folder)
-        for _, old in _listed(folder)[:-_KEEP]:
+        listed = _listed(folder)
+        # Newer ones than this were damaged and passed over; the run has taken another way since.
+        stale = [path for number, path in listed if number > step]
+        kept = [path for number, path in listed if number <= step]
+        for old in stale + kept[:-_KEEP]:
             shutil.rmtree(old)
     return target
 

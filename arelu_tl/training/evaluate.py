@@ -61,12 +61,12 @@ def evaluate(
             probability.append(best.values)
             predicted.append(best.indices)
             correct.append(best.indices == labels)
-    loss = torch.cat(losses).double().mean().item()
+    loss = torch.cat(losses).cpu().double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
         raise NonFiniteError(f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init calibrated")
     return Evaluation(
         loss=loss,
-        top1=torch.cat(correct).double().mean().item(),
+        top1=torch.cat(correct).cpu().double().mean().item(),
         predicted=torch.cat(predicted).cpu(),
         probability=torch.cat(probability).cpu(),
     )

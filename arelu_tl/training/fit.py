@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from arelu_tl.activation import project_alphas, site_values
+from arelu_tl.activation import named_arelus, project, site_values
 from arelu_tl.data import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
 from arelu_tl.training.evaluate import Evaluation, autocast, evaluate
@@ -141,7 +142,7 @@ def fit(
         NonFiniteError: the loss became infinite or undefined; the step was not taken.
         Interrupted: a signal came; a checkpoint was saved.
     """
-    ema = ModelEmaV3(model, decay=settings.ema_decay) if settings.ema_decay is not None else None
+    ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay is not None else None
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
     state = FitState()
     if resume is not None:
@@ -152,9 +153,12 @@ def fit(
             ema.module.load_state_dict(resume["ema"])
     window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
     evaluated = ema.module if ema is not None else model
+    alphas = [module.alpha for _, module in named_arelus(model)]
 
     def learning_rate() -> float:
-        return float(optimizer.param_groups[0]["lr"])
+        # The backbone's rate where it trains, else the head's: alpha and beta may have one of their own.
+        rates = {str(group["name"]).removesuffix("-no-decay"): float(group["lr"]) for group in optimizer.param_groups}
+        return rates.get("backbone", rates.get("head", next(iter(rates.values()))))
 
     def log_training() -> None:
         nonlocal window
@@ -170,7 +174,7 @@ def fit(
         result = evaluate(evaluated, val.epoch(), device, settings.amp)
         row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
         row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3)}
-        if sites := site_values(model):
+        if sites := site_values(evaluated):
             row["sites"] = sites
         journal.row(row)
         if (result.top1, -result.loss) > (state.best_top1, -state.best_loss):
@@ -215,9 +219,9 @@ def fit(
                 epoch_window.add(loss, correct, len(labels))
                 images += len(labels)
                 state.batch += 1
-            _update(model, optimizer, scaler, settings.clip_grad)
+            _update(model, optimizer, scaler, settings.clip_grad, alphas)
             if ema is not None:
-                ema.update(model)
+                ema.update(model, step=state.step)
             state.step += 1
             state.images += images
             elapsed = time.perf_counter() - started
@@ -247,6 +251,21 @@ def fit(
     if final is None:  # resumed after its last step: only the end was missing
         final = evaluate(evaluated, val.epoch(), device, settings.amp)
     return FitResult(state, final)
+
+
+def try_step(
+    model: nn.Module,
+    train: Batches,
+    optimizer: torch.optim.Optimizer,
+    settings: FitSettings,
+    device: torch.device,
+) -> None:
+    """One whole training step on a real batch, to learn that it can be taken; whatever it raises goes through."""
+    _train_mode(model, settings.frozen_backbone)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
+    pictures, labels = next(train.epoch())
+    _backward(model, pictures, labels, device, settings, scaler, 1)
+    _update(model, optimizer, scaler, settings.clip_grad, [])
 
 
 def _train_mode(model: nn.Module, frozen_backbone: bool) -> None:
@@ -282,11 +301,17 @@ def _backward(
     return told[0], told[1]
 
 
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_grad: float | None) -> None:
+def _update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    clip_grad: float | None,
+    alphas: Sequence[Tensor],
+) -> None:
     if clip_grad is not None:
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    project_alphas(model)
+    project(alphas)

@@ -106,7 +106,7 @@ def test_embedded_weights_do_not_go_into_another_architecture() -> None:
 
 def test_without_pretraining_the_weights_are_called_random() -> None:
     backbone = load_backbone(TINY, pretrained=False)
-    assert (backbone.weights, backbone.license) == ("random", None)
+    assert (backbone.weights, backbone.license) == ("random (seed 0)", None)
 
 
 def test_random_weights_depend_on_their_seed_alone_and_leave_the_global_random_state() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,32 @@ def test_resume_refuses_changed_pictures_and_other_settings(study: tuple[Path, A
     assert (changed.returncode, "pictures are not those" in changed.stderr) == (2, True)
 
 
+def test_evaluating_a_run_on_its_own_flat_folder_leaves_the_training_pictures_out(make_folder: Any, tmp_path: Path) -> None:
+    root: Path = make_folder(train=9, val=1)
+    done = arelu_tl("finetune", "train", *FAST, "--no-baseline", "--output", tmp_path, "--name", "x", "--lr", "1e-3", cwd=root)
+    assert done.returncode == 0, done.stderr
+    told = arelu_tl("evaluate", tmp_path / "x" / ARELU, root / "train", "--json", cwd=tmp_path)
+    assert json.loads(told.stdout)["images"] == 6  # two of nine, of three classes
+
+
+def test_runs_inside_the_folder_of_pictures_are_no_class(make_folder: Any) -> None:
+    root: Path = make_folder(train=6, val=1) / "train"
+    for number in (1, 2):
+        done = arelu_tl("finetune", ".", *FAST, "--no-baseline", "--lr", "1e-3", cwd=root)
+        assert done.returncode == 0, done.stderr
+        dataset = json.loads((root / "runs" / f"study-{number}" / "dataset.json").read_text())
+        assert dataset["classes"] == ["class 0", "class 1", "class 2"]
+
+
+def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere(study: tuple[Path, Any], tmp_path: Path) -> None:
+    for name in ("study.yaml", "dataset.json", "split.csv"):
+        (tmp_path / "early").mkdir(exist_ok=True)
+        (tmp_path / "early" / name).write_bytes((study[0] / name).read_bytes())
+    resumed = arelu_tl("finetune", "--resume", tmp_path / "early", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert rows_without_seconds(tmp_path / "early" / ARELU) == rows_without_seconds(study[0] / ARELU)
+
+
 def test_compare_reads_the_study_and_speaks_json(study: tuple[Path, Any]) -> None:
     told = arelu_tl("compare", study[0], "--json", cwd=study[0])
     assert told.returncode == 0
@@ -216,6 +243,8 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "no folder given": (["finetune"], 2, "arelu-tl finetune DATA"),
     "unwritable output": (["finetune", "good", "--output", "a-file/runs", *FAST], 5, "cannot write"),
     "pattern without match": (["finetune", "good", "--include", "layer9.*", *FAST], 2, "matches no site"),
+    "unknown policy": (["finetune", "good", "--aa", "foo", *FAST], 2, "a training step fails"),
+    "too small for BatchNorm": (["finetune", "good", *FAST, "--model", "resnet18", "-b", "1"], 2, "a training step fails"),
     "not a run": (["predict", "good", "x.png"], 2, "neither a run folder nor"),
     "nothing to compare": (["compare", "good"], 2, "holds no runs"),
     "unknown command": (["fintune"], 2, "No such command"),
@@ -238,18 +267,29 @@ def bad_place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place
 
 
+@pytest.fixture(scope="module")
+def bad_results(bad_place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    """All of them, two at a time: importing torch is what takes their time."""
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda case: arelu_tl(*BAD[case][0], cwd=bad_place), BAD))
+    return dict(zip(BAD, told, strict=True))
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_its_exit_code_before_anything_is_written(case: str, bad_place: Path) -> None:
-    arguments, code, words = BAD[case]
-    before = sorted(bad_place.rglob("*"))
-    told = arelu_tl(*arguments, cwd=bad_place)
+def test_bad_input_gets_one_line_and_its_exit_code(case: str, bad_results: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    _, code, words = BAD[case]
+    told = bad_results[case]
     assert told.returncode == code, told.stderr
     lines = [line for line in told.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, told.stderr
     assert words in lines[0]
     assert lines[0].startswith("arelu-tl: ")
-    after = [p for p in sorted(bad_place.rglob("*")) if p not in before]
-    assert [p.name for p in after if p.name != "runs"] == []
+
+
+def test_bad_input_leaves_no_study_behind(bad_results: dict[str, Any], bad_place: Path) -> None:
+    assert len(bad_results) == len(BAD)
+    assert [p for p in bad_place.rglob("*") if "runs" in p.parts] in ([], [bad_place / "runs"])
+    assert list(bad_place.rglob("*.json")) == []
 
 
 def test_debug_shows_the_traceback(bad_place: Path) -> None:

@@ -339,6 +339,27 @@ def test_progress_counts_up_to_all_pictures(tmp_path: Path) -> None:
     assert told == [(n, 10) for n in range(1, 11)]
 
 
+@pytest.mark.parametrize("names", [("Train", "Val"), ("training", "Validation"), ("TRAIN", "VALID")])
+def test_split_folders_are_known_in_any_case(names: tuple[str, str], tmp_path: Path) -> None:
+    train, val = names
+    folder = scan_folder(write(tmp_path, pictures(f"{train}/a", f"{train}/b", f"{val}/a", f"{val}/b")))
+    assert folder.classes == ["a", "b"]
+    assert folder.layout == "split"
+    assert {path.split("/")[0] for path in paths(folder, "val")} == {val}
+
+
+def test_training_and_testing_folders_are_no_classes(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, pictures("Training/a", "Training/b", "Testing/a", "Testing/b")))
+    assert folder.classes == ["a", "b"]
+    assert {path.split("/")[0] for path in paths(folder, "train") + paths(folder, "val")} == {"Training"}
+    assert {path.split("/")[0] for path in paths(folder, "test")} == {"Testing"}
+
+
+def test_a_folder_to_leave_out_is_no_class(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {"runs/study-1/figure.png": png(77)})
+    assert "runs" not in scan_folder(root, leave_out=root / "runs").classes
+
+
 # What is refused
 
 
@@ -356,7 +377,7 @@ def test_progress_counts_up_to_all_pictures(tmp_path: Path) -> None:
         ({**SPLIT, **pictures("val/horse")}, "val has classes that training lacks: horse"),
         ({**SPLIT, **pictures("test/horse")}, "test has classes that training lacks: horse"),
         ({**pictures("train/cat", "train/dog"), "val/cat/notes.txt": TEXT}, "no readable validation picture"),
-        (pictures("training/a", "training/b", "val/a", "val/b"), "--train-split"),
+        (pictures("learn/a", "learn/b", "val/a", "val/b"), "--train-split"),
     ],
     ids=[
         "empty folder",

@@ -23,7 +23,7 @@ positive = st.floats(min_value=0, exclude_min=True, max_value=1e6, allow_subnorm
 def configurations(draw: st.DrawFn) -> FinetuneConfig:
     values: dict[str, Any] = {
         "data": draw(st.none() | text.map(Path)),
-        "train_split": draw(text),
+        "train_split": draw(text.filter(lambda name: name and not set(name) & set("/\\\n"))),
         "val_fraction": draw(st.floats(0.001, 0.999)),
         "workers": draw(st.none() | st.integers(0, 64)),
         "model": draw(text),

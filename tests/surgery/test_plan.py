@@ -101,7 +101,7 @@ def test_finding_leaves_modes_statistics_hooks_and_gradients(example: Tensor) ->
     state = {k: v.clone() for k, v in model.state_dict().items()}
     try:
         find_sites(model, example)
-    except RuntimeError:
+    except SurgeryError:
         assert example.shape == (4, 3)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())

@@ -223,6 +223,24 @@ def test_evaluation_counts_each_picture_once_and_keeps_modes(batches: tuple[Batc
     assert not frozen.training
 
 
+def test_the_logged_rate_is_the_backbones_or_the_heads(batches: tuple[Batches, Batches]) -> None:
+    model = make_model()
+    freeze_backbone(model, ["fc"])
+    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=1e-3, arelu_lr=1e-1)
+    journal = Memory()
+    fit(model, *batches, optimizer, None, FitSettings(epochs=1), device=CPU, journal=journal, stop=StopRequest())
+    assert {row["lr"] for row in journal.rows} == {1e-3}
+
+
+def test_the_averaged_model_follows_from_the_start(batches: tuple[Batches, Batches]) -> None:
+    """With a decay of 0.9999 and no warm-up it would still be the initial model after two epochs."""
+    _, averaged, _ = run(batches, FitSettings(epochs=2, ema_decay=0.9999), lr=1e-2)
+    losses = [row["loss"] for row in averaged.rows if row["split"] == "val"]
+    assert abs(losses[-1] - losses[0]) > 1e-3
+    sites = [row["sites"] for row in averaged.rows if "sites" in row]
+    assert sites[-1] != sites[0]
+
+
 def test_bfloat16_training_runs_and_keeps_parameters_in_float32(batches: tuple[Batches, Batches]) -> None:
     model, journal, _ = run(batches, FitSettings(epochs=1, amp=torch.bfloat16))
     assert all(p.dtype is torch.float32 for p in model.parameters())
@@ -283,6 +301,12 @@ def test_checkpoint_folder_name(tmp_path: Path) -> None:
     newest, damaged = newest_checkpoint(tmp_path)
     assert newest is not None
     assert (newest.name, damaged) == ("step-20", [])
-    loaded, state = load_checkpoint(newest)
+    for file in (tmp_path / "step-20").iterdir():
+        file.write_bytes(b"damaged")
+    assert newest_checkpoint(tmp_path) == (tmp_path / "step-10", [tmp_path / "step-20"])
+    save_checkpoint(tmp_path, 12, weights, {"step": 12})  # the run went back and took another way
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-12"]
+    save_checkpoint(tmp_path, 20, weights, {"step": 20})
+    loaded, state = load_checkpoint(tmp_path / "step-20")
     assert torch.equal(loaded["a"], weights["a"])
     assert state == {"step": 20}

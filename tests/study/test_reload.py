@@ -1,0 +1,48 @@
+"""A reloaded model is the one that was trained, whatever its architecture was built with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+import arelu_tl
+from arelu_tl.study.inspection import inspect_backbone
+
+
+def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -> None:
+    """output_stride changes no tensor's shape: a strict load would succeed on the wrong architecture."""
+    source = tmp_path / "source"
+    source.mkdir()
+    original = timm.create_model("test_resnet", output_stride=16)
+    save_file(original.state_dict(), str(source / "model.safetensors"))
+    config = {"architecture": "test_resnet", "num_classes": 1000, "model_args": {"output_stride": 16}}
+    pretrained = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "classifier": "fc"}
+    (source / "config.json").write_text(json.dumps({**config, "pretrained_cfg": pretrained}))
+    study = arelu_tl.finetune(
+        arelu_tl.FinetuneConfig(
+            data=make_folder(),
+            output=tmp_path / "runs",
+            model=f"local-dir:{source}",
+            epochs=1,
+            batch_size=8,
+            workers=0,
+            baseline=False,
+            device="cpu",
+        )  # fmt: skip
+    )
+    for each in source.iterdir():
+        each.unlink()  # the run folder stands alone
+    model, card = arelu_tl.load_model(study.runs[0].path)
+    assert card.model_args["output_stride"] == 16
+    with torch.inference_mode():
+        assert model.forward_features(torch.zeros(1, 3, 64, 64)).shape[-1] == 4  # type: ignore[operator]
+
+
+def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:
+    config = arelu_tl.FinetuneConfig(model="test_resnet", pretrained=False, img_size=32, calibration_images=33)
+    report, _ = inspect_backbone(config, make_folder(train=11, val=1))
+    assert report.drift is not None
+    assert report.batchnorm_layers > 0
