@@ -31,7 +31,7 @@ def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -
             workers=0,
             baseline=False,
             device="cpu",
-        )  # fmt: skip
+        )
     )
     for each in source.iterdir():
         each.unlink()  # the run folder stands alone
