@@ -27,7 +27,7 @@ class AReLU(nn.Module):
         scale: constant on both branches, greater than 0; kept as a buffer, never trained.
         cap: upper bound of the output (6.0 where a ReLU6 stood), None for none.
         device, dtype: of the parameters, as in torch.nn; torch's defaults when None.
-        inplace: overwrite the input; ignored under ``torch.compile``, which plans memory itself.
+        inplace: overwrite the input, also for whoever else holds it, as ``nn.ReLU(inplace=True)`` does.
 
     Shape:
         any -> same; (N, C, *) where ``num_parameters`` is C > 1. dtype follows the input.
@@ -69,8 +69,11 @@ class AReLU(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        inplace = self.inplace and not torch.compiler.is_compiling()
-        return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=inplace)
+        if self.inplace and torch.compiler.is_compiling():
+            # The compiler cannot look into an operation that marks its input as overwritten, but it sees through copies and
+            # plans them away. The first keeps the input for the backward pass; the second is what later readers of x get.
+            return x.copy_(arelu(x.clone(), self.alpha, self.beta, scale=self.scale, cap=self.cap))
+        return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=self.inplace)
 
     @torch.no_grad()
     def project_(self) -> None:

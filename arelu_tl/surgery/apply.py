@@ -57,9 +57,12 @@ def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]]) -> None:
 
 def _replace(model: nn.Module, names: Sequence[str], alpha: float, beta: float, scale: float, cap: float | None) -> AReLU:
     old = model.get_submodule(names[0])
-    # Out of place, whatever stood there: the backward pass works from the input, which nothing else may overwrite.
+    # In place where the ReLU was: what follows may count on the overwritten tensor, and what stood before has shown that it
+    # does not need its output kept. Both forms save one tensor; the in-place one saves the one that is there anyway.
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    new = AReLU(alpha, beta, scale=scale, cap=cap, device=like.device, dtype=like.dtype)
+    new = AReLU(
+        alpha, beta, scale=scale, cap=cap, inplace=bool(getattr(old, "inplace", False)), device=like.device, dtype=like.dtype
+    )
     new.train(old.training)
     set_modules(model, names, new)
     return new

@@ -328,3 +328,62 @@ def test_a_record_that_does_not_fit_is_refused_and_the_model_stays(
     with pytest.raises(SurgeryError, match=message):
         restore_sites(other, record["sites"])
     assert relus(other) == ["1", "3", "5", "7"]
+
+
+# In place ---------------------------------------------------------------------------------------------------------------
+
+
+class ReadsWhatWasOverwritten(nn.Module):
+    """As some backbones do by intent or accident: the shortcut holds what an in-place ReLU has made of it."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.act = nn.ReLU(inplace=inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.conv(x)
+        return shortcut + 2 * self.act(shortcut)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_site_overwrites_its_input_where_the_relu_did(inplace: bool, compiled: bool) -> None:
+    torch.manual_seed(0)
+    model = ReadsWhatWasOverwritten(inplace)
+    convert(model, init="paper", example_input=torch.zeros(1, 3, 4, 4))
+    x = torch.randn(2, 3, 4, 4)
+    (torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model)(x).square().sum().backward()
+    got = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    plain = model.conv(x)
+    site = model.get_submodule("act")
+    assert isinstance(site, AReLU)
+    site.inplace = False
+    y = site(plain)
+    ((y if inplace else plain) + 2 * y).square().sum().backward()
+    wanted = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(got) == len(wanted) == 4
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_an_in_place_net_keeps_no_more_for_its_backward_pass_than_before() -> None:
+    def kept(model: nn.Module) -> int:
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        memory: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own and tensor.numel() > 1:
+                memory[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randn(2, 3, 32, 32)).sum()
+        return sum(memory.values())
+
+    original = timm.create_model("test_resnet").train()
+    swapped = copy.deepcopy(original)
+    convert(swapped, example_input=torch.zeros(1, 3, 32, 32))
+    assert kept(swapped) <= 1.01 * kept(original)
