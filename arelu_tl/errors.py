@@ -37,6 +37,10 @@ class SurgeryError(AreluTlError, ValueError):
     exit_code = 2
 
 
+class NoSitesError(SurgeryError):
+    """The model runs no ReLU."""
+
+
 class ComparisonError(AreluTlError, ValueError):
     """The runs differ in more than the arm, so that a comparison would mislead."""
 

@@ -1,21 +1,25 @@
-"""Layer 1: AReLU and the functions that act on every AReLU of a model."""
+"""Layer 1: AReLU, the controls and rivals that can stand in its place, and what acts on every one of them in a model."""
 
-from arelu_tl.activation.arelu import (
-    AReLU,
-    arelu_parameters,
-    named_arelus,
-    project,
-    project_alphas,
-    site_values,
+from arelu_tl.activation.arelu import AReLU, named_arelus, project, project_alphas, site_values
+from arelu_tl.activation.catalogue import (
+    SURGERY_ARMS,
+    SiteActivation,
+    activation_parameters,
+    make_activation,
+    named_activations,
 )
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
 
 __all__ = [
     "ALPHA_MAX",
     "ALPHA_MIN",
+    "SURGERY_ARMS",
     "AReLU",
+    "SiteActivation",
+    "activation_parameters",
     "arelu",
-    "arelu_parameters",
+    "make_activation",
+    "named_activations",
     "named_arelus",
     "project",
     "project_alphas",

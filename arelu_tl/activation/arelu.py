@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,15 @@ class AReLU(nn.Module):
     Args:
         alpha: initial suppression of negative elements, in [0.01, 0.99].
         beta: initial amplification before the sigmoid; 2.0 amplifies by 1.88.
-        num_parameters: 1 for one alpha and beta (the paper's layer-wise form), C for one pair a channel of dimension 1.
+        num_parameters: 1 for one alpha and beta (the paper's layer-wise form), C for one pair a channel.
+        channel_dim: dimension of those channels: 1 as in torch.nn, -1 for channels last as transformers have them.
         scale: constant on both branches, greater than 0; kept as a buffer, never trained.
         cap: upper bound of the output (6.0 where a ReLU6 stood), None for none.
         device, dtype: of the parameters, as in torch.nn; torch's defaults when None.
         inplace: overwrite the input, also for whoever else holds it, as ``nn.ReLU(inplace=True)`` does.
 
     Shape:
-        any -> same; (N, C, *) where ``num_parameters`` is C > 1. dtype follows the input.
+        any -> same; C channels in dimension ``channel_dim`` where ``num_parameters`` is C > 1. dtype follows the input.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -44,6 +46,7 @@ class AReLU(nn.Module):
         beta: float = 2.0,
         *,
         num_parameters: int = 1,
+        channel_dim: int = 1,
         scale: float = 1.0,
         cap: float | None = None,
         inplace: bool = False,
@@ -62,6 +65,7 @@ class AReLU(nn.Module):
         if num_parameters < 1:
             raise ConfigError(f"num_parameters must be 1 or the number of channels: {num_parameters}")
         self.num_parameters = num_parameters
+        self.channel_dim = channel_dim
         self.cap = cap
         self.inplace = inplace
         self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha), device=device, dtype=dtype))
@@ -69,11 +73,12 @@ class AReLU(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        options: dict[str, Any] = {"scale": self.scale, "cap": self.cap, "channel_dim": self.channel_dim}
         if self.inplace and torch.compiler.is_compiling():
             # The compiler cannot look into an operation that marks its input as overwritten, but it sees through copies and
             # plans them away. The first keeps the input for the backward pass; the second is what later readers of x get.
-            return x.copy_(arelu(x.clone(), self.alpha, self.beta, scale=self.scale, cap=self.cap))
-        return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=self.inplace)
+            return x.copy_(arelu(x.clone(), self.alpha, self.beta, **options))
+        return arelu(x, self.alpha, self.beta, inplace=self.inplace, **options)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -85,6 +90,8 @@ class AReLU(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"num_parameters={self.num_parameters}"]
+        if self.num_parameters > 1 and self.channel_dim != 1:
+            parts.append(f"channel_dim={self.channel_dim}")
         if self.scale.device.type != "meta":
             parts.append(f"scale={self.scale.item():.6g}")
         if self.cap is not None:
@@ -99,11 +106,6 @@ def named_arelus(model: nn.Module) -> Iterator[tuple[str, AReLU]]:
     for name, module in model.named_modules():
         if isinstance(module, AReLU):
             yield name, module
-
-
-def arelu_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Every alpha and beta of ``model``, in module order."""
-    return [p for _, module in named_arelus(model) for p in (module.alpha, module.beta)]
 
 
 @torch.no_grad()

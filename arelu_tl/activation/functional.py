@@ -22,34 +22,40 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _sum_of_products(a: Tensor, b: Tensor, per_channel: bool) -> Tensor:
-    """Sum of ``a * b`` over everything (shape (1,)) or over everything but dimension 1 (shape (C,))."""
-    if not per_channel and a.is_contiguous() and b.is_contiguous() and a.dtype in (torch.float32, torch.float64):
+def _sum_of_products(a: Tensor, b: Tensor, channel_dim: int | None) -> Tensor:
+    """Sum of ``a * b`` over everything (shape (1,)) or, given a dimension, over everything but that one (shape (C,))."""
+    if channel_dim is None and a.is_contiguous() and b.is_contiguous() and a.dtype in (torch.float32, torch.float64):
         return torch.dot(a.view(-1), b.view(-1)).reshape(1)
     # Widened before they are multiplied: under a loss scale the products themselves leave float16's range.
     wide = _accumulation_dtype(a.dtype)
     product = a.to(wide) * b.to(wide)
-    if not per_channel:
+    if channel_dim is None:
         return product.sum().reshape(1)
-    return product.sum(dim=[d for d in range(product.dim()) if d != 1])
+    return product.sum(dim=[d for d in range(product.dim()) if d != channel_dim % product.dim()])
 
 
-def _over_channels(slope: Tensor, like: Tensor) -> Tensor:
-    """Shape a (1,) or (C,) slope so that it multiplies dimension 1 of ``like``, in its dtype."""
+def _over_channels(slope: Tensor, like: Tensor, channel_dim: int) -> Tensor:
+    """Shape a (1,) or (C,) slope so that it multiplies dimension ``channel_dim`` of ``like``, in its dtype."""
     slope = slope.to(like.dtype)
     if slope.numel() == 1:
         return slope.reshape(())
-    if like.dim() < 2 or like.shape[1] != slope.numel():
-        raise ValueError(f"{slope.numel()} parameters need that many channels in dimension 1, not shape {tuple(like.shape)}")
-    return slope.reshape(1, -1, *([1] * (like.dim() - 2)))
+    if not -like.dim() <= channel_dim < like.dim() or like.shape[channel_dim] != slope.numel():
+        raise ValueError(
+            f"{slope.numel()} parameters need that many channels in dimension {channel_dim}, not shape {tuple(like.shape)}"
+        )
+    shape = [1] * like.dim()
+    shape[channel_dim] = -1
+    return slope.reshape(shape)
 
 
 class _TwoSlope(torch.autograd.Function):
     """y = min(cap, positive * x) for x >= 0 and negative * x for x < 0; dy/dx(0) = 0, as in the paper's code."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, inplace: bool) -> Tensor:
-        pos, neg = _over_channels(positive, x), _over_channels(negative, x)
+    def forward(
+        ctx: Any, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, inplace: bool, channel_dim: int
+    ) -> Tensor:
+        pos, neg = _over_channels(positive, x, channel_dim), _over_channels(negative, x, channel_dim)
         # Both slopes are positive and negative <= positive, so the larger product is the right branch, and each product
         # is rounded once: the result equals the paper's relu(x) * p - relu(-x) * n to the last bit.
         if inplace:
@@ -63,6 +69,7 @@ class _TwoSlope(torch.autograd.Function):
             ctx.mark_dirty(x)
         ctx.cap = cap
         ctx.inplace = inplace
+        ctx.channel_dim = channel_dim
         # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets
         # an in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
         ctx.save_for_backward(y if inplace else x, positive, negative)
@@ -70,10 +77,10 @@ class _TwoSlope(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         kept, positive, negative = ctx.saved_tensors
-        pos, neg = _over_channels(positive, kept), _over_channels(negative, kept)
-        per_channel = positive.numel() > 1 or negative.numel() > 1
+        pos, neg = _over_channels(positive, kept, ctx.channel_dim), _over_channels(negative, kept, ctx.channel_dim)
+        over = ctx.channel_dim if positive.numel() > 1 or negative.numel() > 1 else None
         if ctx.cap is not None:
             reached = kept >= ctx.cap if ctx.inplace else kept * pos >= ctx.cap
             grad = grad.masked_fill(reached, 0)
@@ -81,18 +88,18 @@ class _TwoSlope(torch.autograd.Function):
         on_negative = torch.ops.aten.threshold_backward(grad, -kept, 0)
         grad_positive = grad_negative = grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_positive = _sum_of_products(on_positive, kept, per_channel)
+            grad_positive = _sum_of_products(on_positive, kept, over)
             if ctx.inplace:
                 grad_positive = grad_positive / positive
             grad_positive = grad_positive.to(positive.dtype)
         if ctx.needs_input_grad[2]:
-            grad_negative = _sum_of_products(on_negative, kept, per_channel)
+            grad_negative = _sum_of_products(on_negative, kept, over)
             if ctx.inplace:
                 grad_negative = grad_negative / negative
             grad_negative = grad_negative.to(negative.dtype)
         if ctx.needs_input_grad[0]:
             grad_x = on_positive.mul_(pos).add_(on_negative.mul_(neg))
-        return grad_x, grad_positive, grad_negative, None, None
+        return grad_x, grad_positive, grad_negative, None, None, None
 
 
 def alpha_bounds(dtype: torch.dtype) -> tuple[float, float]:
@@ -117,20 +124,29 @@ def clamp_alpha(alpha: Tensor) -> Tensor:
     return torch.where(alpha.detach() == clamped, alpha, clamped)
 
 
-def two_slope(x: Tensor, positive: Tensor, negative: Tensor, *, cap: float | None = None, inplace: bool = False) -> Tensor:
+def two_slope(
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    cap: float | None = None,
+    inplace: bool = False,
+    channel_dim: int = 1,
+) -> Tensor:
     """``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
 
     Args:
-        x: pre-activation, any shape; at least two dimensions where slopes are per channel.
+        x: pre-activation, any shape that has dimension ``channel_dim`` where slopes are per channel.
         positive: slope on the positive side, shape (1,) or (C,); greater than 0.
         negative: slope on the negative side, same shape; greater than 0, at most ``positive``.
         cap: upper bound of the output (6.0 at a ReLU6 site); its gradient at and above the bound is 0.
         inplace: overwrite ``x``; the backward pass then works from the output.
+        channel_dim: dimension that (C,) slopes belong to.
 
     Returns:
         A tensor like ``x``.
     """
-    result: Tensor = _TwoSlope.apply(x, positive, negative, cap, inplace)
+    result: Tensor = _TwoSlope.apply(x, positive, negative, cap, inplace, channel_dim)
     return result
 
 
@@ -142,6 +158,7 @@ def arelu(
     scale: Tensor | float = 1.0,
     cap: float | None = None,
     inplace: bool = False,
+    channel_dim: int = 1,
 ) -> Tensor:
     """AReLU (arXiv 2006.13858, equation 3), times a constant, under an optional cap.
 
@@ -154,6 +171,7 @@ def arelu(
         scale: positive constant on both branches (AReLU is positively homogeneous, so it can be absorbed anywhere).
         cap: upper bound of the output, None for none.
         inplace: overwrite ``x``.
+        channel_dim: dimension that (C,) parameters belong to.
 
     Returns:
         A tensor like ``x``.
@@ -162,4 +180,4 @@ def arelu(
     wide = _accumulation_dtype(alpha.dtype)
     negative = clamp_alpha(alpha).to(wide) * scale
     positive = (1 + beta.to(wide).sigmoid()) * scale
-    return two_slope(x, positive, negative, cap=cap, inplace=inplace)
+    return two_slope(x, positive, negative, cap=cap, inplace=inplace, channel_dim=channel_dim)

@@ -3,46 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, with_config_options
+from arelu_tl.errors import ConfigError
+from arelu_tl.records.config import FinetuneConfig, check_config
+
+_SHOWN = (
+    "pretrained", "pretrained_path", "img_size", "arm", "init", "alpha", "beta", "include", "exclude", "granularity",
+    "share_sites", "batchnorm", "drift_budget", "calibration_images",
+)  # fmt: skip
 
 
+@with_config_options(leave_out=set(FinetuneConfig.model_fields) - set(_SHOWN))
 def inspect(
-    model: Annotated[str, typer.Argument(help="timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.")],
-    pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load the pretrained weights.")] = True,
-    pretrained_path: Annotated[Path | None, typer.Option(help="Weights from a file instead.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
-    init: Annotated[Literal["calibrated", "paper", "near-relu"], typer.Option(help="How AReLU starts.")] = "calibrated",
-    alpha: Annotated[float | None, typer.Option(help="Initial alpha.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Initial beta.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Replace only sites that match these globs.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave sites that match these globs.")] = None,
+    settings: dict[str, Any],
+    model: Annotated[
+        str | None, typer.Argument(help="timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures to calibrate with and measure drift on.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw alpha0 by depth into this PNG file.")] = None,
+    list_supported: Annotated[bool, typer.Option(help="List timm's architectures that run a ReLU, and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """List every ReLU site of a backbone, what surgery would do to it, and the drift it would cause."""
-    from arelu_tl.records.config import FinetuneConfig, check_config
+    if list_supported:
+        _list_supported(model, as_json=json)
+        return
+    if model is None:
+        raise ConfigError("name a MODEL, or ask for --list-supported")
+    config = check_config({**settings, "model": model})
 
-    given = {
-        "model": model, "pretrained": pretrained, "pretrained_path": pretrained_path, "img_size": img_size,
-        "init": init, "alpha": alpha, "beta": beta, "include": include or [], "exclude": exclude or [],
-    }  # fmt: skip
-    config: FinetuneConfig = check_config(given)
-
-    from arelu_tl.render.console import Output, plain
-    from arelu_tl.render.progress import describe_drift
-    from arelu_tl.render.tables import sites_table
+    from arelu_tl.render.console import Output
+    from arelu_tl.render.figures import draw_sites
+    from arelu_tl.render.inspection import inspection_report
     from arelu_tl.study.inspection import inspect_backbone
 
-    report, weights = inspect_backbone(config, images)
-    total = (
-        f"{plain(model)} (weights: {plain(weights)}): {report.replaced} of {len(report.sites)} sites would be replaced, "
-        f"{report.parameters_added} parameters added"
+    inspection = inspect_backbone(config, images)
+    if plot is not None:
+        draw_sites(inspection.report, plot, title=model)
+    parts = inspection_report(inspection, model, plot)
+    Output(as_json=json, quiet=quiet).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
+
+
+def _list_supported(pattern: str | None, *, as_json: bool) -> None:
+    """All rows, or those whose name matches ``pattern``; needs neither torch nor timm."""
+    from dataclasses import asdict
+    from fnmatch import fnmatchcase
+
+    from arelu_tl.records.survey import read_survey
+    from arelu_tl.render.console import Output
+    from arelu_tl.render.survey import survey_table
+
+    release, rows = read_survey()
+    chosen = [row for row in rows if pattern is None or fnmatchcase(row.name, pattern) or row.name == pattern]
+    if not chosen:
+        raise ConfigError(f"no architecture of timm {release} that runs a ReLU matches {pattern!r}")
+    total = f"{len(chosen)} architectures of timm {release} run a ReLU; {sum(bool(r.refusal) for r in chosen)} are refused"
+    Output(as_json=as_json).report(
+        survey_table(chosen), total, data={"timm": release, "architectures": [asdict(row) for row in chosen]}, paged=True
     )
-    drift = f"init {report.init}: {describe_drift(report)}" + ("" if images else "; give --images FOLDER to measure it")
-    Output(as_json=json, quiet=quiet).report(sites_table(report), total, drift, data={"model": model, **report.to_json()})

@@ -17,8 +17,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from arelu_tl.errors import ConfigError
 
-Arm = Literal["arelu", "relu"]
+# The names of activation.SURGERY_ARMS, which this layer cannot import; a test holds them to it.
+Arm = Literal[
+    "arelu", "relu", "arelu-frozen", "leaky", "prelu",
+    "celu", "elu", "gelu", "gelu-tanh", "hardswish", "mish", "quick-gelu", "rrelu", "selu", "sigmoid", "silu", "softplus",
+    "softsign", "tanh",
+]  # fmt: skip
 Init = Literal["calibrated", "paper", "near-relu"]
+Granularity = Literal["site", "channel"]
+BatchNorm = Literal["corrected", "reestimated", "kept"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
 
@@ -69,7 +76,9 @@ class FinetuneConfig(BaseModel):
     drop: Fraction = _field(0.0, "Dropout before the classifier.", "Backbone")
     drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
 
-    arm: Arm = _field("arelu", "What becomes of the ReLU sites.", "Surgery")
+    arm: Arm = _field(
+        "arelu", "What becomes of the ReLU sites: AReLU, a control (arelu-frozen, leaky, prelu) or a rival.", "Surgery"
+    )
     baseline: bool = _field(True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery")
     init: Init = _field(
         "calibrated", "How AReLU starts: normalised and graded by depth, as in the paper, or almost ReLU.", "Surgery"
@@ -80,7 +89,22 @@ class FinetuneConfig(BaseModel):
     beta: Float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
     include: list[str] = _field([], "Replace only sites whose name matches one of these globs.", "Surgery")
     exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
-    calibration_images: Int = _field(256, "Training pictures that re-estimate BatchNorm and measure drift.", "Surgery", ge=2)
+    granularity: Granularity = _field("site", "One alpha and beta a site, or a pair for each of its channels.", "Surgery")
+    share_sites: bool = _field(False, "One AReLU for all calls of a ReLU module that runs at several sites.", "Surgery")
+    batchnorm: BatchNorm = _field(
+        "corrected",
+        "BatchNorm statistics with calibrated: moved by what surgery did to them, estimated anew from training pictures, or "
+        "left alone.",
+        "Surgery",
+    )
+    drift_budget: Float = _field(
+        1.0,
+        "With calibrated: leaks as strong as keep the drift on training pictures within this; 0: alphas graded by depth, "
+        "whatever the drift.",
+        "Surgery",
+        ge=0,
+    )
+    calibration_images: Int = _field(256, "Training pictures that calibrate surgery and measure its drift.", "Surgery", ge=2)
 
     epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
     batch_size: Int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
@@ -141,7 +165,10 @@ class FinetuneConfig(BaseModel):
 
 # What may differ between the two runs of a pair without making their comparison unfair: the arm itself and its
 # parameters (surgery), and where and how fast the computation happens.
-ARM_KEYS = frozenset({"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"})
+ARM_KEYS = frozenset(
+    {"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"}
+    | {"granularity", "share_sites", "batchnorm", "drift_budget"}
+)
 PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path"})
 
 

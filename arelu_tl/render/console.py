@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -37,10 +39,22 @@ class Output:
         """A line on stderr, in rich markup."""
         self.err.print(text, soft_wrap=True)
 
-    def report(self, *shown: RenderableType, data: Any) -> None:
-        """The command's result: ``data`` with --json, else ``shown``."""
+    def report(self, *shown: RenderableType, data: Any, paged: bool = False) -> None:
+        """The command's result: ``data`` with --json, else ``shown``; ``paged`` where it is longer than the terminal."""
         if self.as_json:
             print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
             return
+        if paged and self.out.is_terminal and sys.stdin.isatty():
+            with self.out.capture() as capture:
+                self._print(shown)
+            text = capture.get()
+            if text.count("\n") >= self.out.height:
+                # less, the usual pager, shows colours only when told to, and should leave the text on the screen.
+                os.environ.setdefault("LESS", "-RFX")
+                pydoc.pager(text)
+                return
+        self._print(shown)
+
+    def _print(self, shown: Sequence[RenderableType]) -> None:
         for item in shown:
             self.out.print(item, soft_wrap=isinstance(item, str))

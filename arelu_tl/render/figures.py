@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from math import prod
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from arelu_tl.analysis import ArmResult, PairComparison
 from arelu_tl.records.storage import write_bytes
+from arelu_tl.surgery import SurgeryReport
 
 # Okabe and Ito's palette: distinct under every common form of colour blindness, and of different lightness.
 _STYLES = {
@@ -53,6 +55,45 @@ def draw_convergence(pair: PairComparison, path: Path, *, title: str) -> None:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     # A folder's name may hold $ and other things that matplotlib would take for mathematics.
     figure.suptitle(title, parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes(path, buffer.getvalue())
+
+
+_KINDS = {"module": ("#0072B2", "o"), "shared": ("#D55E00", "s"), "functional": ("#009E73", "^")}
+
+
+def draw_sites(report: SurgeryReport, path: Path, *, title: str) -> None:
+    """alpha0 of every site by depth, with the site's size behind it; sites that stay ReLUs are crosses at 0.
+
+    Raises:
+        StorageError: ``path`` cannot be written.
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    sites = [p for p in report.sites if p.site.runs]
+    size = axes.twinx()
+    size.bar(range(len(sites)), [prod(p.site.shape[1:]) for p in sites], color="0.88", width=1.0)
+    size.set(ylabel="elements a picture (grey)", yscale="log")
+    # The bars stand on the second axes; the points must be drawn over them.
+    axes.set_zorder(size.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    for kind, (color, marker) in _KINDS.items():
+        at = [i for i, p in enumerate(sites) if p.status == "replaced" and p.site.kind == kind]
+        if at:
+            axes.plot(at, [sites[i].alpha0 for i in at], linestyle="", marker=marker, color=color, markersize=5, label=kind)
+    left = [i for i, p in enumerate(sites) if p.status != "replaced"]
+    if left:
+        axes.plot(left, [0.0] * len(left), linestyle="", marker="x", color="0.2", label="stays a ReLU")
+    axes.set(
+        xlabel="site, in the order of the forward pass", ylabel="alpha0 (slope of negatives before scale)", ylim=(-0.03, 1.02)
+    )
+    axes.grid(alpha=0.3)
+    for each in (axes, size):
+        each.spines[["top"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2)
+    figure.suptitle(f"{title}: init {report.init}, {report.replaced} of {report.executed} sites", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes(path, buffer.getvalue())

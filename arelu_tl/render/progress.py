@@ -81,10 +81,12 @@ class StudyView(Observer):
         self._epochs = total_epochs
         what = "unmodified backbone"
         if report is not None:
-            what = f"{report.replaced} of {len(report.sites)} ReLU sites replaced, {report.parameters_added} parameters added"
+            what = f"{report.replaced} of {report.executed} ReLU sites replaced, {report.parameters_added} parameters added"
             if report.drift is not None:
                 what += f", {describe_drift(report)}"
         self.output.note(f"\n[bold]{arm}[/]: {what}; weights: {plain(weights)}")
+        if report is not None and not report.budget_kept:
+            self.output.note(f"[yellow]even the least leak drifts further than --drift-budget {report.drift_budget:g}[/]")
         self._begin(arm, total_steps)
 
     def progress(self, arm: str, step: int, loss: float, top1: float, images_per_second: float) -> None:

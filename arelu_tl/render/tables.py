@@ -12,7 +12,6 @@ from rich.text import Text
 from arelu_tl.analysis import ArmResult, Comparison, PairComparison
 from arelu_tl.render.console import plain
 from arelu_tl.study.use import EvaluationReport, Prediction
-from arelu_tl.surgery import SurgeryReport
 
 
 def _or_dash(value: float | int | None, form: str = "") -> str:
@@ -57,20 +56,6 @@ def _proof(pair: PairComparison) -> str:
     same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
     tail = f"; McNemar on the best checkpoints' predictions: p = {pair.mcnemar_p:.3g}" if pair.mcnemar_p is not None else ""
     return f"same in both: {same or 'not recorded yet'}{tail}"
-
-
-def sites_table(report: SurgeryReport) -> Table:
-    """Every site and what becomes of it."""
-    table = Table()
-    for heading in ("#", "site", "operator", "calls", "status", "alpha0", "beta0", "scale", "cap"):
-        words = heading in ("site", "operator", "status")
-        table.add_column(heading, justify="left" if words else "right", overflow="fold")
-    for number, planned in enumerate(report.sites):
-        row = planned.to_json()
-        values = [_or_dash(row[key], ".4g") for key in ("alpha0", "beta0", "scale", "cap")]
-        names = ", ".join(row["names"])
-        table.add_row(str(number), plain(names), row["operator"], _or_dash(row["calls"]), row["status"], *values)
-    return table
 
 
 def evaluation_report(report: EvaluationReport) -> Group:

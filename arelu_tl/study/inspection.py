@@ -1,27 +1,64 @@
-"""What surgery would do to a backbone, found by doing it to a copy that is thrown away."""
+"""What surgery would do to a backbone, found by doing it to copies that are thrown away."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from arelu_tl.backbone import load_backbone
+from arelu_tl.backbone import Backbone, load_backbone
 from arelu_tl.data import eval_transform, open_picture
 from arelu_tl.data.decode import PICTURE_ENDINGS
 from arelu_tl.data.folder import natural_key
-from arelu_tl.errors import DataError
+from arelu_tl.errors import DataError, SurgeryError
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
+from arelu_tl.study.run import surgery_settings
+from arelu_tl.surgery import INITS, Cost, SurgeryReport, activation_cost, calibration_batches, convert, model_flops
 
 
-def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> tuple[SurgeryReport, str]:
-    """(report of the surgery that ``config`` asks for, where the weights came from).
+@dataclass(frozen=True)
+class Inspection:
+    """Attributes:
+    report: of the surgery that was asked for.
+    weights: where the weights came from, in words.
+    parameters: of the backbone, before surgery.
+    cost: of the activations, of one picture; None for another arm than arelu.
+    inits: for each init the report of surgery with it; {} without pictures.
+    failures: why an init's surgery was refused.
+    """
+
+    report: SurgeryReport
+    weights: str
+    parameters: int
+    cost: Cost | None
+    inits: dict[str, SurgeryReport]
+    failures: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        drifts = {}
+        for init, report in self.inits.items():
+            told = report.to_json()
+            drifts[init] = {key: told[key] for key in ("drift", "drift_before_calibration", "batchnorm", "strength")}
+        return {
+            "weights": self.weights,
+            "parameters": self.parameters,
+            "cost": self.cost.to_json() if self.cost else None,
+            "drift_by_init": drifts,
+            **self.report.to_json(),
+        }
+
+
+def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Inspection:
+    """Carry the surgery that ``config`` asks for out on a copy of its backbone.
 
     Args:
         config: its backbone and surgery settings are used.
         images: a folder searched to any depth for pictures, of which up to ``config.calibration_images`` calibrate the
-            model and measure the drift; without it neither happens.
+            model and measure the drift under every init; without it neither happens, and no values are computed.
 
     Raises:
         DataError: ``images`` holds fewer than two pictures, or one that cannot be decoded.
@@ -33,28 +70,45 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> tupl
         pretrained_path=config.pretrained_path,
         img_size=config.img_size,
     )
-    calibration = []
-    if images is not None:
-        found = [p for p in images.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file()]
-        chosen = sorted(found, key=lambda p: natural_key(p.as_posix()))[: config.calibration_images]
-        if len(chosen) < 2:
-            raise DataError(f"{images}: {len(chosen)} pictures in it; calibration needs at least two")
-        transform = eval_transform(backbone.data_config)
-        tensors = []
-        for path in chosen:
-            try:
-                tensors.append(transform(open_picture(path)))
-            except ValueError as error:
-                raise DataError(f"{path}: {error}") from None
-        calibration = calibration_batches(tensors)
-    report = convert(
-        backbone.model,
-        init=config.init,
-        alpha=config.alpha,
-        beta=config.beta,
-        include=config.include,
-        exclude=config.exclude,
-        example_input=torch.zeros(1, *backbone.data_config["input_size"]),
-        calibration=calibration,
+    size = backbone.data_config["input_size"]
+    calibration = _calibration(backbone, images, config.calibration_images) if images is not None else []
+    example = calibration[0][:1] if calibration else torch.zeros(1, *size, device="meta")
+    settings = surgery_settings(config)
+    given: dict[str, Any] = {"example_input": example, "calibration": calibration}
+    inits: dict[str, SurgeryReport] = {}
+    failures: dict[str, str] = {}
+    for init in INITS if calibration else ():
+        if init == config.init:
+            continue
+        try:
+            inits[init] = convert(copy.deepcopy(backbone.model), **{**settings, "init": init, "drift_budget": None}, **given)
+        except SurgeryError as error:
+            failures[init] = str(error)
+    parameters = sum(p.numel() for p in backbone.model.parameters())
+    flops = model_flops(backbone.model, size) if config.arm == "arelu" else None
+    report = convert(backbone.model, **settings, **given)
+    if calibration:
+        inits = {init: report if init == config.init else inits[init] for init in INITS if init == config.init or init in inits}
+    return Inspection(
+        report=report,
+        weights=backbone.weights,
+        parameters=parameters,
+        cost=activation_cost(report.sites, flops) if config.arm == "arelu" else None,
+        inits=inits,
+        failures=failures,
     )
-    return report, backbone.weights
+
+
+def _calibration(backbone: Backbone, images: Path, most: int) -> list[Tensor]:
+    found = [p for p in images.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file()]
+    chosen = sorted(found, key=lambda p: natural_key(p.as_posix()))[:most]
+    if len(chosen) < 2:
+        raise DataError(f"{images}: {len(chosen)} pictures in it; calibration needs at least two")
+    transform = eval_transform(backbone.data_config)
+    tensors = []
+    for path in chosen:
+        try:
+            tensors.append(transform(open_picture(path)))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
+    return calibration_batches(tensors)

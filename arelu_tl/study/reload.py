@@ -44,7 +44,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         model = build_architecture(
             card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
         )
-        restore_sites(model, card.sites)
+        restore_sites(model, card.sites, arm=card.arm)
         model.load_state_dict(weights, strict=True)
     except (BackboneError, ConfigError, SurgeryError, RuntimeError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None

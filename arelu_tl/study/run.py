@@ -134,7 +134,7 @@ def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device
     check_optimizer(config.opt)
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
-    backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2}), folder, device)
+    backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device)
     try:
         train, _ = _batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
         try_step(backbone.model, train, _optimizer(config, backbone.model), _fit_settings(config), device)
@@ -184,20 +184,16 @@ def prepare_model(
     report = None
     if config.arm != "relu":
         calibration = calibration_pictures(config, folder, backbone, device)
-        report = convert(
-            model,
-            arm=config.arm,
-            init=config.init,
-            alpha=config.alpha,
-            beta=config.beta,
-            include=config.include,
-            exclude=config.exclude,
-            example_input=calibration[0][:1],
-            calibration=calibration,
-        )
+        report = convert(model, **surgery_settings(config), example_input=calibration[0][:1], calibration=calibration)
     reset_head(model, len(folder.classes), seed=config.seed)
     model.to(device)
     return backbone, report, state_digest(model, classifier_names(model))
+
+
+def surgery_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """What of ``config`` goes to ``convert``."""
+    keys = ("arm", "init", "alpha", "beta", "include", "exclude", "granularity", "share_sites", "batchnorm", "drift_budget")
+    return {key: getattr(config, key) for key in keys}
 
 
 def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device) -> list[Tensor]:

@@ -1,75 +1,161 @@
-"""Carry a plan out on a model: everything is checked first, then everything is changed."""
+"""Carry a plan out on a model: everything is checked first, then everything is changed, and all of it can be undone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from arelu_tl.activation import AReLU
+from arelu_tl.activation import make_activation
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery.plan import SurgeryPlan
+from arelu_tl.surgery.plan import PlannedSite, SurgeryPlan
+from arelu_tl.surgery.relu_calls import is_relu_module
+from arelu_tl.surgery.routing import RoutedReLU, route
+
+Undo = Callable[[], None]
 
 
-def apply_plan(model: nn.Module, plan: SurgeryPlan) -> list[AReLU]:
-    """Replace each planned site under every name it has, in place; device, dtype and mode are the model's.
+def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu") -> tuple[list[nn.Module], Undo]:
+    """Replace each planned site, in place.
+
+    Device and dtype of the new parameters are those of the weights nearest to the site, and the mode its surroundings'; they
+    are trained unless every parameter of the model is frozen.
 
     Returns:
-        The new modules, in the plan's order.
+        (the new modules, in the plan's order, each once; what puts the model back as it was).
 
     Raises:
-        SurgeryError: a site carries hooks, which would be lost; the model is unchanged.
+        SurgeryError: a site is no ReLU any more, or carries hooks, which would be lost; the model is unchanged.
     """
-    for planned in plan.replaced:
-        if not planned.site.name:
-            raise SurgeryError("the model is itself a ReLU; there is nothing around it to operate on")
-        module = model.get_submodule(planned.site.name)
-        if not isinstance(module, nn.ReLU | nn.ReLU6):
-            raise SurgeryError(f"{planned.site.name} is a {type(module).__name__} now; make the plan anew")
-        if any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)):
-            raise SurgeryError(f"{planned.site.name} carries hooks that surgery would lose: remove them first")
-    return [
-        _replace(model, planned.site.names, planned.alpha0, planned.beta0, planned.scale, planned.site.cap)
-        for planned in plan.replaced
-    ]
+    return _install(model, plan.replaced, arm)
 
 
-def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]]) -> None:
+def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: str = "arelu") -> None:
     """Replace the sites that a surgery.json records, so that the weights trained on them can be loaded.
 
     Raises:
         SurgeryError: the model has no ReLU where the record says there was one.
     """
-    replaced = [site for site in sites if site["status"] == "replaced"]
-    for site in replaced:
-        for name in site["names"]:
-            try:
-                module = model.get_submodule(name)
-            except AttributeError:
-                raise SurgeryError(f"the architecture has no module {name}") from None
-            if not isinstance(module, nn.ReLU | nn.ReLU6):
-                raise SurgeryError(f"the architecture has a {type(module).__name__} at {name}, not a ReLU")
-    for site in replaced:
-        _replace(model, site["names"], site["alpha0"], site["beta0"], site["scale"], site["cap"])
+    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm)
 
 
-def _replace(model: nn.Module, names: Sequence[str], alpha: float, beta: float, scale: float, cap: float | None) -> AReLU:
-    old = model.get_submodule(names[0])
-    # In place where the ReLU was: what follows may count on the overwritten tensor, and what stood before has shown that it
-    # does not need its output kept. Both forms save one tensor; the in-place one saves the one that is there anyway.
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    new = AReLU(
-        alpha, beta, scale=scale, cap=cap, inplace=bool(getattr(old, "inplace", False)), device=like.device, dtype=like.dtype
+def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str) -> tuple[list[nn.Module], Undo]:
+    for planned in replaced:
+        _check(model, planned)
+    trained = any(p.requires_grad for p in model.parameters()) or not any(True for _ in model.parameters())
+    # ReLU modules that run at several sites: how often they run, and how many of these calls are taken from them.
+    originals = dict(model.named_modules(remove_duplicate=False))
+    stood: dict[nn.Module, int] = {}
+    taken = Counter[nn.Module]()
+    undo: list[Undo] = []
+    new: list[nn.Module] = []
+    routes: dict[str, list[tuple[str, nn.Module] | None]] = {}
+    exchanged: set[str] = set()
+    # All are built before the first is put in, because some arms cannot be built for every site.
+    built: dict[str, nn.Module] = {}
+    for planned in replaced:
+        if planned.site.name not in built:
+            built[planned.site.name] = _build(model, planned, arm)
+    for planned in replaced:
+        if planned.site.name in exchanged:  # a further call of a module whose calls share one replacement
+            continue
+        module = built[planned.site.name]
+        if planned.site.kind == "shared":
+            stood[originals[planned.site.names[-1]]] = planned.site.calls
+            taken[originals[planned.site.names[-1]]] += 1
+        if not trained:
+            module.requires_grad_(False)
+        new.append(module)
+        if planned.route is not None:
+            calls = routes.setdefault(planned.route.owner, [None] * planned.route.length)
+            calls[planned.route.position] = (planned.site.name.rpartition(".")[2], module)
+        else:
+            exchanged.add(planned.site.name)
+            undo.append(_set_modules(model, planned.site.names, module))
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in stood and taken[module] == stood[module]:
+            undo.append(_set_modules(model, [name], RoutedReLU()))
+    undo += [route(model.get_submodule(owner), calls) for owner, calls in routes.items()]
+
+    def undo_all() -> None:
+        for step in reversed(undo):
+            step()
+
+    return new, undo_all
+
+
+def _check(model: nn.Module, planned: PlannedSite) -> None:
+    """Raise where the model is not what the plan was made for, or where something would be lost."""
+    site = planned.site
+    # Patterns match a routed site by its module's names too; the site's own name comes into being with the surgery.
+    modules = site.names[1:] if planned.route is not None else site.names
+    for name in modules:
+        module = _submodule(model, name)
+        if not is_relu_module(module):
+            raise SurgeryError(f"{name} is a {type(module).__name__}, not a ReLU: the plan was made for another model")
+        if any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)):
+            raise SurgeryError(f"{name} carries hooks that surgery would lose: remove them first")
+        if nn.utils.parametrize.is_parametrized(module):
+            raise SurgeryError(f"{name} is parametrized, which surgery would lose: remove the parametrization first")
+    if planned.route is not None:
+        _submodule(model, planned.route.owner)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise SurgeryError(f"the model has no module {name}: the plan was made for another one") from None
+
+
+def _build(model: nn.Module, planned: PlannedSite, arm: str) -> nn.Module:
+    place = planned.route.owner if planned.route is not None else planned.site.name.rpartition(".")[0]
+    around = model.get_submodule(place)
+    like = _nearest_weights(model, place)
+    module = make_activation(
+        arm,
+        alpha=planned.alpha0,
+        beta=planned.beta0,
+        scale=planned.scale,
+        cap=planned.site.cap,
+        num_parameters=planned.num_parameters,
+        channel_dim=planned.site.channel_dim,
+        # In place where the ReLU was: what follows may count on the overwritten tensor, and what stood before has shown
+        # that it does not need its output kept.
+        inplace=planned.site.inplace,
+        device=like.device,
+        dtype=like.dtype,
     )
-    new.train(old.training)
-    set_modules(model, names, new)
-    return new
+    replaced = model.get_submodule(planned.site.name) if planned.route is None else around
+    return module.train(replaced.training)
 
 
-def set_modules(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
-    """Put ``module`` at each of the qualified names."""
+def _nearest_weights(model: nn.Module, place: str) -> torch.Tensor:
+    """A floating-point parameter in the module ``place`` or in the nearest module around it that has one."""
+    while True:
+        for parameter in model.get_submodule(place).parameters():
+            if parameter.is_floating_point():
+                return parameter
+        if not place:
+            return torch.empty(0)
+        place = place.rpartition(".")[0]
+
+
+def _set_modules(model: nn.Module, names: Iterable[str], module: nn.Module) -> Undo:
+    """Put ``module`` at each of the qualified names; the result puts the old ones back."""
+    places: dict[str, list[str]] = defaultdict(list)
     for name in names:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module)
+        places[parent].append(child)
+    old = [(model.get_submodule(p), child, getattr(model.get_submodule(p), child)) for p, cs in places.items() for child in cs]
+    for parent_module, child, _ in old:
+        setattr(parent_module, child, module)
+
+    def undo() -> None:
+        for parent_module, child, before in old:
+            setattr(parent_module, child, before)
+
+    return undo

@@ -1,11 +1,12 @@
-"""Re-estimate BatchNorm after surgery, and measure how far surgery moved the backbone's outputs."""
+"""Put BatchNorm right after surgery, and measure how far surgery moved the backbone's outputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,133 @@ def relative_drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) 
     )
 
 
+class Moments(NamedTuple):
+    """Mean and biased variance of a BatchNorm layer's input, each (C,), in float32 or wider."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+# One pass over one batch: the moments at each BatchNorm of the model, once for each time that it runs.
+BatchMoments = dict[str, list[Moments]]
+
+
+def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None
+    }
+
+
+def _moments(x: Tensor) -> Moments:
+    wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    dims = [d for d in range(x.dim()) if d != 1]
+    variance, mean = torch.var_mean(wide, dim=dims, correction=0)
+    return Moments(mean, variance)
+
+
+@contextmanager
+def _at_inputs(layers: Mapping[str, _BatchNorm], act: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
+    """Call ``act(name, layer, input)`` before each of the layers runs."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        return lambda layer, args, kwargs: act(name, layer, args[0] if args else kwargs["input"])  # type: ignore[arg-type]
+
+    handles = [layer.register_forward_pre_hook(hook_of(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def batchnorm_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[BatchMoments]:
+    """The moments that each BatchNorm's input has on each batch, in eval mode: what ``correct_batchnorm`` compares with."""
+    layers = _layers(model)
+    recorded: list[BatchMoments] = []
+    with evaluating(model):
+        for batch in batches:
+            seen: BatchMoments = {name: [] for name in layers}
+            with _at_inputs(layers, lambda name, _, x, seen=seen: seen[name].append(_moments(x))):  # type: ignore[misc]
+                model(batch)
+            recorded.append(seen)
+    return recorded
+
+
+@torch.no_grad()
+def correct_batchnorm(model: nn.Module, batches: Sequence[Tensor], before: Sequence[BatchMoments]) -> int:
+    """Move every BatchNorm's running statistics by what surgery did to its input, and by nothing else.
+
+    On each batch the layer's statistics follow the affine map that takes its input's moments before surgery to those after
+    it (exactly undone where surgery did no more than that), and the layers behind see the result. The mean over batches
+    stays. Statistics re-estimated from the pictures would also adapt the net to them, which the unmodified arm is not
+    given; the paired comparison cancels what the pictures have to do with it.
+
+    Args:
+        model: after surgery; changed in place, with an error not at all.
+        batches: pictures, (B, C, H, W).
+        before: ``batchnorm_moments`` of the model before surgery on the same batches.
+
+    Returns:
+        The number of BatchNorm layers corrected.
+    """
+    layers = _layers(model)
+    pretrained = {n: (layer.running_mean.clone(), layer.running_var.clone()) for n, layer in layers.items()}  # type: ignore[union-attr]
+    sums: dict[str, list[Tensor]] = {}
+
+    def correct(name: str, layer: _BatchNorm, x: Tensor) -> None:
+        earlier = next(recorded[name])
+        now = _moments(x)
+        mean, variance = pretrained[name]
+        stretch = (now.variance + layer.eps) / (earlier.variance + layer.eps)
+        mean = now.mean + (mean - earlier.mean) * stretch.sqrt()
+        variance = (variance + layer.eps) * stretch - layer.eps
+        # Not clamp: within a routed module that is a ReLU call like any other.
+        variance = torch.where(variance > 0, variance, 0)
+        _set_statistics(layer, mean, variance)
+        total = sums.setdefault(name, [torch.zeros_like(mean), torch.zeros_like(variance), torch.zeros(())])
+        total[0] += mean
+        total[1] += variance
+        total[2] += 1
+
+    done = False
+    with evaluating(model):
+        try:
+            for batch, moments in zip(batches, before, strict=True):
+                recorded = {name: iter(seen) for name, seen in moments.items()}
+                with _at_inputs(layers, correct):
+                    model(batch)
+            done = True
+        finally:
+            for name, layer in layers.items():
+                if done and name in sums:
+                    mean, variance, count = sums[name]
+                    _set_statistics(layer, mean / count.item(), variance / count.item())
+                else:
+                    _set_statistics(layer, *pretrained[name])
+    return len(sums)
+
+
+def keep_statistics(model: nn.Module) -> Callable[[], None]:
+    """Remember every BatchNorm's statistics; the result puts them back."""
+    kept = [(layer, {k: v.clone() for k, v in layer.named_buffers()}) for layer in _layers(model).values()]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for layer, buffers in kept:
+            for name, value in buffers.items():
+                layer.get_buffer(name).copy_(value)
+
+    return put_back
+
+
+def _set_statistics(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+    layer.running_var.copy_(variance)  # type: ignore[union-attr]
+
+
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """Replace every BatchNorm's running statistics by their mean over ``batches``; all else stays in eval mode.
@@ -88,14 +216,14 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         batches: pictures, (B, C, H, W) with B at least 2.
 
     Returns:
-        The number of BatchNorm layers re-estimated; 0 without batches.
+        The number of BatchNorm layers re-estimated: those that the batches reached.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     given = list(batches)
     if not layers or not given:
         return 0
     before = [(layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()}) for layer in layers]
-    done = False
+    done, reached = False, len(layers)
     with evaluating(model):
         try:
             for layer in layers:
@@ -108,6 +236,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         finally:
             for layer, (momentum, state) in zip(layers, before, strict=True):
                 layer.momentum = momentum
-                if not done:
+                # A layer that no batch reached has nothing to be estimated from.
+                if not done or not layer.num_batches_tracked:
                     layer.load_state_dict(state)
-    return len(layers)
+                    reached -= 1
+    return reached

@@ -1,21 +1,44 @@
-"""The one verb of surgery: plan, apply, calibrate, measure; a report of what was done."""
+"""The one verb of surgery: plan, apply, verify, calibrate, measure; a report of what was done."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from arelu_tl.activation import SURGERY_ARMS
 from arelu_tl.backbone import activation_counts
-from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery.apply import apply_plan, set_modules
-from arelu_tl.surgery.calibrate import Drift, measure_outputs, reestimate_batchnorm, relative_drift
-from arelu_tl.surgery.plan import PlannedSite, find_sites, make_plan
+from arelu_tl.errors import NoSitesError, SurgeryError
+from arelu_tl.surgery.apply import Undo, apply_plan
+from arelu_tl.surgery.calibrate import (
+    BatchMoments,
+    Drift,
+    batchnorm_moments,
+    correct_batchnorm,
+    keep_statistics,
+    measure_outputs,
+    reestimate_batchnorm,
+    relative_drift,
+)
+from arelu_tl.surgery.plan import PlannedSite, SurgeryPlan, make_plan
+from arelu_tl.surgery.sites import Site, find_sites
+from arelu_tl.surgery.verify import verify
 
+BATCHNORM_MODES = ("corrected", "reestimated", "kept")
 # Drift is a sample statistic that settles soon; measuring it on everything would double the cost of surgery.
 _DRIFT_BATCHES = 2
+# The strength that keeps a drift budget is looked for between 0 and this, in at most so many steps, until it uses up enough
+# of the budget. Twice what the ReLU lets through is a leak that no alpha below 1 reaches at most sites.
+_MOST_STRENGTH = 2.0
+_FIRST_STRENGTH = 0.3
+_SEARCH_STEPS = 8
+_ENOUGH = 0.9
+# The arms whose start has a slope for negatives, and so something that a drift budget can weaken.
+_LEAKY_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu")
+DRIFT_BUDGET = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,10 +48,13 @@ class SurgeryReport:
     Attributes:
         arm, init: as asked.
         sites: every site with what became of it.
-        parameters_added: learnable numbers that the model has more.
+        parameters_added: numbers that the model has more, learnable or frozen.
         drift: outputs after surgery and calibration against before; None without calibration pictures.
-        drift_uncalibrated: the same before BatchNorm was re-estimated; None where it was not.
-        batchnorm_layers: BatchNorm layers whose statistics were re-estimated.
+        drift_uncalibrated: the same before BatchNorm was put right; None where it was not.
+        batchnorm: what became of BatchNorm's statistics: corrected, reestimated or kept.
+        batchnorm_layers: layers whose statistics were changed.
+        strength: of calibrated's leaks, see ``make_plan``; None where the unmeasured grading was taken.
+        drift_budget: what the strength was chosen for; None where it was not.
     """
 
     arm: str
@@ -37,11 +63,26 @@ class SurgeryReport:
     parameters_added: int
     drift: Drift | None = None
     drift_uncalibrated: Drift | None = None
+    batchnorm: str = "kept"
     batchnorm_layers: int = 0
+    strength: float | None = None
+    drift_budget: float | None = None
+
+    @property
+    def budget_kept(self) -> bool:
+        """False where even the least leak drifts further than the budget."""
+        if self.drift_budget is None or self.drift is None:
+            return True
+        return self.drift.relative is not None and self.drift.relative <= self.drift_budget
 
     @property
     def replaced(self) -> int:
         return sum(site.status == "replaced" for site in self.sites)
+
+    @property
+    def executed(self) -> int:
+        """Sites that the forward pass reaches."""
+        return sum(site.site.runs for site in self.sites)
 
     def to_json(self) -> dict[str, Any]:
         """Content of surgery.json."""
@@ -49,7 +90,10 @@ class SurgeryReport:
             "arm": self.arm,
             "init": self.init,
             "parameters_added": self.parameters_added,
-            "batchnorm_layers_reestimated": self.batchnorm_layers,
+            "batchnorm": self.batchnorm,
+            "batchnorm_layers": self.batchnorm_layers,
+            "strength": self.strength,
+            "drift_budget": self.drift_budget,
             "drift": self.drift.to_json() if self.drift else None,
             "drift_before_calibration": self.drift_uncalibrated.to_json() if self.drift_uncalibrated else None,
             "sites": [site.to_json() for site in self.sites],
@@ -67,47 +111,148 @@ def convert(
     exclude: Sequence[str] | None = None,
     example_input: Tensor | None = None,
     calibration: Sequence[Tensor] | None = None,
+    granularity: str = "site",
+    share_sites: bool = False,
+    batchnorm: str = "corrected",
+    drift_budget: float | None = DRIFT_BUDGET,
 ) -> SurgeryReport:
-    """Replace the ReLUs of ``model`` by AReLU, in place.
+    """Replace every ReLU of ``model``'s forward pass, in place, and prove that none is left.
 
     Args:
         model: a timm model or any other module; stays unchanged when an error is raised.
-        arm: "arelu".
-        init, alpha, beta, include, exclude: see ``make_plan``.
-        example_input: pictures (N, C, H, W) that a first forward pass runs on, to order the sites.
+        arm: "arelu", or a control or rival of ``activation.SURGERY_ARMS``.
+        init, alpha, beta, include, exclude, granularity: see ``make_plan``.
+        example_input: pictures (N, C, H, W) on the model's device that a forward pass runs on, to find the sites. A timm
+            model needs none; any other one does, unless ``calibration`` is given.
         calibration: batches of preprocessed training pictures, each (B, C, H, W) with B >= 2, on the model's device.
-            With ``init="calibrated"`` they re-estimate BatchNorm; with any init they measure the drift.
+            With ``init="calibrated"`` they put BatchNorm right; with any init they measure the drift.
+        share_sites: one replacement for all calls of a module, instead of one a call.
+        batchnorm: with ``init="calibrated"``: "corrected" by what surgery did to each layer's input
+            (``correct_batchnorm``), "reestimated" from the pictures, or "kept".
+        drift_budget: with ``init="calibrated"`` and calibration pictures: the relative drift that surgery may cause on them;
+            leaks are made as strong as it allows. None or 0 takes the unmeasured grading, whatever its drift.
 
     Raises:
-        SurgeryError: the model has no ReLU (its activations are named), a pattern matches nothing, a site has hooks.
+        NoSitesError: the model runs no ReLU; its activations are named.
+        SurgeryError: an unknown arm, init or mode, a pattern matches nothing, a site has hooks, or a
+            ReLU is left over.
+        ConfigError: an arm that cannot stand at some site.
     """
-    if arm != "arelu":
-        raise SurgeryError(f"unknown arm {arm!r}: surgery makes arelu")
-    sites = find_sites(model, example_input)
-    if not sites:
+    _check(arm, init, batchnorm, drift_budget)
+    batches = list(calibration or ())
+    measured = init == "calibrated" and bool(drift_budget) and bool(batches) and arm in _LEAKY_ARMS
+    # How large leaks would be is a sample statistic; one picture would do to find the sites.
+    example = batches[0] if batches and (measured or example_input is None) else example_input
+    sites = find_sites(model, example, share=share_sites)
+    if not any(site.runs for site in sites):
         counts = ", ".join(f"{name} x{n}" for name, n in activation_counts(model).items()) or "no activation modules"
-        raise SurgeryError(f"{type(model).__name__} has no ReLU or ReLU6 to replace; it has {counts}")
-    plan = make_plan(sites, init=init, alpha=alpha, beta=beta, include=include, exclude=exclude)
-    calibration = calibration or []
-    probe = calibration[:_DRIFT_BATCHES]
-    before = measure_outputs(model, probe) if probe else None
-    originals = {planned.site.names: model.get_submodule(planned.site.name) for planned in plan.replaced}
-    added = sum(m.alpha.numel() + m.beta.numel() for m in apply_plan(model, plan))
+        raise NoSitesError(f"{type(model).__name__} runs no ReLU or ReLU6 to replace; it has {counts}")
+    choices: dict[str, Any] = {
+        "init": init, "alpha": alpha, "beta": beta, "include": include, "exclude": exclude, "granularity": granularity,
+    }  # fmt: skip
+    plan = make_plan(sites, **choices, strength=_MOST_STRENGTH if measured else None)
+    operation = _Operation(model, arm, batchnorm if init == "calibrated" else "kept", batches)
+    strength = None
     try:
-        uncalibrated = final = relative_drift(before, measure_outputs(model, probe)) if before else None
-        layers = reestimate_batchnorm(model, calibration) if init == "calibrated" else 0
-        if layers and before:
-            final = relative_drift(before, measure_outputs(model, probe))
+        operation.perform(plan, quick=measured)
+        verify(model, plan, None if example is None else example[:1])
+        if measured and drift_budget:
+            strength = _search(operation, sites, choices, drift_budget)
     except BaseException:
-        for names, original in originals.items():
-            set_modules(model, names, original)
+        operation.undo()
         raise
     return SurgeryReport(
         arm=arm,
         init=init,
-        sites=plan.sites,
-        parameters_added=added,
-        drift=final,
-        drift_uncalibrated=uncalibrated if layers else None,
-        batchnorm_layers=layers,
+        sites=operation.plan.sites,
+        parameters_added=sum(p.numel() for module in operation.new for p in module.parameters()),
+        drift=operation.drift,
+        drift_uncalibrated=operation.uncalibrated if operation.layers else None,
+        batchnorm=operation.batchnorm if operation.layers else "kept",
+        batchnorm_layers=operation.layers,
+        strength=strength,
+        drift_budget=drift_budget if measured else None,
     )
+
+
+def _check(arm: str, init: str, batchnorm: str, drift_budget: float | None) -> None:
+    if arm not in SURGERY_ARMS:
+        raise SurgeryError(f"unknown arm {arm!r}: surgery makes {', '.join(SURGERY_ARMS)}")
+    if batchnorm not in BATCHNORM_MODES:
+        raise SurgeryError(f"unknown batchnorm {batchnorm!r}: {', '.join(BATCHNORM_MODES)}")
+    if drift_budget is not None and not drift_budget >= 0:
+        raise SurgeryError(f"a drift budget must not be negative: {drift_budget}")
+
+
+class _Operation:
+    """Surgery on one model that can be undone and performed again with another plan."""
+
+    plan: SurgeryPlan
+    new: list[nn.Module]
+
+    def __init__(self, model: nn.Module, arm: str, batchnorm: str, batches: Sequence[Tensor]) -> None:
+        self.model = model
+        self.arm = arm
+        self.batchnorm = batchnorm
+        self.batches = batches
+        self.probe = batches[:_DRIFT_BATCHES]
+        self.drift: Drift | None = None
+        self.uncalibrated: Drift | None = None
+        self.layers = 0
+        self._put_statistics_back = keep_statistics(model)
+        self._put_modules_back: Undo | None = None
+        self._before = measure_outputs(model, self.probe) if self.probe else None
+        self._moments: list[BatchMoments] = batchnorm_moments(model, batches) if batchnorm == "corrected" else []
+
+    def perform(self, plan: SurgeryPlan, *, quick: bool = False) -> None:
+        """Carry out ``plan``, put BatchNorm right and measure; ``quick`` does it all on the first batch of pictures."""
+        self.plan = plan
+        self.new, self._put_modules_back = apply_plan(self.model, plan, arm=self.arm)
+        batches = self.batches[:1] if quick else self.batches
+        self.drift = self.uncalibrated = None if quick else self._measure()
+        if self.batchnorm == "corrected":
+            self.layers = correct_batchnorm(self.model, batches, self._moments[: len(batches)]) if batches else 0
+        elif self.batchnorm == "reestimated":
+            self.layers = reestimate_batchnorm(self.model, batches)
+        if self.layers or quick:
+            self.drift = self._measure(quick=quick)
+
+    def undo(self) -> None:
+        """Put everything back as it was before ``perform``."""
+        if self._put_modules_back is not None:
+            self._put_modules_back()
+            self._put_modules_back = None
+        self._put_statistics_back()
+
+    def _measure(self, *, quick: bool = False) -> Drift | None:
+        if self._before is None:
+            return None
+        after = measure_outputs(self.model, self.probe[:1] if quick else self.probe)
+        features, classes = (part[: len(after[0])] for part in self._before)
+        return relative_drift((features, classes), after)
+
+
+def _search(operation: _Operation, sites: Sequence[Site], choices: dict[str, Any], budget: float) -> float:
+    """Perform leaks about as strong as keep ``budget``, the least there are if none do; returns their strength."""
+
+    def drift_at(strength: float, *, quick: bool) -> float:
+        operation.undo()
+        # Statistics estimated from few pictures drift by themselves, so that no search over them could be quick.
+        quick = quick and operation.batchnorm != "reestimated"
+        operation.perform(make_plan(sites, **choices, strength=strength), quick=quick)
+        relative = operation.drift.relative if operation.drift is not None else None
+        return math.inf if relative is None else relative
+
+    low, high, guess = 0.0, _MOST_STRENGTH, _FIRST_STRENGTH
+    for _ in range(_SEARCH_STEPS):
+        drift = drift_at(guess, quick=True)
+        low, high = (guess, high) if drift <= budget else (low, guess)
+        if low == high or _ENOUGH * budget <= drift <= budget:
+            break
+        # Drift grows about in proportion to the leaks; where it does not, halving the interval does it.
+        proportional = guess * (1 + _ENOUGH) / 2 * budget / drift if 0 < drift < math.inf else 0.0
+        guess = proportional if low < proportional < high else high if proportional >= high else (low + high) / 2
+    # With all pictures BatchNorm's correction is a little another one than with those that were searched on.
+    while drift_at(low, quick=False) > budget and low > 0:
+        low = max(0.0, 0.95 * low - 0.001)
+    return low

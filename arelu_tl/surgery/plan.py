@@ -1,81 +1,127 @@
-"""Find every site and decide what becomes of it, without touching the model."""
+"""Decide what becomes of each site, before anything changes."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
 from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN
-from arelu_tl.backbone import evaluating, pretrained_cfg
 from arelu_tl.errors import SurgeryError
+from arelu_tl.surgery.sites import Site
 
 INITS = ("calibrated", "paper", "near-relu")
-Status = Literal["replaced", "excluded", "unmatched"]
+GRANULARITIES = ("site", "channel")
+# replaced; excluded by a pattern; not matched by any --include; gate (kept: it bounds a gate to 0..1 and is no activation);
+# not run (a module that the forward pass does not reach).
+Status = Literal["replaced", "excluded", "unmatched", "gate", "not run"]
 
-# alpha0 of calibrated grows with the fourth power of depth: a leak in an early site shifts what every later layer was
-# trained on, a leak in a late one gives the gradient a way through where the features are remade (measured: DESIGN).
+# alpha0 of calibrated grows with depth: a leak in an early site shifts what every later layer was trained on, a leak in a late
+# one gives the gradient a way through where the features are remade. Unmeasured, by the fourth power; measured, by the
+# second power of depth over the site's own leak ratio, which at the same drift converges faster (README).
 _GRADING_POWER = 4
+_MEASURED_POWER = 2
+_ALPHA_TOP = 0.9
 
 
 @dataclass(frozen=True)
-class Site:
-    """One ReLU module of a model.
+class Route:
+    """Where in its owner's forward pass a site is: ReLU call ``position`` (from 0) of ``length``."""
 
-    Attributes:
-        name: its first qualified name.
-        names: every qualified name under which the model holds it.
-        kind: "module".
-        operator: "relu" or "relu6".
-        inplace: whether it overwrites its input.
-        calls: how often an example's forward pass ran it; None where no example was run.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    kind: Literal["module"]
-    operator: Literal["relu", "relu6"]
-    inplace: bool
-    calls: int | None = None
-
-    @property
-    def cap(self) -> float | None:
-        """Upper bound of the site's output, which surgery keeps."""
-        return 6.0 if self.operator == "relu6" else None
+    owner: str
+    position: int
+    length: int
 
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """A site and what becomes of it. The four values are those that its AReLU starts with."""
+    """A site and what becomes of it.
+
+    Attributes:
+        site: the site.
+        status: what becomes of it.
+        alpha0, beta0, scale: what its AReLU starts with.
+        num_parameters: pairs of alpha and beta: 1, or one a channel.
+        route: how its call is handed out; None where a module is exchanged, or where the site stays.
+    """
 
     site: Site
     status: Status
     alpha0: float
     beta0: float
     scale: float
+    num_parameters: int = 1
+    route: Route | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One entry of surgery.json's "sites"."""
         replaced = self.status == "replaced"
+        site = self.site
         return {
-            "name": self.site.name,
-            "names": list(self.site.names),
-            "kind": self.site.kind,
-            "operator": self.site.operator,
-            "calls": self.site.calls,
+            "name": site.name,
+            "names": list(site.names),
+            "kind": site.kind,
+            "call": site.call,
+            "calls": site.calls,
+            "operator": site.operator,
+            "role": site.role,
+            "preceding": site.preceding,
+            "shape": list(site.shape),
+            "channel_dim": site.channel_dim,
+            "negative_share": site.negative_share,
+            "leak_ratio": site.leak_ratio,
+            "inplace": site.inplace,
             "status": self.status,
             "alpha0": self.alpha0 if replaced else None,
             "beta0": self.beta0 if replaced else None,
             "scale": self.scale if replaced else None,
-            "cap": self.site.cap,
+            "cap": site.cap,
+            "num_parameters": self.num_parameters if replaced else None,
+            "route": asdict(self.route) if self.route else None,
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PlannedSite:
+        """Read a replaced site's entry back.
+
+        Raises:
+            SurgeryError: it lacks what is needed to replace the site.
+        """
+        try:
+            fields = (
+                "name",
+                "kind",
+                "operator",
+                "cap",
+                "inplace",
+                "role",
+                "preceding",
+                "channel_dim",
+                "negative_share",
+                "leak_ratio",
+            )
+            site = Site(
+                **{key: record[key] for key in fields},
+                names=tuple(record["names"]),
+                shape=tuple(record["shape"]),
+                call=record["call"],
+                calls=record["calls"],
+                owner=record["route"]["owner"] if record["route"] else None,
+            )
+            return cls(
+                site,
+                record["status"],
+                record["alpha0"],
+                record["beta0"],
+                record["scale"],
+                record["num_parameters"],
+                Route(**record["route"]) if record["route"] else None,
+            )
+        except (KeyError, TypeError) as error:
+            raise SurgeryError(f"no record of a site: {type(error).__name__} {error}") from None
 
 
 @dataclass(frozen=True)
@@ -89,62 +135,10 @@ class SurgeryPlan:
     def replaced(self) -> list[PlannedSite]:
         return [s for s in self.sites if s.status == "replaced"]
 
-
-def find_sites(model: nn.Module, example_input: Tensor | None = None) -> list[Site]:
-    """Every ``nn.ReLU`` and ``nn.ReLU6`` of ``model``, in the order of the forward pass. Changes nothing.
-
-    Args:
-        model: any module; left in its mode.
-        example_input: pictures, shape (N, C, H, W). When None, one of timm's own input size is made for a timm model;
-            other modules are listed in the order of their registration.
-    """
-    names: dict[nn.Module, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            names[module].append(name)
-    order, calls = _run(model, list(names), example_input)
-    return [
-        Site(
-            name=names[m][0],
-            names=tuple(names[m]),
-            kind="module",
-            operator="relu6" if isinstance(m, nn.ReLU6) else "relu",
-            inplace=bool(m.inplace),
-            calls=calls.get(m) if calls is not None else None,
-        )
-        for m in order
-    ]
-
-
-def _run(
-    model: nn.Module, modules: Sequence[nn.Module], example: Tensor | None
-) -> tuple[list[nn.Module], dict[nn.Module, int] | None]:
-    """The modules in order of their first execution (those never run come last), and how often each ran."""
-    if example is None:
-        config = pretrained_cfg(model)
-        if not config or not modules:
-            return list(modules), None
-        parameter = next(model.parameters())
-        example = torch.zeros(1, *config["input_size"], device=parameter.device, dtype=parameter.dtype)
-    calls: dict[nn.Module, int] = dict.fromkeys(modules, 0)
-    order: list[nn.Module] = []
-
-    def seen(module: nn.Module, *_: Any) -> None:
-        if not calls[module]:
-            order.append(module)
-        calls[module] += 1
-
-    handles = [m.register_forward_pre_hook(seen) for m in modules]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise SurgeryError(f"{type(model).__name__} cannot run on input of shape {tuple(example.shape)}: {told}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order + [m for m in modules if not calls[m]], calls
+    @property
+    def left(self) -> list[PlannedSite]:
+        """The sites that run and stay ReLUs."""
+        return [s for s in self.sites if s.status != "replaced" and s.site.runs]
 
 
 def make_plan(
@@ -155,24 +149,32 @@ def make_plan(
     beta: float | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    granularity: str = "site",
+    strength: float | None = None,
 ) -> SurgeryPlan:
     """Decide what becomes of each site.
 
     Args:
         sites: as ``find_sites`` lists them.
         init: "paper" (alpha 0.9, beta 2, nothing else), "near-relu" (alpha 0.01, beta -6), or "calibrated": output
-            normalised by 1 / (1 + sigmoid(beta0)) so that positives pass unchanged, alpha0 = max(0.01, 0.9 f^4) with
-            f = index / (sites - 1).
-        alpha: overrides the init's alpha; with calibrated, the alpha of the last site.
+            normalised by 1 / (1 + sigmoid(beta0)) so that positives pass unchanged, and alpha0 graded by depth
+            f = index / (sites - 1): 0.9 f^4, or with a ``strength`` min(0.9, strength f^2 / leak_ratio); never below
+            0.01, which it is where the output is squared (a leak would come out positive).
+        alpha: overrides the init's alpha; with calibrated, the largest.
         beta: overrides the init's beta.
         include: globs over site names; only matching sites are replaced.
         exclude: globs over site names that stay as they are.
+        granularity: "site" (one alpha and beta a site, the paper's form) or "channel" (one pair a channel).
+        strength: with calibrated: how large the last site's leak is beside what its ReLU lets through; sites whose leak ratio
+            is unknown count as 1.
 
     Raises:
         SurgeryError: no site, a pattern that matches none, or nothing left to replace.
     """
     if init not in INITS:
         raise SurgeryError(f"unknown init {init!r}: {', '.join(INITS)}")
+    if granularity not in GRANULARITIES:
+        raise SurgeryError(f"unknown granularity {granularity!r}: {', '.join(GRANULARITIES)}")
     if not sites:
         raise SurgeryError("there is no site to plan for")
     if alpha is not None and not ALPHA_MIN <= alpha <= ALPHA_MAX:
@@ -183,31 +185,77 @@ def make_plan(
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             _require_match(option, pattern, sites)
+    last = sum(site.runs for site in sites) - 1
     planned = []
     for index, site in enumerate(sites):
-        depth = index / (len(sites) - 1) if len(sites) > 1 else 1.0
-        alpha0, beta0, scale = _start(init, depth, alpha, beta)
-        status: Status = "replaced"
-        if include and not _matches(site, include):
-            status = "unmatched"
-        if _matches(site, exclude):
-            status = "excluded"
-        planned.append(PlannedSite(site, status, alpha0, beta0, scale))
-    plan = SurgeryPlan(init, planned)
+        alpha0, beta0, scale = _start(init, site, index / last if last > 0 else 1.0, alpha, beta, strength)
+        pairs = site.channels if granularity == "channel" and site.runs else 1
+        planned.append(PlannedSite(site, _status(site, include, exclude), alpha0, beta0, scale, pairs))
+    _require_one_width(planned)
+    plan = SurgeryPlan(init, _with_routes(planned))
     if not plan.replaced:
         raise SurgeryError("the patterns leave no site to replace: loosen --include or --exclude")
     return plan
 
 
-def _start(init: str, depth: float, alpha: float | None, beta: float | None) -> tuple[float, float, float]:
+def _require_one_width(planned: Sequence[PlannedSite]) -> None:
+    widths: dict[str, int] = {}
+    for p in planned:
+        if widths.setdefault(p.site.name, p.num_parameters) != p.num_parameters:
+            raise SurgeryError(f"{p.site.name} runs on maps of several widths: a pair a channel cannot be shared by its calls")
+
+
+def _status(site: Site, include: Sequence[str], exclude: Sequence[str]) -> Status:
+    if not site.runs:
+        return "not run"
+    if site.role == "gate":
+        return "gate"
+    if _matches(site, exclude):
+        return "excluded"
+    if include and not _matches(site, include):
+        return "unmatched"
+    return "replaced"
+
+
+def _start(
+    init: str, site: Site, depth: float, alpha: float | None, beta: float | None, strength: float | None
+) -> tuple[float, float, float]:
     """(alpha0, beta0, scale) of a site at relative depth 0..1."""
     if init == "near-relu":
         return (0.01 if alpha is None else alpha, -6.0 if beta is None else beta, 1.0)
-    top = 0.9 if alpha is None else alpha
+    top = _ALPHA_TOP if alpha is None else alpha
     beta0 = 2.0 if beta is None else beta
     if init == "paper":
         return top, beta0, 1.0
-    return max(0.01, top * depth**_GRADING_POWER), beta0, 1 / (1 + 1 / (1 + math.exp(-beta0)))
+    if site.role == "squared":
+        graded = 0.0
+    elif strength is None:
+        graded = top * depth**_GRADING_POWER
+    else:
+        graded = min(top, strength * depth**_MEASURED_POWER / (site.leak_ratio or 1.0))
+    return max(ALPHA_MIN, graded), beta0, 1 / (1 + 1 / (1 + math.exp(-beta0)))
+
+
+def _with_routes(planned: Sequence[PlannedSite]) -> list[PlannedSite]:
+    """Give each routed site its position among the ReLU calls that its owner will see.
+
+    An owner sees every call within its forward that nobody further in has taken: its own sites, and whatever stays a ReLU
+    (excluded sites and gates, in itself or in modules that it calls).
+    """
+    owners = {p.site.owner for p in planned if p.status == "replaced" and p.site.owner is not None}
+    seen: dict[str, list[int | None]] = {owner: [] for owner in owners}
+    for index, p in enumerate(planned):
+        if p.status != "replaced":
+            for owner in owners.intersection(p.site.within):
+                seen[owner].append(None)
+        elif p.site.owner is not None:
+            seen[p.site.owner].append(index)
+    routed = list(planned)
+    for owner, calls in seen.items():
+        for position, at in enumerate(calls):
+            if at is not None:
+                routed[at] = replace(routed[at], route=Route(owner, position, len(calls)))
+    return routed
 
 
 def _matches(site: Site, patterns: Sequence[str]) -> bool:
@@ -217,6 +265,7 @@ def _matches(site: Site, patterns: Sequence[str]) -> bool:
 def _require_match(option: str, pattern: str, sites: Sequence[Site]) -> None:
     if any(_matches(site, [pattern]) for site in sites):
         return
-    near = difflib.get_close_matches(pattern, [site.name for site in sites], n=3, cutoff=0.4)
+    names = [name for site in sites for name in site.names]
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
     hint = f"near ones: {', '.join(near)}" if near else f"the first site is {sites[0].name}"
     raise SurgeryError(f"{option} {pattern!r} matches no site; {hint}")

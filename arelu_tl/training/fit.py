@@ -153,7 +153,7 @@ def fit(
             ema.module.load_state_dict(resume["ema"])
     window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
     evaluated = ema.module if ema is not None else model
-    alphas = [module.alpha for _, module in named_arelus(model)]
+    alphas = [module.alpha for _, module in named_arelus(model) if module.alpha.requires_grad]
 
     def learning_rate() -> float:
         # The backbone's rate where it trains, else the head's: alpha and beta may have one of their own.
@@ -174,8 +174,8 @@ def fit(
         result = evaluate(evaluated, val.epoch(), device, settings.amp)
         row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
         row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3)}
-        if sites := site_values(evaluated):
-            row["sites"] = sites
+        if alphas:
+            row["sites"] = site_values(evaluated)
         journal.row(row)
         if (result.top1, -result.loss) > (state.best_top1, -state.best_loss):
             state.best_top1, state.best_loss, state.best_step = result.top1, result.loss, state.step

@@ -12,30 +12,31 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from arelu_tl.activation import arelu_parameters
+from arelu_tl.activation import activation_parameters
 from arelu_tl.errors import ConfigError
 
 
 def freeze_backbone(model: nn.Module, head: Sequence[str]) -> None:
-    """Leave only the classifier (modules named in ``head``) and every alpha and beta trainable, in place."""
+    """Leave only the classifier (modules named in ``head``) and what the sites learn trainable, in place."""
+    learning = [p for p in activation_parameters(model) if p.requires_grad]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name in head:
         for parameter in model.get_submodule(name).parameters():
             parameter.requires_grad_(True)
-    for parameter in arelu_parameters(model):
+    for parameter in learning:
         parameter.requires_grad_(True)
 
 
 def parameter_groups(
     model: nn.Module, head: Sequence[str], *, lr: float, head_lr: float, arelu_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in groups named backbone, head (each with a ``-no-decay`` twin) and arelu.
+    """Trainable parameters in groups named backbone, head (each with a ``-no-decay`` twin) and arelu (any arm's sites).
 
-    Weight decay spares vectors and scalars (biases, norms), as in timm, and always alpha and beta: decay would pull
+    Weight decay spares vectors and scalars (biases, norms), as in timm, and always what sites learn: decay would pull
     beta to 0, that is to a gain of 1.5, which nobody asked for.
     """
-    activation = {id(p) for p in arelu_parameters(model)}
+    activation = {id(p) for p in activation_parameters(model)}
     named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
     exempt = named()
     rates = {"backbone": lr, "head": head_lr, "arelu": arelu_lr}

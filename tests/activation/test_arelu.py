@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from arelu_tl.activation import AReLU, arelu, arelu_parameters, named_arelus, project_alphas, site_values
+from arelu_tl.activation import AReLU, activation_parameters, arelu, named_arelus, project_alphas, site_values
 from arelu_tl.errors import ConfigError
 
 FORMS = {
@@ -24,6 +24,10 @@ FORMS = {
     "channel-wise scaled capped": {"num_parameters": 3, "scale": 0.7, "cap": 2.0},
 }
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+# Shapes with 3 channels in each of the dimensions that AReLU can be told to take for them.
+CHANNELS_IN = {-1: (2, 4, 3), 1: (2, 3, 4), 0: (3, 2, 4), -3: (3, 2, 4), 2: (2, 4, 3)}
+every_channel_dim = pytest.mark.parametrize(("channel_dim", "shape"), CHANNELS_IN.items(), ids=[f"dim {d}" for d in CHANNELS_IN])
+both_ways = pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 half_dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 
@@ -34,7 +38,8 @@ def official(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 def reference(x: Tensor, module: AReLU) -> Tensor:
     """The official formula with one alpha and beta a channel, scaled and capped, by autograd alone."""
-    shape = (1, -1, *([1] * (x.dim() - 2))) if module.num_parameters > 1 else (1,)
+    shape = [1] * x.dim() if module.num_parameters > 1 else [1]
+    shape[module.channel_dim if module.num_parameters > 1 else 0] = -1
     y = official(x, module.alpha.reshape(shape), module.beta.reshape(shape)) * module.scale
     return y if module.cap is None else y.clamp(max=module.cap)
 
@@ -57,6 +62,14 @@ def away_from_kinks(module: AReLU, *shape: int) -> Tensor:
         near = (reference(x, module) - module.cap).abs() < 0.05
         x = torch.where(near | (reference(x, module) == module.cap), x + 1.0, x)
     return x.detach().requires_grad_()
+
+
+def spread(module: AReLU) -> AReLU:
+    """Another alpha and beta for every channel."""
+    with torch.no_grad():
+        module.alpha.copy_(torch.linspace(0.2, 0.8, module.num_parameters))
+        module.beta.copy_(torch.linspace(-1.0, 1.0, module.num_parameters))
+    return module
 
 
 # Values -----------------------------------------------------------------------------------------------------------------
@@ -105,6 +118,48 @@ def test_channel_wise_slopes_act_on_dimension_1() -> None:
 def test_channel_wise_form_refuses_input_without_its_channels(shape: tuple[int, ...]) -> None:
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         AReLU(num_parameters=3)(torch.ones(shape))
+
+
+@every_channel_dim
+@both_ways
+def test_channels_in_any_dimension_equal_one_layer_wise_form_a_channel(
+    channel_dim: int, shape: tuple[int, ...], inplace: bool
+) -> None:
+    module = spread(AReLU(num_parameters=3, channel_dim=channel_dim, scale=0.7, cap=1.0, inplace=inplace).double())
+    x = images(*shape)
+    columns = []
+    for alpha, beta, column in zip(module.alpha.tolist(), module.beta.tolist(), x.unbind(channel_dim), strict=True):
+        columns.append(AReLU(alpha, beta, scale=0.7, cap=1.0).double()(column))
+    assert torch.equal(module(x.clone()), torch.stack(columns, channel_dim))
+
+
+def test_one_pair_of_parameters_acts_the_same_whatever_the_dimension() -> None:
+    x = images(2, 3, 4)
+    assert all(torch.equal(AReLU(channel_dim=d).double()(x), AReLU().double()(x)) for d in (-1, 0, 7))
+
+
+@pytest.mark.parametrize(
+    ("channel_dim", "shape"),
+    [
+        (-1, (2, 3, 4)),
+        (-1, (2, 3, 1)),
+        (0, (2, 3)),
+        (0, (1, 3)),
+        (2, (2, 3)),
+        (-3, (2, 3)),
+        (1, (3,)),
+    ],
+    ids=str,
+)
+@both_ways
+def test_a_dimension_without_as_many_channels_is_refused_and_the_input_left(
+    channel_dim: int, shape: tuple[int, ...], inplace: bool
+) -> None:
+    x = images(*shape)
+    kept = x.clone()
+    with pytest.raises(ValueError, match=f"3 parameters need that many channels in dimension {channel_dim}"):
+        AReLU(num_parameters=3, channel_dim=channel_dim, inplace=inplace).double()(x)
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 1.0, 3.0])
@@ -159,6 +214,29 @@ def test_gradcheck_in_float64(form: dict, inplace: bool) -> None:
     assert torch.autograd.gradcheck(lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta))
 
 
+@every_channel_dim
+@pytest.mark.parametrize("form", [{}, {"scale": 0.7, "cap": 2.0}], ids=["plain", "scaled capped"])
+@both_ways
+def test_gradcheck_in_float64_with_channels_in_any_dimension(
+    channel_dim: int, shape: tuple[int, ...], form: dict, inplace: bool
+) -> None:
+    module = spread(AReLU(num_parameters=3, channel_dim=channel_dim, **form).double())
+    options = {"scale": module.scale, "cap": module.cap, "inplace": inplace, "channel_dim": channel_dim}
+    x = away_from_kinks(module, *shape)
+    assert torch.autograd.gradcheck(lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta))
+
+
+@every_channel_dim
+@half_dtypes
+def test_half_precision_gradients_are_summed_a_channel_in_any_dimension(
+    channel_dim: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    module = AReLU(num_parameters=3, channel_dim=channel_dim)
+    x = torch.full([n if n == 3 else 300 * n for n in shape], -1.0, dtype=dtype)
+    _, to_alpha, _ = gradients(module, module, x, torch.ones_like(x))
+    assert to_alpha.tolist() == [-x.numel() / 3] * 3
+
+
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 def test_gradient_at_zero_is_zero(zero: float, inplace: bool) -> None:
@@ -201,7 +279,7 @@ def test_projection_brings_alpha_back_to_where_it_learns() -> None:
 def test_project_alphas_projects_every_site_and_leaves_beta() -> None:
     model = nn.Sequential(AReLU(), nn.Sequential(nn.Linear(2, 2), AReLU()))
     with torch.no_grad():
-        for parameter in arelu_parameters(model):
+        for parameter in activation_parameters(model):
             parameter.fill_(5.0)
     project_alphas(model)
     assert site_values(model) == {"0": [pytest.approx(0.99), 5.0], "1.1": [pytest.approx(0.99), 5.0]}
@@ -319,14 +397,14 @@ def test_autocast_keeps_float32_parameters_and_their_gradients() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), AReLU(), nn.Conv2d(4, 2, 3), AReLU(num_parameters=2, cap=6.0))
     x = images(2, 3, 8, 8, dtype=torch.float32)
     model(x).sum().backward()
-    wanted = [p.grad.clone() for p in arelu_parameters(model) if p.grad is not None]
+    wanted = [p.grad.clone() for p in activation_parameters(model) if p.grad is not None]
     model.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(x)
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert len(wanted) == 4
-    for parameter, full in zip(arelu_parameters(model), wanted, strict=True):
+    for parameter, full in zip(activation_parameters(model), wanted, strict=True):
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
         torch.testing.assert_close(parameter.grad, full, rtol=5e-2, atol=0.1)
@@ -412,6 +490,36 @@ def test_deepcopy_is_independent_and_equal() -> None:
     assert torch.equal(module(x), before)
 
 
+@every_channel_dim
+def test_a_copy_keeps_the_channels_dimension(channel_dim: int, shape: tuple[int, ...]) -> None:
+    module = spread(AReLU(num_parameters=3, channel_dim=channel_dim).double())
+    twin = copy.deepcopy(module)
+    assert twin.channel_dim == channel_dim
+    assert torch.equal(twin(images(*shape)), module(images(*shape)))
+
+
+def test_the_channels_dimension_is_shown_where_it_says_something() -> None:
+    assert "channel_dim=-1" in repr(AReLU(num_parameters=3, channel_dim=-1))
+    assert "channel_dim=0" in repr(AReLU(num_parameters=3, channel_dim=0))
+    assert "channel_dim" not in repr(AReLU(num_parameters=3))
+    assert "channel_dim" not in repr(AReLU(channel_dim=-1))
+
+
+@both_ways
+def test_compiled_with_channels_last_equals_eager(inplace: bool) -> None:
+    torch.manual_seed(0)
+    torch.compiler.reset()  # its count of recompilations outlives a test
+    module = spread(AReLU(num_parameters=3, channel_dim=-1, scale=0.53, cap=0.4, inplace=inplace))
+    model = nn.Sequential(nn.Linear(3, 3), module)
+    x, g = images(2, 4, 3, dtype=torch.float32), images(2, 4, 3, dtype=torch.float32, seed=1)
+    results = []
+    for candidate in (model, torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")):
+        y = candidate(x)
+        results.append([y, *torch.autograd.grad(y, list(candidate.parameters()), g)])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
 def test_state_dict_carries_slopes_and_scale() -> None:
     trained = AReLU(0.3, 0.5, num_parameters=3, scale=0.53)
     fresh = AReLU(num_parameters=3)
@@ -481,10 +589,10 @@ def test_named_arelus_lists_each_once_under_its_first_name() -> None:
     assert list(named_arelus(model)) == [("one", model.one), ("block.1", model.block[1])]
 
 
-def test_arelu_parameters_are_the_alphas_and_betas_and_nothing_else() -> None:
+def test_activation_parameters_are_the_alphas_and_betas_and_nothing_else() -> None:
     model = Shared()
     wanted = [model.one.alpha, model.one.beta, model.block[1].alpha, model.block[1].beta]
-    assert [id(p) for p in arelu_parameters(model)] == [id(p) for p in wanted]
+    assert [id(p) for p in activation_parameters(model)] == [id(p) for p in wanted]
 
 
 def test_site_values_are_means_over_the_channels() -> None:
@@ -497,4 +605,4 @@ def test_site_values_are_means_over_the_channels() -> None:
 
 def test_a_model_without_arelu_has_no_site_values() -> None:
     assert site_values(nn.Linear(2, 2)) == {}
-    assert arelu_parameters(nn.Linear(2, 2)) == []
+    assert activation_parameters(nn.Linear(2, 2)) == []

@@ -219,9 +219,42 @@ def test_inspect_lists_every_site_and_its_totals(tmp_path: Path, pictures: Path)
     report = json.loads(told.stdout)
     assert len(report["sites"]) == 17  # the stem's, and two in each of eight residual blocks
     assert report["parameters_added"] == 2 * 17
-    drifted = arelu_tl("inspect", "test_resnet", "--no-pretrained", "--img-size", "32", "--images", pictures, cwd=tmp_path)
-    assert drifted.returncode == 0, drifted.stderr
-    assert "drift" in drifted.stdout
+    assert {site["kind"] for site in report["sites"]} == {"module"}
+    assert report["cost"]["arelu_flops"] == 3 * report["cost"]["relu_flops"] < report["cost"]["model_flops"]
+
+
+def test_inspect_measures_every_init_on_pictures_and_draws(tmp_path: Path, pictures: Path) -> None:
+    told = arelu_tl(
+        "inspect", "test_resnet", "--no-pretrained", "--img-size", "32", "--images", pictures, "--plot", "sites.png", "--json",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout)
+    drifts = {init: measured["drift"]["relative"] for init, measured in report["drift_by_init"].items()}
+    assert list(drifts) == ["calibrated", "paper", "near-relu"]
+    assert drifts["calibrated"] <= report["drift_budget"] < drifts["paper"]
+    assert all(0 <= site["negative_share"] < 1 for site in report["sites"])
+    assert (tmp_path / "sites.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_shows_functional_calls_and_what_stays(tmp_path: Path) -> None:
+    told = arelu_tl("inspect", "mobilevitv2_050", "--no-pretrained", "--exclude", "stages.4*", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "6 of 9 sites would be replaced (9 functional, 3 excluded)" in told.stdout
+
+
+def test_the_list_of_supported_architectures_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom arelu_tl.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    asked = ["inspect", "--list-supported", "mobilevitv2_*"]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("converts") == 7
+    nothing = arelu_tl("inspect", "--list-supported", "vit_*", cwd=tmp_path)
+    assert (nothing.returncode, "no architecture" in nothing.stderr) == (2, True)
 
 
 BAD: dict[str, tuple[list[str], int, str]] = {
@@ -229,6 +262,8 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "empty folder": (["finetune", "empty"], 2, "no pictures"),
     "one class": (["finetune", "one"], 2, "only one class"),
     "no readable picture": (["finetune", "rotten"], 2, "cannot be decoded"),
+    "no model to inspect": (["inspect"], 2, "name a MODEL"),
+    "unknown arm": (["finetune", "good", "--arm", "swoosh"], 2, "'swoosh'"),
     "unknown model": (["finetune", "good", "--model", "resnet1800"], 2, "did you mean resnet18"),
     "no ReLU": (["finetune", "good", "--model", "vit_tiny_patch16_224", "--no-pretrained"], 2, "GELU"),
     "no network": (["finetune", "good", "--model", "resnet18"], 2, "--pretrained-path"),

@@ -1,16 +1,31 @@
 """The configuration: what it takes, what it refuses in one line, and that a file brings back what was written."""
 
+import inspect
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arelu_tl.activation import SURGERY_ARMS
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.config import ARM_KEYS, PLACE_KEYS, FinetuneConfig, check_config, dump_yaml, read_yaml
+from arelu_tl.records.config import (
+    ARM_KEYS,
+    ARMS,
+    PLACE_KEYS,
+    Arm,
+    BatchNorm,
+    FinetuneConfig,
+    Granularity,
+    Init,
+    check_config,
+    dump_yaml,
+    read_yaml,
+)
+from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, convert
 
 QUICK = settings(deadline=None, max_examples=60)
 text = st.text(st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10) | st.sampled_from(
@@ -27,7 +42,11 @@ def configurations(draw: st.DrawFn) -> FinetuneConfig:
         "val_fraction": draw(st.floats(0.001, 0.999)),
         "workers": draw(st.none() | st.integers(0, 64)),
         "model": draw(text),
-        "arm": draw(st.sampled_from(["arelu", "relu"])),
+        "arm": draw(st.sampled_from(ARMS)),
+        "granularity": draw(st.sampled_from(["site", "channel"])),
+        "batchnorm": draw(st.sampled_from(["corrected", "reestimated", "kept"])),
+        "drift_budget": draw(st.just(0.0) | positive),
+        "share_sites": draw(st.booleans()),
         "alpha": draw(st.none() | st.floats(0.01, 0.99)),
         "beta": draw(st.none() | st.floats(-20, 20)),
         "include": draw(st.lists(text, max_size=3)),
@@ -88,6 +107,28 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
 def test_only_known_keys_are_exempt_from_fair_comparison() -> None:
     assert set(FinetuneConfig.model_fields) >= ARM_KEYS | PLACE_KEYS
     assert not (ARM_KEYS | PLACE_KEYS) & {"lr", "seed", "epochs", "batch_size", "opt", "model", "split_seed", "scale"}
+
+
+# What surgery knows and the configuration may not import
+
+
+def test_the_arms_are_relu_and_all_that_surgery_makes() -> None:
+    assert len(set(SURGERY_ARMS)) == len(SURGERY_ARMS)
+    assert sorted(get_args(Arm)) == sorted(["relu", *SURGERY_ARMS])
+    assert get_args(Arm) == ARMS
+
+
+@pytest.mark.parametrize(
+    ("literal", "known"), [(Init, INITS), (Granularity, GRANULARITIES), (BatchNorm, BATCHNORM_MODES)], ids=str
+)
+def test_the_choices_of_surgery_are_those_of_the_configuration(literal: Any, known: tuple[str, ...]) -> None:
+    assert sorted(get_args(literal)) == sorted(known)
+
+
+def test_the_defaults_are_those_of_surgery() -> None:
+    defaults, parameters = check_config({}), inspect.signature(convert).parameters
+    for key in ("arm", "init", "granularity", "share_sites", "batchnorm", "drift_budget"):
+        assert getattr(defaults, key) == parameters[key].default, key
 
 
 # YAML
@@ -173,8 +214,8 @@ def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
 
 
 def test_all_faults_are_told_together_in_one_line() -> None:
-    message = refusal({"lr": -1, "epochs": "many", "bach_size": 2, "arm": "gelu", "scale": [1, 2, 3], "val_fraction": 1})
-    for told in ("lr = -1", "epochs = 'many'", "'batch_size'", "arm = 'gelu'", "scale", "val_fraction = 1"):
+    message = refusal({"lr": -1, "epochs": "many", "bach_size": 2, "arm": "glue", "scale": [1, 2, 3], "val_fraction": 1})
+    for told in ("lr = -1", "epochs = 'many'", "'batch_size'", "arm = 'glue'", "scale", "val_fraction = 1"):
         assert told in message
 
 
@@ -204,6 +245,12 @@ def test_all_faults_are_told_together_in_one_line() -> None:
         ("img_size", 4),
         ("arm", "leaky relu"),
         ("init", "random"),
+        ("granularity", "pixel"),
+        ("batchnorm", "frozen"),
+        ("drift_budget", None),
+        ("drift_budget", -0.1),
+        ("drift_budget", math.inf),
+        ("share_sites", "perhaps"),
         ("baseline", "perhaps"),
         ("include", "blocks.*"),
         ("model", 3),

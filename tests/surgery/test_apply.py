@@ -62,6 +62,9 @@ def mlp(sites: int = 5) -> nn.Sequential:
     return nn.Sequential(*[m for _ in range(sites) for m in (nn.Linear(4, 4), nn.ReLU())], nn.Linear(4, 4))
 
 
+ROW = torch.zeros(1, 4)  # what an mlp runs on
+
+
 @pytest.fixture
 def pictures() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -82,22 +85,23 @@ def test_no_relu_is_left(build: Callable[[], nn.Module], pictures: Tensor) -> No
 
 def test_relu6_keeps_its_cap_and_relu_has_none() -> None:
     model = Aliased()
-    convert(model)
-    assert {name: m.cap for name, m in named_arelus(model)} == {"relu": None, "last.1": 6.0}
+    convert(model, example_input=torch.zeros(1, 3))
+    assert {name: m.cap for name, m in named_arelus(model)} == {"relu_sites.0": None, "stage.1": None, "last.1": 6.0}
     assert model(torch.full((1, 3), 1e6)).max() <= 6
 
 
-def test_one_module_under_two_names_becomes_one_module_under_two_names() -> None:
+def test_sharing_sites_keeps_one_module_under_two_names() -> None:
     model = Aliased()
-    convert(model)
+    report = convert(model, example_input=torch.zeros(1, 3), share_sites=True)
     assert isinstance(model.relu, AReLU)
     assert model.stage[1] is model.relu
+    assert (report.replaced, report.parameters_added) == (3, 4)
 
 
 def test_new_modules_come_in_the_plans_order_with_the_planned_start() -> None:
     model = mlp()
     plan = make_plan(find_sites(model, torch.zeros(1, 4)))
-    modules = apply_plan(model, plan)
+    modules, _ = apply_plan(model, plan)
     for module, planned in zip(modules, plan.replaced, strict=True):
         assert model.get_submodule(planned.site.name) is module
         start = [module.alpha.item(), module.beta.item(), module.scale.item()]
@@ -107,7 +111,7 @@ def test_new_modules_come_in_the_plans_order_with_the_planned_start() -> None:
 def test_excluded_sites_stay_the_modules_they_were() -> None:
     model = mlp(3)
     kept = model[1]
-    report = convert(model, exclude=["1"])
+    report = convert(model, exclude=["1"], example_input=ROW)
     assert model[1] is kept
     assert relus(model) == ["1"]
     assert (report.replaced, report.parameters_added) == (2, 4)
@@ -128,14 +132,14 @@ def test_everything_but_the_sites_stays(pictures: Tensor) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_the_models_number_format_is_taken_over(dtype: torch.dtype) -> None:
     model = mlp().to(dtype)
-    convert(model)
+    convert(model, example_input=ROW.to(dtype))
     assert {t.dtype for t in model.state_dict().values()} == {dtype}
     assert model(torch.zeros(1, 4, dtype=dtype)).dtype == dtype
 
 
 def test_a_float64_model_gets_the_planned_start_in_float64() -> None:
     model = mlp().double()
-    report = convert(model)
+    report = convert(model, example_input=ROW.double())
     for planned in report.sites:
         module = model.get_submodule(planned.site.name)
         start = [module.alpha.item(), module.beta.item(), module.scale.item()]
@@ -144,21 +148,21 @@ def test_a_float64_model_gets_the_planned_start_in_float64() -> None:
 
 def test_the_models_device_is_taken_over() -> None:
     model = mlp().to("meta")
-    convert(model)
+    convert(model, example_input=ROW.to("meta"))
     assert {t.device.type for t in model.state_dict().values()} == {"meta"}
 
 
 def test_each_site_keeps_its_mode() -> None:
     model = mlp(3).train()
     model[3].eval()
-    convert(model)
+    convert(model, example_input=ROW)
     assert [m.training for _, m in named_arelus(model)] == [True, False, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_every_alpha_can_learn_from_the_first_step(dtype: torch.dtype) -> None:
     model = mlp().to(dtype)
-    convert(model)
+    convert(model, example_input=ROW.to(dtype))
     model(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).to(dtype)).square().sum().backward()
     dead = [name for name, m in named_arelus(model) if m.alpha.grad is None or m.alpha.grad.item() == 0]
     assert dead == []
@@ -177,7 +181,7 @@ def test_with_the_slopes_of_relu_outputs_and_input_gradients_equal_the_untouched
     convert(rewired, example_input=pictures)
 
     def as_relu(self: AReLU, x: Tensor) -> Tensor:
-        return two_slope(x, torch.ones(1), torch.zeros(1), cap=self.cap)
+        return two_slope(x, torch.ones(1), torch.zeros(1), cap=self.cap, inplace=False)
 
     monkeypatch.setattr(AReLU, "forward", as_relu)
     results = []
@@ -198,7 +202,7 @@ def test_calibrated_output_differs_by_the_leak_alone() -> None:
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
     x = torch.randn(20, 5, dtype=torch.float64)
     hidden, before = model[0](x), model(x)
-    report = convert(model, alpha=0.01)
+    report = convert(model, alpha=0.01, example_input=x)
     leak = 0.01 * report.sites[0].scale * hidden.clamp(max=0) @ model[2].weight.T
     assert leak.abs().max() > 0
     torch.testing.assert_close(model(x) - before, leak, rtol=0, atol=1e-6)
@@ -234,14 +238,14 @@ def test_a_site_with_hooks_is_named_and_the_model_stays(register: Callable[[nn.M
     register(model[7])
     modules = list(model)
     with pytest.raises(SurgeryError, match="7 carries hooks"):
-        convert(model)
+        convert(model, example_input=ROW)
     assert all(now is then for now, then in zip(model, modules, strict=True))
 
 
 def test_hooks_on_a_site_that_stays_are_no_obstacle() -> None:
     model = mlp(3)
     model[1].register_forward_hook(lambda *_: None)
-    assert convert(model, exclude=["1"]).replaced == 2
+    assert convert(model, exclude=["1"], example_input=ROW).replaced == 2
 
 
 @pytest.mark.parametrize("alpha", [1.5, -0.5])
@@ -250,7 +254,7 @@ def test_an_alpha_out_of_range_is_refused_and_the_model_stays(init: str, alpha: 
     model = mlp()
     modules = list(model)
     with pytest.raises(AreluTlError, match="alpha"):
-        convert(model, init=init, alpha=alpha)
+        convert(model, init=init, alpha=alpha, example_input=ROW)
     assert all(now is then for now, then in zip(model, modules, strict=True))
 
 
@@ -260,31 +264,31 @@ def test_a_model_that_is_itself_a_relu_is_refused() -> None:
 
 
 def test_a_model_without_relu_is_told_what_activations_it_has() -> None:
-    with pytest.raises(SurgeryError, match=r"VisionTransformer has no ReLU.*GELU x6"):
+    with pytest.raises(SurgeryError, match=r"VisionTransformer runs no ReLU.*GELU x6"):
         convert(timm.create_model("test_vit", pretrained=False))
 
 
 def test_an_unknown_arm_is_refused() -> None:
     model = mlp()
-    with pytest.raises(SurgeryError, match="'prelu'"):
-        convert(model, arm="prelu")
+    with pytest.raises(SurgeryError, match=r"'swoosh'.*arelu, arelu-frozen, leaky"):
+        convert(model, arm="swoosh", example_input=ROW)
     assert len(relus(model)) == 5
 
 
 def test_a_plan_for_a_model_that_has_changed_since_is_refused() -> None:
     model = mlp()
-    plan = make_plan(find_sites(model))
+    plan = make_plan(find_sites(model, ROW))
     model[9] = nn.GELU()
-    with pytest.raises(SurgeryError, match="9 is a GELU now"):
+    with pytest.raises(SurgeryError, match="9 is a GELU, not a ReLU"):
         apply_plan(model, plan)
     assert relus(model) == ["1", "3", "5", "7"]
 
 
 def test_a_second_conversion_finds_nothing() -> None:
     model = mlp()
-    convert(model)
-    with pytest.raises(SurgeryError, match="no ReLU"):
-        convert(model)
+    convert(model, example_input=ROW)
+    with pytest.raises(SurgeryError, match="runs no ReLU"):
+        convert(model, example_input=ROW)
 
 
 # The record -------------------------------------------------------------------------------------------------------------
@@ -293,7 +297,8 @@ def test_a_second_conversion_finds_nothing() -> None:
 @pytest.mark.parametrize("build", [Aliased, mlp], ids=["aliased", "plain"])
 def test_a_recorded_surgery_is_repeated_so_that_a_strict_load_gives_the_same_model(build: Callable[[], nn.Module]) -> None:
     trained = build()
-    record = json.loads(json.dumps(convert(trained).to_json()))
+    x = torch.randn(5, next(trained.parameters()).shape[1])
+    record = json.loads(json.dumps(convert(trained, example_input=x).to_json()))
     with torch.no_grad():
         for _, module in named_arelus(trained):
             module.alpha.uniform_(0.02, 0.98)
@@ -301,13 +306,12 @@ def test_a_recorded_surgery_is_repeated_so_that_a_strict_load_gives_the_same_mod
     rebuilt = build()
     restore_sites(rebuilt, record["sites"])
     rebuilt.load_state_dict(trained.state_dict(), strict=True)
-    x = torch.randn(5, next(trained.parameters()).shape[1])
     assert torch.equal(rebuilt(x), trained(x))
     assert {n: m.cap for n, m in named_arelus(rebuilt)} == {n: m.cap for n, m in named_arelus(trained)}
 
 
 def test_a_recorded_exclusion_is_repeated() -> None:
-    record = convert(mlp(3), exclude=["1"]).to_json()
+    record = convert(mlp(3), exclude=["1"], example_input=ROW).to_json()
     rebuilt = mlp(3)
     restore_sites(rebuilt, record["sites"])
     assert relus(rebuilt) == ["1"]
@@ -315,13 +319,13 @@ def test_a_recorded_exclusion_is_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(lambda m: m.pop(9), "no module 9"), (lambda m: m.__setitem__(9, nn.GELU()), "GELU at 9")],
+    [(lambda m: m.pop(9), "no module 9"), (lambda m: m.__setitem__(9, nn.GELU()), "9 is a GELU")],
     ids=["the module is gone", "the module is another"],
 )
 def test_a_record_that_does_not_fit_is_refused_and_the_model_stays(
     spoil: Callable[[nn.Sequential], object], message: str
 ) -> None:
-    record = convert(mlp(5)).to_json()
+    record = convert(mlp(5), example_input=ROW).to_json()
     other = mlp(5)
     del other[10]
     spoil(other)

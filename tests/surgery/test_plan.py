@@ -1,119 +1,47 @@
-"""Finding sites and planning what becomes of them; the model stays as it was."""
+"""Deciding what becomes of each site: its start, its fate under patterns, its place in its owner; and the record of it."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-import timm
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import Site, find_sites, make_plan
+from arelu_tl.surgery import PlannedSite, Site, find_sites, make_plan
+from arelu_tl.surgery.plan import Route
 
 
-class Backwards(nn.Module):
-    """Registers its activations in the reverse of the order in which it runs them; one never runs."""
+class Net(nn.Module):
+    """A ReLU module of its own, one called twice, functional calls, a hard sigmoid's gate, and a module that never runs."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.lin = nn.Linear(2, 2)
+        self.capped = nn.ReLU6(inplace=True)
+        self.shared = nn.ReLU()
         self.unused = nn.ReLU()
-        self.third = nn.ReLU()
-        self.second = nn.ReLU6(inplace=True)
-        self.first = nn.ReLU()
-        self.norm = nn.BatchNorm1d(2)
-        self.drop = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.third(self.drop(self.second(self.norm(self.first(x)))))
+        x = self.shared(self.capped(self.lin(x)))
+        x = F.relu6(x + 3) * F.relu(self.lin(x))
+        return self.shared(x - 1)
 
 
-class Shared(nn.Module):
-    """One ReLU under two names, called three times, beside a whole block under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu = nn.ReLU()
-        self.stage = nn.Sequential(nn.Linear(2, 2), self.relu)
-        self.block = nn.Sequential(nn.Linear(2, 2), nn.ReLU6())
-        self.again = self.block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.again(self.relu(self.stage(x))))
+def chain(count: int, **features: object) -> list[Site]:
+    names = [f"layer{i}.act" for i in range(count)]
+    return [Site(n, (n,), "module", "relu", None, False, shape=(1, 8, 4, 4), **features) for n in names]  # type: ignore[arg-type]
 
 
-def chain(count: int) -> list[Site]:
-    return [Site(f"layer{i}.act", (f"layer{i}.act",), "module", "relu", False) for i in range(count)]
-
-
-# Finding ----------------------------------------------------------------------------------------------------------------
-
-
-def test_every_relu_and_relu6_is_found_and_nothing_else() -> None:
-    model = nn.Sequential(nn.ReLU(inplace=True), nn.GELU(), nn.Sequential(nn.ReLU6(), nn.LeakyReLU()), nn.Hardtanh(0, 6))
-    sites = find_sites(model, torch.zeros(1, 2))
-    assert [(s.name, s.operator, s.inplace, s.cap) for s in sites] == [
-        ("0", "relu", True, None),
-        ("2.0", "relu6", False, 6.0),
-    ]
-
-
-def test_sites_come_in_the_order_of_the_forward_pass() -> None:
-    sites = find_sites(Backwards(), torch.zeros(4, 2))
-    assert [(s.name, s.calls) for s in sites] == [("first", 1), ("second", 1), ("third", 1), ("unused", 0)]
-
-
-def test_without_an_example_sites_come_as_registered_and_calls_are_unknown() -> None:
-    sites = find_sites(Backwards())
-    assert [(s.name, s.calls) for s in sites] == [("unused", None), ("third", None), ("second", None), ("first", None)]
-
-
-def test_a_module_under_several_names_is_one_site_with_all_of_them() -> None:
-    sites = find_sites(Shared(), torch.zeros(1, 2))
-    assert [(s.name, s.names) for s in sites] == [
-        ("relu", ("relu", "stage.1")),
-        ("block.1", ("block.1", "again.1")),
-    ]
-
-
-def test_a_module_called_several_times_tells_how_often() -> None:
-    assert [s.calls for s in find_sites(Shared(), torch.zeros(1, 2))] == [3, 1]
-
-
-def test_a_timm_model_needs_no_example() -> None:
-    model = timm.create_model("test_resnet", pretrained=False).double()
-    sites = find_sites(model)
-    assert len(sites) == 12
-    assert all(site.calls == 1 for site in sites)
-
-
-def test_a_model_without_relu_has_no_sites() -> None:
-    assert find_sites(timm.create_model("test_vit", pretrained=False)) == []
-
-
-@pytest.mark.parametrize("example", [torch.randn(4, 2), torch.randn(4, 3)], ids=["forward succeeds", "forward fails"])
-def test_finding_leaves_modes_statistics_hooks_and_gradients(example: Tensor) -> None:
-    model = Backwards().train()
-    model.norm.eval()
-    modes = [m.training for m in model.modules()]
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    try:
-        find_sites(model, example)
-    except SurgeryError:
-        assert example.shape == (4, 3)
-    assert [m.training for m in model.modules()] == modes
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_finding_does_not_draw_random_numbers() -> None:
-    model = Backwards().train()
-    before = torch.get_rng_state()
-    find_sites(model, torch.zeros(4, 2))
-    assert torch.equal(torch.get_rng_state(), before)
+def net_sites() -> list[Site]:
+    return find_sites(Net(), torch.zeros(1, 2))
 
 
 # Starts -----------------------------------------------------------------------------------------------------------------
@@ -177,6 +105,71 @@ def test_an_unknown_init_gets_the_known_ones() -> None:
         make_plan(chain(2), init="clever")
 
 
+def test_modules_that_do_not_run_do_not_change_the_grading_of_the_others() -> None:
+    idle = [Site("idle", ("idle",), "module", "relu", None, False, call=0, calls=0)]
+    assert [p.alpha0 for p in make_plan(chain(4) + idle).replaced] == [p.alpha0 for p in make_plan(chain(4)).replaced]
+
+
+def test_a_squared_site_starts_with_the_smallest_leak_under_calibrated_alone() -> None:
+    squared = chain(3, role="squared")
+    assert [p.alpha0 for p in make_plan(squared).sites] == [0.01] * 3
+    assert [p.alpha0 for p in make_plan(squared, init="paper").sites] == [0.9] * 3
+
+
+@given(
+    count=st.integers(1, 60),
+    alpha=st.floats(0.01, 0.99),
+    beta=st.floats(-20, 20),
+    strength=st.none() | st.floats(0, 2),
+)
+def test_calibrated_grades_upwards_within_alphas_range_and_never_above_what_was_asked(
+    count: int, alpha: float, beta: float, strength: float | None
+) -> None:
+    plan = make_plan(chain(count), alpha=alpha, beta=beta, strength=strength)
+    alphas = [p.alpha0 for p in plan.sites]
+    assert all(a <= b for a, b in pairwise(alphas))
+    assert all(0.01 <= a <= max(alpha, 0.01) for a in alphas)
+    assert alphas[-1] == pytest.approx(max(0.01, alpha if strength is None else min(alpha, strength)))
+    assert all(p.scale * (1 + sigmoid(beta)) == pytest.approx(1) for p in plan.sites)
+
+
+def test_strength_grades_by_the_square_of_depth_over_the_leak_ratio_up_to_the_largest_alpha() -> None:
+    sites = [replace(site, leak_ratio=ratio) for site, ratio in zip(chain(5), (0.5, 0.5, None, 2.0, 0.1), strict=True)]
+    wanted = [0.01, 0.2 * 0.25**2 / 0.5, 0.2 * 0.5**2, 0.2 * 0.75**2 / 2, 0.9]
+    assert [p.alpha0 for p in make_plan(sites, strength=0.2).sites] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("init", ["paper", "near-relu"])
+def test_strength_means_nothing_to_uniform_inits(init: str) -> None:
+    assert starts(3, init=init, strength=0.1) == starts(3, init=init)
+
+
+def test_strength_nought_leaves_the_smallest_leak_everywhere() -> None:
+    assert {p.alpha0 for p in make_plan(chain(9), strength=0.0).sites} == {0.01}
+
+
+def test_a_pair_for_each_channel_takes_their_number_from_the_site() -> None:
+    last = Site("last", ("last",), "module", "relu", None, False, shape=(1, 4, 4, 32), channel_dim=-1)
+    sites = [*chain(1), last]
+    assert [p.num_parameters for p in make_plan(sites, granularity="channel").sites] == [8, 32]
+    assert [p.num_parameters for p in make_plan(sites).sites] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"granularity": "pixel"}, "'pixel': site, channel"),
+        ({"alpha": 0.0}, r"alpha must lie in \[0.01, 0.99\].*: 0.0"),
+        ({"alpha": math.nan}, "alpha"),
+        ({"beta": 21.0}, r"beta must lie in \[-20, 20\].*: 21"),
+        ({"beta": math.nan}, "beta"),
+    ],
+)
+def test_a_start_that_cannot_learn_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(SurgeryError, match=message):
+        make_plan(chain(2), **options)
+
+
 # Patterns ---------------------------------------------------------------------------------------------------------------
 
 
@@ -201,8 +194,27 @@ def test_exclude_wins_over_include() -> None:
 
 
 def test_a_pattern_may_match_any_name_of_a_site() -> None:
-    plan = make_plan(find_sites(Shared(), torch.zeros(1, 2)), include=["stage.*"])
-    assert [p.site.name for p in plan.replaced] == ["relu"]
+    site = Site("relu", ("relu", "stage.1"), "module", "relu", None, False)
+    assert [p.status for p in make_plan([site, *chain(1)], include=["stage.*"]).sites] == ["replaced", "unmatched"]
+
+
+def test_a_shared_modules_name_matches_all_its_calls_and_a_sites_own_name_one() -> None:
+    sites = net_sites()
+    shared = [s for s in sites if s.kind == "shared"]
+    assert [p.site for p in make_plan(sites, include=["shared"]).replaced] == shared
+    assert [p.site for p in make_plan(sites, include=[shared[1].name]).replaced] == shared[1:]
+
+
+def test_a_gate_stays_whatever_the_patterns_say() -> None:
+    plan = make_plan(net_sites(), include=["*"])
+    assert [p.status for p in plan.sites] == ["replaced", "replaced", "gate", "replaced", "replaced", "not run"]
+    assert [p.site.role for p in plan.left] == ["gate"]
+
+
+def test_a_module_that_does_not_run_is_neither_replaced_nor_left() -> None:
+    plan = make_plan(net_sites(), exclude=["unused"])
+    assert plan.sites[-1].status == "not run"
+    assert "unused" not in [p.site.name for p in [*plan.replaced, *plan.left]]
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
@@ -222,25 +234,78 @@ def test_a_plan_for_no_sites_is_an_error(options: dict) -> None:
         make_plan([], **options)
 
 
+# Routes -----------------------------------------------------------------------------------------------------------------
+
+
+def positions(**patterns: list[str]) -> dict[str, Route | None]:
+    return {p.site.name: p.route for p in make_plan(net_sites(), **patterns).replaced}  # type: ignore[arg-type]
+
+
+def test_routed_sites_are_numbered_as_their_owner_meets_them_past_what_stays_a_relu() -> None:
+    assert positions() == {
+        "capped": None,
+        "relu_sites.0": Route("", 0, 4),
+        "relu_sites.2": Route("", 2, 4),
+        "relu_sites.3": Route("", 3, 4),
+    }
+
+
+def test_an_excluded_module_within_an_owner_is_a_call_that_it_passes_through() -> None:
+    assert positions(exclude=["capped", "relu_sites.2"]) == {
+        "relu_sites.0": Route("", 1, 5),
+        "relu_sites.3": Route("", 4, 5),
+    }
+
+
+def test_where_all_of_an_owners_sites_stay_nothing_is_routed() -> None:
+    assert positions(include=["capped"]) == {"capped": None}
+
+
 # Records ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_planned_site_becomes_json_with_its_start() -> None:
-    entry = make_plan(find_sites(Backwards(), torch.zeros(4, 2)), init="paper").sites[1].to_json()
-    assert json.loads(json.dumps(entry)) == {
-        "name": "second",
-        "names": ["second"],
+    entry = make_plan(net_sites(), init="paper").sites[0].to_json()
+    assert json.loads(json.dumps(entry, allow_nan=False)) == {
+        "name": "capped",
+        "names": ["capped"],
         "kind": "module",
-        "operator": "relu6",
+        "call": 1,
         "calls": 1,
+        "operator": "relu6",
+        "role": "activation",
+        "preceding": "lin (linear)",
+        "shape": [1, 2],
+        "channel_dim": 1,
+        "negative_share": entry["negative_share"],
+        "leak_ratio": entry["leak_ratio"],
+        "inplace": True,
         "status": "replaced",
         "alpha0": 0.9,
         "beta0": 2.0,
         "scale": 1.0,
         "cap": 6.0,
+        "num_parameters": 1,
+        "route": None,
     }
 
 
 def test_a_site_that_is_kept_has_no_start_in_json() -> None:
     entry = make_plan(chain(2), exclude=["layer0.*"]).sites[0].to_json()
-    assert (entry["status"], entry["alpha0"], entry["beta0"], entry["scale"]) == ("excluded", None, None, None)
+    assert (entry["status"], entry["num_parameters"], entry["route"]) == ("excluded", None, None)
+    assert (entry["alpha0"], entry["beta0"], entry["scale"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("granularity", ["site", "channel"])
+def test_a_replaced_site_is_read_back_from_json_as_it_was(granularity: str) -> None:
+    for planned in make_plan(net_sites(), granularity=granularity, exclude=["capped"]).replaced:
+        record = json.loads(json.dumps(planned.to_json(), allow_nan=False))
+        assert PlannedSite.from_json(record).to_json() == planned.to_json()
+
+
+@pytest.mark.parametrize("key", ["name", "cap", "route", "num_parameters", "shape"])
+def test_a_record_that_lacks_something_is_refused_with_its_name(key: str) -> None:
+    record = make_plan(net_sites()).replaced[1].to_json()
+    del record[key]
+    with pytest.raises(SurgeryError, match=f"no record of a site: KeyError '{key}'"):
+        PlannedSite.from_json(record)

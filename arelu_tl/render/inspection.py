@@ -1,0 +1,108 @@
+"""The report of ``arelu-tl inspect``: sites, totals, cost, and drift under each init."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from arelu_tl.render.console import plain
+from arelu_tl.study.inspection import Inspection
+from arelu_tl.surgery import Cost, PlannedSite, SurgeryReport
+
+
+def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> list[RenderableType]:
+    """Everything that ``inspect`` shows, top to bottom."""
+    report = inspection.report
+    parts: list[RenderableType] = [sites_table(report), _totals(inspection, model)]
+    if inspection.cost is not None:
+        parts.append(_told_cost(inspection.cost))
+    if inspection.inits:
+        parts.append(_drift_table(inspection))
+        parts += [Text(f"{init}: {reason}") for init, reason in inspection.failures.items()]
+    else:
+        parts.append("drift not measured; give --images FOLDER to measure it under every --init")
+    if plot is not None:
+        parts.append(f"figure: {plain(plot)}")
+    return parts
+
+
+def sites_table(report: SurgeryReport) -> Table:
+    """Every site and what becomes of it."""
+    table = Table()
+    for heading in ("#", "site", "kind", "operator", "after", "shape", "x < 0", "status", "alpha0", "beta0", "scale", "pairs"):
+        words = heading in ("site", "kind", "operator", "after", "status")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
+    for number, planned in enumerate(report.sites):
+        table.add_row(str(number), *_cells(planned))
+    return table
+
+
+def _cells(planned: PlannedSite) -> list[str]:
+    site = planned.site
+    kind = f"shared {site.call}/{site.calls}" if site.kind == "shared" else site.kind
+    if site.role != "activation":
+        kind += f", {site.role}"
+    name = site.name if len(site.names) == 1 else f"{site.name} = {', '.join(site.names[1:])}"
+    values = ["-"] * 4
+    if planned.status == "replaced":
+        values = [*(f"{v:.4g}" for v in (planned.alpha0, planned.beta0, planned.scale)), str(planned.num_parameters)]
+    return [
+        plain(name),
+        kind,
+        f"{site.operator} (in place)" if site.inplace else site.operator,
+        plain(site.preceding),
+        "x".join(map(str, site.shape[1:])) or "-",
+        "-" if site.negative_share is None else f"{site.negative_share:.0%}",
+        planned.status,
+        *values,
+    ]
+
+
+def _totals(inspection: Inspection, model: str) -> str:
+    report = inspection.report
+    kinds = Counter(p.site.kind for p in report.sites if p.site.runs)
+    made_up = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    kept = Counter(p.status for p in report.sites if p.status != "replaced")
+    left = "".join(f", {n} {status}" for status, n in kept.items())
+    share = report.parameters_added / inspection.parameters if inspection.parameters else 0.0
+    return (
+        f"{plain(model)} (weights: {plain(inspection.weights)}): {report.replaced} of {report.executed} sites would be replaced "
+        f"({made_up}{left}); {report.parameters_added} parameters added to {inspection.parameters:,} ({share:.2g} of them); "
+        "counted at the dispatcher: none but those named above is left"
+    )
+
+
+def _told_cost(cost: Cost) -> str:
+    of_model = f" of {cost.model_flops / 1e9:.3g} GFLOPs in all" if cost.model_flops else ""
+    return (
+        f"one picture, forward: {cost.elements / 1e6:.3g} M elements; ReLU {cost.relu_flops / 1e6:.3g} MFLOPs and "
+        f"{cost.relu_bytes / 1e6:.3g} MB moved, AReLU {cost.arelu_flops / 1e6:.3g} MFLOPs "
+        f"({cost.arelu_flops / cost.relu_flops:g}x){of_model} and {cost.arelu_bytes / 1e6:.3g} MB "
+        f"({cost.arelu_bytes / cost.relu_bytes:g}x, without fusion)"
+    )
+
+
+def _drift_table(inspection: Inspection) -> Table:
+    images = next((r.drift.images for r in inspection.inits.values() if r.drift), 0)
+    table = Table(title=f"drift on {images} pictures", title_justify="left")
+    table.add_column("init")
+    for heading in ("before calibration", "drift", "top-1 kept", "strength"):
+        table.add_column(heading, justify="right")
+    for init, report in inspection.inits.items():
+        early, drift = report.drift_uncalibrated, report.drift
+        table.add_row(
+            f"[bold]{init}[/]" if init == inspection.report.init else init,
+            "-" if early is None else _size(early.relative),
+            "-" if drift is None else _size(drift.relative),
+            "-" if drift is None else f"{drift.top1_agreement:.0%}",
+            "-" if report.strength is None else f"{report.strength:.3g}",
+        )
+    return table
+
+
+def _size(relative: float | None) -> str:
+    return "overflow" if relative is None else f"{relative:.3g}"

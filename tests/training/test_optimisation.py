@@ -1,0 +1,80 @@
+"""What of each arm is trained: frozen backbones, and the parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from arelu_tl.activation import activation_parameters
+from arelu_tl.surgery import convert
+from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, parameter_groups
+
+RATES = {"lr": 0.1, "head_lr": 0.2, "arelu_lr": 0.3, "weight_decay": 0.5}
+ARMS = ("arelu", "arelu-frozen", "leaky", "prelu", "gelu", "rrelu")
+LEARNING_ARMS = ("arelu", "prelu")
+
+
+def converted(arm: str, granularity: str = "site") -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("stem", nn.Conv2d(3, 4, 1))
+    model.add_module("norm", nn.BatchNorm2d(4))
+    model.add_module("act", nn.ReLU())
+    model.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    model.add_module("head", nn.Linear(4, 2))
+    convert(model, arm=arm, granularity=granularity, example_input=torch.zeros(1, 3, 4, 4))
+    return model
+
+
+def trained(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("granularity", ["site", "channel"])
+def test_a_frozen_backbone_leaves_the_head_and_what_sites_learn(arm: str, granularity: str) -> None:
+    model = converted(arm, granularity)
+    freeze_backbone(model, ["head"])
+    learning = {"arelu": {"act.alpha", "act.beta"}, "prelu": {"act.activation.weight"}}.get(arm, set())
+    assert trained(model) == {"head.weight", "head.bias"} | learning
+
+
+def test_freezing_a_backbone_thaws_no_frozen_site() -> None:
+    model = converted("arelu-frozen")
+    freeze_backbone(model, ["head"])
+    assert len(activation_parameters(model)) == 2
+    assert not any(p.requires_grad for p in activation_parameters(model))
+
+
+def test_freezing_twice_is_freezing_once() -> None:
+    model = converted("arelu")
+    freeze_backbone(model, ["head"])
+    once = trained(model)
+    freeze_backbone(model, ["head"])
+    assert trained(model) == once
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("granularity", ["site", "channel"])
+def test_what_sites_learn_has_its_own_rate_and_never_decays(arm: str, granularity: str) -> None:
+    model = converted(arm, granularity)
+    groups = {g["name"]: g for g in parameter_groups(model, ["head"], **RATES)}
+    assert ("arelu" in groups) == (arm in LEARNING_ARMS)
+    assert set(groups) - {"arelu"} == {"backbone", "backbone-no-decay", "head", "head-no-decay"}
+    if arm in LEARNING_ARMS:
+        assert (groups["arelu"]["lr"], groups["arelu"]["weight_decay"]) == (0.3, 0.0)
+        assert {id(p) for p in groups["arelu"]["params"]} == {id(p) for p in activation_parameters(model)}
+    grouped = [id(p) for g in groups.values() for p in g["params"]]
+    assert len(grouped) == len(set(grouped)) == len(trained(model))
+
+
+@pytest.mark.parametrize("arm", ["arelu", "arelu-frozen", "leaky", "prelu"])
+def test_a_step_moves_what_learns_and_nothing_frozen(arm: str) -> None:
+    model = converted(arm).train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(model, ["head"], opt="sgd", lr=0.1, weight_decay=0.1)
+    model(torch.randn(4, 3, 5, 5)).square().sum().backward()
+    optimizer.step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {n for n in moved if n.startswith("act")} == {n for n in trained(model) if n.startswith("act")}
