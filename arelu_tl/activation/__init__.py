@@ -2,6 +2,7 @@
 
 from arelu_tl.activation.arelu import AReLU, named_arelus, project, project_alphas, site_values
 from arelu_tl.activation.catalogue import (
+    SLOPED_ARMS,
     SURGERY_ARMS,
     SiteActivation,
     activation_parameters,
@@ -13,6 +14,7 @@ from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
 __all__ = [
     "ALPHA_MAX",
     "ALPHA_MIN",
+    "SLOPED_ARMS",
     "SURGERY_ARMS",
     "AReLU",
     "SiteActivation",

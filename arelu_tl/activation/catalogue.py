@@ -31,7 +31,9 @@ _RIVALS: dict[str, Callable[[], nn.Module]] = {
     "softsign": nn.Softsign,
     "tanh": nn.Tanh,
 }
-SURGERY_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu", *_RIVALS)
+# Arms whose start has a slope for negatives, set by alpha and beta.
+SLOPED_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu")
+SURGERY_ARMS = (*SLOPED_ARMS, *_RIVALS)
 
 
 class SiteActivation(nn.Module):

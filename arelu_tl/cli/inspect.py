@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config
 
@@ -37,14 +37,21 @@ def inspect(
     if model is None:
         raise ConfigError("name a MODEL, or ask for --list-supported")
     config = check_config({**settings, "model": model})
+    if config.arm == "relu":
+        raise ConfigError("arm relu is the unmodified backbone: surgery has nothing to do to it")
+    if images is not None:
+        require_folder(images)
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}")
 
     from arelu_tl.render.console import Output
-    from arelu_tl.render.figures import draw_sites
     from arelu_tl.render.inspection import inspection_report
     from arelu_tl.study.inspection import inspect_backbone
 
     inspection = inspect_backbone(config, images)
     if plot is not None:
+        from arelu_tl.render.figures import draw_sites
+
         draw_sites(inspection.report, plot, title=model)
     parts = inspection_report(inspection, model, plot)
     Output(as_json=json, quiet=quiet).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
@@ -60,10 +67,11 @@ def _list_supported(pattern: str | None, *, as_json: bool) -> None:
     from arelu_tl.render.survey import survey_table
 
     release, rows = read_survey()
-    chosen = [row for row in rows if pattern is None or fnmatchcase(row.name, pattern) or row.name == pattern]
+    wanted = "*" if pattern is None else pattern.partition(".")[0]  # without the weights' tag
+    chosen = [row for row in rows if fnmatchcase(row.name, wanted)]
     if not chosen:
         raise ConfigError(f"no architecture of timm {release} that runs a ReLU matches {pattern!r}")
-    total = f"{len(chosen)} architectures of timm {release} run a ReLU; {sum(bool(r.refusal) for r in chosen)} are refused"
+    total = f"timm {release}, architectures that run a ReLU: {len(chosen)}; refused: {sum(bool(r.refusal) for r in chosen)}"
     Output(as_json=as_json).report(
         survey_table(chosen), total, data={"timm": release, "architectures": [asdict(row) for row in chosen]}, paged=True
     )

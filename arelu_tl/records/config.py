@@ -110,7 +110,7 @@ class FinetuneConfig(BaseModel):
     batch_size: Int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
     lr: Float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
     head_lr: Float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
-    arelu_lr: Float | None = _field(None, "Learning rate of alpha and beta.", "Training", gt=0)
+    arelu_lr: Float | None = _field(None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0)
     opt: str = _field("adamw", "timm optimiser.", "Training")
     momentum: Float = _field(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
     weight_decay: Float = _field(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)

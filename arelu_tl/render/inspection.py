@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arelu_tl.render.console import plain
+from arelu_tl.render.progress import KERNEL_WARNING
 from arelu_tl.study.inspection import Inspection
 from arelu_tl.surgery import Cost, PlannedSite, SurgeryReport
 
@@ -22,9 +23,14 @@ def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> 
         parts.append(_told_cost(inspection.cost))
     if inspection.inits:
         parts.append(_drift_table(inspection))
+        if not report.budget_kept:
+            parts.append(f"even the least leak drifts further than the budget of {report.drift_budget:g}")
         parts += [Text(f"{init}: {reason}") for init, reason in inspection.failures.items()]
     else:
-        parts.append("drift not measured; give --images FOLDER to measure it under every --init")
+        parts.append("drift not measured, and leaks graded by depth; give --images FOLDER to measure them under every --init")
+    kernels = sum(p.site.role == "kernel" and p.status == "replaced" for p in report.sites)
+    if kernels:
+        parts.append(f"{kernels} sites {KERNEL_WARNING}")
     if plot is not None:
         parts.append(f"figure: {plain(plot)}")
     return parts
@@ -37,19 +43,18 @@ def sites_table(report: SurgeryReport) -> Table:
         words = heading in ("site", "kind", "operator", "after", "status")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for number, planned in enumerate(report.sites):
-        table.add_row(str(number), *_cells(planned))
+        table.add_row(str(number), *_cells(planned, report.arm))
     return table
 
 
-def _cells(planned: PlannedSite) -> list[str]:
+def _cells(planned: PlannedSite, arm: str) -> list[str]:
     site = planned.site
     kind = f"shared {site.call}/{site.calls}" if site.kind == "shared" else site.kind
     if site.role != "activation":
         kind += f", {site.role}"
     name = site.name if len(site.names) == 1 else f"{site.name} = {', '.join(site.names[1:])}"
-    values = ["-"] * 4
-    if planned.status == "replaced":
-        values = [*(f"{v:.4g}" for v in (planned.alpha0, planned.beta0, planned.scale)), str(planned.num_parameters)]
+    recorded = planned.to_json(arm)
+    values = ["-" if recorded[k] is None else f"{recorded[k]:.4g}" for k in ("alpha0", "beta0", "scale", "num_parameters")]
     return [
         plain(name),
         kind,

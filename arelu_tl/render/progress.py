@@ -10,7 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from arelu_tl.data import PictureFolder
 from arelu_tl.render.console import Output, plain
 from arelu_tl.study.observer import Observer
-from arelu_tl.surgery import SurgeryReport
+from arelu_tl.surgery import Drift, SurgeryReport
+
+KERNEL_WARNING = (
+    "are kernels of a linear attention, which divides by sums of them and may become unstable once they leak: "
+    "should training not be finite, leave them out with --exclude"
+)
 
 
 class StudyView(Observer):
@@ -85,6 +90,9 @@ class StudyView(Observer):
             if report.drift is not None:
                 what += f", {describe_drift(report)}"
         self.output.note(f"\n[bold]{arm}[/]: {what}; weights: {plain(weights)}")
+        kernels = sum(p.site.role == "kernel" and p.status == "replaced" for p in report.sites) if report else 0
+        if kernels:
+            self.output.note(f"[yellow]{kernels} sites {KERNEL_WARNING}[/]")
         if report is not None and not report.budget_kept:
             self.output.note(f"[yellow]even the least leak drifts further than --drift-budget {report.drift_budget:g}[/]")
         self._begin(arm, total_steps)
@@ -128,5 +136,10 @@ def describe_drift(report: SurgeryReport) -> str:
     """The drift in a few words; its two parts are the features' relative change and the pretrained classifier's say."""
     if report.drift is None:
         return "drift not measured"
-    size = "overflow" if report.drift.relative is None else f"{report.drift.relative:.2f}"
-    return f"drift {size} (pretrained top-1 kept on {report.drift.top1_agreement:.0%} of {report.drift.images} pictures)"
+
+    def size(drift: Drift) -> str:
+        return "overflow" if drift.relative is None else f"{drift.relative:.2f}"
+
+    early = f"{size(report.drift_uncalibrated)} before BatchNorm was put right; " if report.drift_uncalibrated else ""
+    kept = f"pretrained top-1 kept on {report.drift.top1_agreement:.0%} of {report.drift.images} pictures"
+    return f"drift {size(report.drift)} ({early}{kept})"

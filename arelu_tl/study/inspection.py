@@ -19,6 +19,8 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.run import surgery_settings
 from arelu_tl.surgery import INITS, Cost, SurgeryReport, activation_cost, calibration_batches, convert, model_flops
 
+_ARELU_ARMS = ("arelu", "arelu-frozen")
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -26,7 +28,7 @@ class Inspection:
     report: of the surgery that was asked for.
     weights: where the weights came from, in words.
     parameters: of the backbone, before surgery.
-    cost: of the activations, of one picture; None for another arm than arelu.
+    cost: of the activations, of one picture; None for arms whose sites are no AReLU.
     inits: for each init the report of surgery with it; {} without pictures.
     failures: why an init's surgery was refused.
     """
@@ -81,11 +83,11 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Insp
         if init == config.init:
             continue
         try:
-            inits[init] = convert(copy.deepcopy(backbone.model), **{**settings, "init": init, "drift_budget": None}, **given)
+            inits[init] = convert(copy.deepcopy(backbone.model), **{**settings, "init": init}, **given)
         except SurgeryError as error:
             failures[init] = str(error)
     parameters = sum(p.numel() for p in backbone.model.parameters())
-    flops = model_flops(backbone.model, size) if config.arm == "arelu" else None
+    flops = model_flops(backbone.model, size) if config.arm in _ARELU_ARMS else None
     report = convert(backbone.model, **settings, **given)
     if calibration:
         inits = {init: report if init == config.init else inits[init] for init in INITS if init == config.init or init in inits}
@@ -93,7 +95,7 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Insp
         report=report,
         weights=backbone.weights,
         parameters=parameters,
-        cost=activation_cost(report.sites, flops) if config.arm == "arelu" else None,
+        cost=activation_cost(report.sites, flops) if config.arm in _ARELU_ARMS else None,
         inits=inits,
         failures=failures,
     )
@@ -103,7 +105,7 @@ def _calibration(backbone: Backbone, images: Path, most: int) -> list[Tensor]:
     found = [p for p in images.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file()]
     chosen = sorted(found, key=lambda p: natural_key(p.as_posix()))[:most]
     if len(chosen) < 2:
-        raise DataError(f"{images}: {len(chosen)} pictures in it; calibration needs at least two")
+        raise DataError(f"calibration needs at least two pictures; found in {images}: {len(chosen)}")
     transform = eval_transform(backbone.data_config)
     tensors = []
     for path in chosen:

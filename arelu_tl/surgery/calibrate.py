@@ -53,7 +53,7 @@ def calibration_batches(pictures: Sequence[Tensor], size: int = 32) -> list[Tens
 def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """(pooled features (N, D), top-1 class (N,)) in eval mode; the model's mode is put back.
 
-    A module without timm's ``forward_features`` gives its output for its features.
+    A module without timm's ``forward_features`` gives its output for its features; maps in a list or dict are pooled.
     """
     forward_features: Callable[..., Tensor] | None = getattr(model, "forward_features", None)
     forward_head: Callable[..., Tensor] | None = getattr(model, "forward_head", None)
@@ -64,10 +64,18 @@ def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor
                 hidden = forward_features(batch)
                 pooled, logits = forward_head(hidden, pre_logits=True), forward_head(hidden)
             else:
-                pooled = logits = model(batch)
+                pooled = logits = _as_features(model(batch))
             features.append(pooled.flatten(1).float().cpu())
             classes.append(logits.flatten(1).float().argmax(1).cpu())
     return torch.cat(features), torch.cat(classes)
+
+
+def _as_features(output: Any) -> Tensor:
+    """(N, D) of whatever a module gives: a tensor as it is, of lists and dicts every map's means, side by side."""
+    if isinstance(output, Tensor):
+        return output
+    parts = list(output.values()) if isinstance(output, Mapping) else list(output)
+    return torch.cat([part.flatten(2).mean(2) if part.dim() > 2 else part for part in parts], dim=1)
 
 
 def relative_drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Drift:

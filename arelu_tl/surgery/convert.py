@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arelu_tl.activation import SURGERY_ARMS
+from arelu_tl.activation import SLOPED_ARMS, SURGERY_ARMS
 from arelu_tl.backbone import activation_counts
 from arelu_tl.errors import NoSitesError, SurgeryError
 from arelu_tl.surgery.apply import Undo, apply_plan
@@ -30,14 +30,14 @@ from arelu_tl.surgery.verify import verify
 BATCHNORM_MODES = ("corrected", "reestimated", "kept")
 # Drift is a sample statistic that settles soon; measuring it on everything would double the cost of surgery.
 _DRIFT_BATCHES = 2
+# So does the size of leaks, which is summed over every place of every map.
+_TRACED = 8
 # The strength that keeps a drift budget is looked for between 0 and this, in at most so many steps, until it uses up enough
 # of the budget. Twice what the ReLU lets through is a leak that no alpha below 1 reaches at most sites.
 _MOST_STRENGTH = 2.0
 _FIRST_STRENGTH = 0.3
 _SEARCH_STEPS = 8
 _ENOUGH = 0.9
-# The arms whose start has a slope for negatives, and so something that a drift budget can weaken.
-_LEAKY_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu")
 DRIFT_BUDGET = 1.0
 
 
@@ -94,9 +94,10 @@ class SurgeryReport:
             "batchnorm_layers": self.batchnorm_layers,
             "strength": self.strength,
             "drift_budget": self.drift_budget,
+            "budget_kept": self.budget_kept,
             "drift": self.drift.to_json() if self.drift else None,
             "drift_before_calibration": self.drift_uncalibrated.to_json() if self.drift_uncalibrated else None,
-            "sites": [site.to_json() for site in self.sites],
+            "sites": [site.to_json(self.arm) for site in self.sites],
         }
 
 
@@ -107,8 +108,8 @@ def convert(
     init: str = "calibrated",
     alpha: float | None = None,
     beta: float | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     example_input: Tensor | None = None,
     calibration: Sequence[Tensor] | None = None,
     granularity: str = "site",
@@ -122,8 +123,8 @@ def convert(
         model: a timm model or any other module; stays unchanged when an error is raised.
         arm: "arelu", or a control or rival of ``activation.SURGERY_ARMS``.
         init, alpha, beta, include, exclude, granularity: see ``make_plan``.
-        example_input: pictures (N, C, H, W) on the model's device that a forward pass runs on, to find the sites. A timm
-            model needs none; any other one does, unless ``calibration`` is given.
+        example_input: pictures (N, C, H, W) on the model's device that a forward pass runs on, to find the sites. A model that
+            runs on its own size (timm's tell it) or on 3 x 224 x 224 needs none.
         calibration: batches of preprocessed training pictures, each (B, C, H, W) with B >= 2, on the model's device.
             With ``init="calibrated"`` they put BatchNorm right; with any init they measure the drift.
         share_sites: one replacement for all calls of a module, instead of one a call.
@@ -138,11 +139,11 @@ def convert(
             ReLU is left over.
         ConfigError: an arm that cannot stand at some site.
     """
-    _check(arm, init, batchnorm, drift_budget)
-    batches = list(calibration or ())
-    measured = init == "calibrated" and bool(drift_budget) and bool(batches) and arm in _LEAKY_ARMS
+    batches = [] if calibration is None else list(calibration)
+    _check(arm, init, batchnorm, drift_budget, batches)
+    measured = init == "calibrated" and bool(drift_budget) and bool(batches) and arm in SLOPED_ARMS
     # How large leaks would be is a sample statistic; one picture would do to find the sites.
-    example = batches[0] if batches and (measured or example_input is None) else example_input
+    example = batches[0][:_TRACED] if batches and (measured or example_input is None) else example_input
     sites = find_sites(model, example, share=share_sites)
     if not any(site.runs for site in sites):
         counts = ", ".join(f"{name} x{n}" for name, n in activation_counts(model).items()) or "no activation modules"
@@ -175,13 +176,15 @@ def convert(
     )
 
 
-def _check(arm: str, init: str, batchnorm: str, drift_budget: float | None) -> None:
+def _check(arm: str, init: str, batchnorm: str, drift_budget: float | None, batches: Sequence[Tensor]) -> None:
     if arm not in SURGERY_ARMS:
         raise SurgeryError(f"unknown arm {arm!r}: surgery makes {', '.join(SURGERY_ARMS)}")
     if batchnorm not in BATCHNORM_MODES:
         raise SurgeryError(f"unknown batchnorm {batchnorm!r}: {', '.join(BATCHNORM_MODES)}")
     if drift_budget is not None and not drift_budget >= 0:
         raise SurgeryError(f"a drift budget must not be negative: {drift_budget}")
+    if any(len(batch) < 2 or batch.dim() < 2 for batch in batches):
+        raise SurgeryError("calibration takes a list of batches of at least two pictures each")
 
 
 class _Operation:
@@ -253,6 +256,9 @@ def _search(operation: _Operation, sites: Sequence[Site], choices: dict[str, Any
         proportional = guess * (1 + _ENOUGH) / 2 * budget / drift if 0 < drift < math.inf else 0.0
         guess = proportional if low < proportional < high else high if proportional >= high else (low + high) / 2
     # With all pictures BatchNorm's correction is a little another one than with those that were searched on.
-    while drift_at(low, quick=False) > budget and low > 0:
-        low = max(0.0, 0.95 * low - 0.001)
-    return low
+    for retreat in (0.95, 0.9, 0.8, 0.5, 0.0):
+        if drift_at(low, quick=False) <= budget:
+            return low
+        low *= retreat
+    drift_at(0.0, quick=False)
+    return 0.0

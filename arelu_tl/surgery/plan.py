@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN
+from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN, SLOPED_ARMS
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.sites import Site
 
@@ -56,9 +56,9 @@ class PlannedSite:
     num_parameters: int = 1
     route: Route | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """One entry of surgery.json's "sites"."""
-        replaced = self.status == "replaced"
+    def to_json(self, arm: str = "arelu") -> dict[str, Any]:
+        """One entry of surgery.json's "sites"; what the arm's activation does not have is None."""
+        replaced = self.status == "replaced" and arm in SLOPED_ARMS
         site = self.site
         return {
             "name": site.name,
@@ -77,9 +77,9 @@ class PlannedSite:
             "status": self.status,
             "alpha0": self.alpha0 if replaced else None,
             "beta0": self.beta0 if replaced else None,
-            "scale": self.scale if replaced else None,
+            "scale": self.scale if replaced and arm in ("arelu", "arelu-frozen") else None,
             "cap": site.cap,
-            "num_parameters": self.num_parameters if replaced else None,
+            "num_parameters": self.num_parameters if replaced and arm != "leaky" else None,
             "route": asdict(self.route) if self.route else None,
         }
 
@@ -111,13 +111,15 @@ class PlannedSite:
                 calls=record["calls"],
                 owner=record["route"]["owner"] if record["route"] else None,
             )
+            # What the arm's activation does not have was not recorded, and is not looked at.
+            alpha0, beta0, scale = (1.0 if record[key] is None else record[key] for key in ("alpha0", "beta0", "scale"))
             return cls(
                 site,
                 record["status"],
-                record["alpha0"],
-                record["beta0"],
-                record["scale"],
-                record["num_parameters"],
+                alpha0,
+                beta0,
+                scale,
+                record["num_parameters"] or 1,
                 Route(**record["route"]) if record["route"] else None,
             )
         except (KeyError, TypeError) as error:
@@ -147,8 +149,8 @@ def make_plan(
     init: str = "calibrated",
     alpha: float | None = None,
     beta: float | None = None,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     granularity: str = "site",
     strength: float | None = None,
 ) -> SurgeryPlan:
@@ -159,7 +161,7 @@ def make_plan(
         init: "paper" (alpha 0.9, beta 2, nothing else), "near-relu" (alpha 0.01, beta -6), or "calibrated": output
             normalised by 1 / (1 + sigmoid(beta0)) so that positives pass unchanged, and alpha0 graded by depth
             f = index / (sites - 1): 0.9 f^4, or with a ``strength`` min(0.9, strength f^2 / leak_ratio); never below
-            0.01, which it is where the output is squared (a leak would come out positive).
+            0.01, which it is where the output is squared or the kernel of an attention (which counts on positive values).
         alpha: overrides the init's alpha; with calibrated, the largest.
         beta: overrides the init's beta.
         include: globs over site names; only matching sites are replaced.
@@ -181,15 +183,18 @@ def make_plan(
         raise SurgeryError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
     if beta is not None and not abs(beta) <= 20:
         raise SurgeryError(f"beta must lie in [-20, 20], beyond which its sigmoid has no gradient: {beta}")
-    include, exclude = list(include or ()), list(exclude or ())
+    include, exclude = ([p] if isinstance(p, str) else list(p or ()) for p in (include, exclude))
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             _require_match(option, pattern, sites)
     last = sum(site.runs for site in sites) - 1
-    planned = []
+    planned: list[PlannedSite] = []
+    starts: dict[str, float] = {}
     for index, site in enumerate(sites):
         alpha0, beta0, scale = _start(init, site, index / last if last > 0 else 1.0, alpha, beta, strength)
         pairs = site.channels if granularity == "channel" and site.runs else 1
+        # Calls that share one replacement have its start, which is the first call's.
+        alpha0 = starts.setdefault(site.name, alpha0)
         planned.append(PlannedSite(site, _status(site, include, exclude), alpha0, beta0, scale, pairs))
     _require_one_width(planned)
     plan = SurgeryPlan(init, _with_routes(planned))
@@ -227,7 +232,7 @@ def _start(
     beta0 = 2.0 if beta is None else beta
     if init == "paper":
         return top, beta0, 1.0
-    if site.role == "squared":
+    if site.role in ("squared", "kernel"):
         graded = 0.0
     elif strength is None:
         graded = top * depth**_GRADING_POWER
@@ -265,7 +270,8 @@ def _matches(site: Site, patterns: Sequence[str]) -> bool:
 def _require_match(option: str, pattern: str, sites: Sequence[Site]) -> None:
     if any(_matches(site, [pattern]) for site in sites):
         return
-    names = [name for site in sites for name in site.names]
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+    # What the pattern says literally may be meant for a whole stage: its parts are candidates as well.
+    parts = {".".join(name.split(".")[:n]) for site in sites for name in site.names for n in range(1, name.count(".") + 2)}
+    near = difflib.get_close_matches(pattern.strip("*."), sorted(parts), n=3, cutoff=0.4)
     hint = f"near ones: {', '.join(near)}" if near else f"the first site is {sites[0].name}"
     raise SurgeryError(f"{option} {pattern!r} matches no site; {hint}")

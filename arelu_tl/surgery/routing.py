@@ -45,8 +45,8 @@ class _HandOut(TorchFunctionMode):
             self.refuse("more")
         if self._learning and not torch.is_grad_enabled():
             raise SurgeryError(
-                f"{self._where} runs a ReLU without gradients within its forward pass, as checkpointing inside it does, and "
-                "would recompute it without the activation: checkpoint around it, or leave its sites out with --exclude"
+                f"{self._where} runs a ReLU where no gradients are recorded (checkpointing inside its forward pass, or an "
+                "autograd.Function), so its activation could not learn: leave its sites out with --exclude"
             )
         activation = self._activations[self._position]
         self._position += 1

@@ -23,7 +23,7 @@ from arelu_tl.surgery.trace import Execution, Trace, trace_relus
 _USUAL_SIZE = (3, 224, 224)
 
 Kind = Literal["module", "shared", "functional"]
-Role = Literal["activation", "squeeze-excite", "squared", "gate"]
+Role = Literal["activation", "squeeze-excite", "squared", "kernel", "gate"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Site:
         operator: relu, relu6, or capped-relu.
         cap: upper bound of its output, which surgery keeps; None for none.
         inplace: whether it overwrites its input.
-        role: activation, squeeze-excite, squared or gate; see ``trace.Execution``.
+        role: activation, squeeze-excite, squared, kernel or gate; see ``trace.Execution``.
         preceding: what made its input: a layer's name and kind, or an operation such as add (a residual sum).
         shape: of its input for one picture, batch first.
         channel_dim: dimension of the channels in ``shape``.

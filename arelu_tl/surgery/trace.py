@@ -34,7 +34,9 @@ class Execution:
         module: the ReLU module in whose forward it ran; None for a functional call.
         stack: the modules in whose forward it ran, outermost first, ``module`` left out.
         role: activation; squeeze-excite (on one value a channel, inside a module that multiplies it onto a map), squared
-            (its output is multiplied by itself), or gate (a ReLU6 of x + 3: part of a hard sigmoid or hard swish).
+            (its output is multiplied by itself), kernel (its output is an operand of a matrix product, as in linear
+            attention, which counts on its being positive), or gate (of x plus a constant, capped at it or at twice it:
+            part of a hard sigmoid, hard swish or hard mish).
         preceding: the layer or operation that made its input.
         shape: of its input, (N, C, H, W) or as the model has it.
         channel_dim: dimension of the channels.
@@ -92,6 +94,7 @@ _TRANSPARENT = frozenset(
 _SQUARES = frozenset({"square", "square_"})
 _POWERS = frozenset({"pow", "pow_", "__pow__", "__ipow__"})
 _PRODUCTS = frozenset({"mul", "mul_", "__mul__", "__imul__", "multiply"})
+_MATRIX_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "baddbmm"})
 _SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 
@@ -165,7 +168,7 @@ class _Watch(TorchFunctionMode):
             leak_ratio=None if x.device.type == "meta" else _leak_ratio(x.detach(), call.cap, channel_dim),
             device=x.device,
             dtype=x.dtype,
-            role="gate" if call.cap == 6 and origin.shifted == 3 else "activation",
+            role="gate" if origin.shifted > 0 and call.cap in (origin.shifted, 2 * origin.shifted) else "activation",
         )
 
     def _follow(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
@@ -174,10 +177,15 @@ class _Watch(TorchFunctionMode):
         origin: _Origin | None = self._origins.get(tensors[0]) if tensors else None
         if origin is not None and origin.execution is not None and _squares(name, args):
             origin.execution.role = "squared"
+        if name in _MATRIX_PRODUCTS:
+            for operand in tensors:
+                execution = self._origins.get(operand, _Origin("input", None)).execution
+                if execution is not None:
+                    execution.role = "kernel"
         if not isinstance(output, Tensor):
             if isinstance(output, tuple | list) and name in _TRANSPARENT and origin is not None:
                 for part in output:
-                    self._origins[part] = origin._replace(execution=None)
+                    self._origins[part] = origin
             return
         if output.dim() == 0 or not output.is_floating_point():
             return
@@ -186,11 +194,12 @@ class _Watch(TorchFunctionMode):
             told = f"{self._names[module] or type(module).__name__} ({name})" if module is not None else name
             self._origins[output] = _Origin(told, _NORMS_AND_LAYERS[name])
         elif name in _TRANSPARENT and origin is not None:
-            self._origins[output] = _Origin(origin.made_by, _channels_after(name, args, kwargs, origin, output))
+            self._origins[output] = origin._replace(channel_dim=_channels_after(name, args, kwargs, origin, output), shifted=0.0)
         elif not name.startswith("__get"):
             inherited = next((o.channel_dim for t in tensors if t.dim() == output.dim() and (o := self._origins.get(t))), None)
-            shift = args[1] if name in _SUMS and len(args) > 1 and isinstance(args[1], int | float) else 0.0
-            self._origins[output] = _Origin(name.strip("_"), inherited, shifted=float(shift))
+            added = _second(args, kwargs) if name in _SUMS else None
+            shift = float(added) if isinstance(added, int | float) else 0.0
+            self._origins[output] = _Origin(name.strip("_"), inherited, shifted=shift)
 
 
 def _leak_ratio(x: Tensor, cap: float | None, channel_dim: int) -> float | None:
@@ -203,6 +212,10 @@ def _leak_ratio(x: Tensor, cap: float | None, channel_dim: int) -> float | None:
     cut = torch.where(x < 0, x, 0)
     variances = [float(part.var(dim=within, correction=0).sum()) for part in (cut, passed)]
     return math.sqrt(variances[0] / variances[1]) if variances[1] > 0 and math.isfinite(sum(variances)) else None
+
+
+def _second(args: Any, kwargs: Any) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("other")
 
 
 def _squares(name: str, args: Any) -> bool:
@@ -251,13 +264,13 @@ def _module_hooks(watch: _Watch) -> Iterator[None]:
 def trace_relus(
     model: nn.Module, example: Tensor | None, *, run: Callable[[], Any] | None = None, evaluate: bool = True
 ) -> Trace:
-    """Run ``model`` once, without gradients, and list every ReLU that it executes.
+    """Run ``model`` once and list every ReLU that it executes.
 
     Args:
         model: left as it was.
         example: pictures, shape (N, C, H, W), on the model's device; "meta" will do for a model on meta.
         run: what to run instead of ``model(example)``.
-        evaluate: in eval mode; otherwise in the mode that it is in.
+        evaluate: in eval mode and without gradients; otherwise in the mode that it is in and as it would train.
 
     Raises:
         SurgeryError: the model cannot run on the example, or executes a ReLU that no Python call accounts for.
@@ -268,7 +281,7 @@ def trace_relus(
         example = example.clone()  # the first operation may be one in place
     try:
         mode = evaluating(model) if evaluate else nullcontext()
-        with mode, torch.no_grad(), _module_hooks(watch), ReLUTap(watch.operator_seen), watch:
+        with mode, torch.set_grad_enabled(not evaluate), _module_hooks(watch), ReLUTap(watch.operator_seen), watch:
             if run is not None:
                 run()
             elif example is not None:

@@ -43,6 +43,14 @@ def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -
 
 def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:
     config = arelu_tl.FinetuneConfig(model="test_resnet", pretrained=False, img_size=32, calibration_images=33)
-    report, _ = inspect_backbone(config, make_folder(train=11, val=1))
+    report = inspect_backbone(config, make_folder(train=11, val=1)).report
     assert report.drift is not None
     assert report.batchnorm_layers > 0
+
+
+def test_calibrated_drifts_alike_whichever_init_was_asked_for(make_folder: Any) -> None:
+    asked = {"model": "test_resnet", "pretrained": False, "img_size": 32, "calibration_images": 8}
+    pictures = make_folder(train=4, val=1)
+    seen = [inspect_backbone(arelu_tl.FinetuneConfig(**asked, init=init), pictures) for init in ("calibrated", "paper")]
+    drifts = [{init: report.drift for init, report in each.inits.items()} for each in seen]
+    assert drifts[0] == drifts[1]

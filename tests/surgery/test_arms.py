@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -475,3 +476,57 @@ def test_sites_of_a_rival_hold_its_activation() -> None:
     operate(model, arm="silu")
     held = [m.activation for _, m in named_activations(model) if isinstance(m, SiteActivation)]
     assert [type(a) for a in held] == [nn.SiLU] * 3
+
+
+def test_calls_that_share_a_replacement_are_recorded_with_the_start_that_it_has() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("dla34")
+    report = convert(model, share_sites=True)
+    starts = {p.site.name: {q.alpha0 for q in report.sites if q.site.name == p.site.name} for p in report.sites}
+    assert [name for name, values in starts.items() if len(values) > 1] == []
+
+
+@pytest.mark.parametrize(("arm", "known"), [("gelu", set()), ("leaky", {"alpha0", "beta0"})])
+def test_a_site_is_recorded_with_nothing_that_its_activation_does_not_have(arm: str, known: set[str]) -> None:
+    report = convert(ConvNet(), arm=arm, example_input=torch.zeros(1, 3, 8, 8)).to_json()
+    keys = ("alpha0", "beta0", "scale", "num_parameters")
+    assert {key for site in report["sites"] for key in keys if site[key] is not None} == known
+
+
+def test_a_pattern_may_be_given_alone() -> None:
+    assert convert(resnet(), exclude="layer1*").replaced == convert(resnet(), exclude=["layer1*"]).replaced < 12
+
+
+def test_a_relu_inside_an_autograd_function_is_refused_because_nothing_there_can_learn() -> None:
+    class Rectify(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.relu()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * (ctx.saved_tensors[0] > 0)
+
+    class Custom(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Rectify.apply(x)
+
+    model = nn.Sequential(nn.Linear(4, 4), Custom(), nn.Linear(4, 2))
+    kept = structure(model)
+    with pytest.raises(SurgeryError, match="no gradients are recorded"):
+        convert(model, example_input=torch.zeros(2, 4))
+    assert structure(model) == kept
+
+
+def test_a_model_that_gives_a_list_of_maps_is_measured_by_all_of_them() -> None:
+    model = timm.create_model("test_resnet", features_only=True)
+    report = convert(model, calibration=[torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))])
+    assert report.drift is not None
+    assert report.drift.relative is not None
+    assert 0 < report.drift.relative <= 1
+
+
+def test_calibration_of_single_pictures_is_refused() -> None:
+    with pytest.raises(SurgeryError, match="at least two pictures"):
+        convert(resnet(), calibration=[torch.zeros(1, 3, 32, 32)])

@@ -760,7 +760,7 @@ class FailsLater(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("calls", [0, 1, 3, 6, 9, 12, 14])
+@pytest.mark.parametrize("calls", [0, 1, 3, 6, 9, 12])
 @pytest.mark.parametrize("batchnorm", ["corrected", "reestimated"])
 def test_an_error_in_the_middle_of_a_search_leaves_the_model_unchanged(calls: int, batchnorm: str) -> None:
     net = deep_net().train()

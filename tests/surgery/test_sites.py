@@ -277,6 +277,18 @@ def test_a_relu6_of_x_plus_3_is_a_gate_and_stays(gate: Callable[[Tensor], Tensor
     assert convert(model, example_input=ROWS).replaced == 1
 
 
+def test_hard_mish_is_a_gate_and_stays() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Function(lambda x: 0.5 * x * torch.add(x, other=2).clamp(0, 2)))
+    assert [s.role for s in find_sites(model, ROWS)] == ["activation", "gate"]
+    assert convert(model, example_input=ROWS).replaced == 1
+
+
+def test_a_relu_that_is_an_operand_of_a_matrix_product_starts_at_the_least_leak() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), Function(lambda x: F.relu(x).transpose(0, 1) @ x), nn.ReLU(), nn.Linear(2, 2))
+    report = convert(model, example_input=ROWS)
+    assert [(p.site.role, p.alpha0) for p in report.sites] == [("kernel", 0.01), ("activation", 0.9)]
+
+
 @pytest.mark.parametrize("shifted", [lambda x: F.relu6(x + 2), lambda x: F.relu(x + 3), lambda x: F.relu6(x - 3)])
 def test_another_shift_or_no_cap_is_no_gate(shifted: Callable[[Tensor], Tensor]) -> None:
     assert [s.role for s in find_sites(Function(shifted), ROWS)] == ["activation"]
@@ -397,7 +409,7 @@ FAMILIES = {
     "dla34": {("module", "relu", "activation"), ("shared", "relu", "activation")},
     "res2net50_14w_8s": {("module", "relu", "activation"), ("shared", "relu", "activation")},
     "hrnet_w18_small": {("module", "relu", "activation"), ("shared", "relu", "activation")},
-    "efficientvit_b0": {("shared", "relu", "activation")},
+    "efficientvit_b0": {("shared", "relu", "kernel")},
     "legacy_seresnet18": {
         ("module", "relu", "activation"), ("shared", "relu", "activation"), ("module", "relu", "squeeze-excite"),
     },
