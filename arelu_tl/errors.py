@@ -41,6 +41,14 @@ class NoSitesError(SurgeryError):
     """The model runs no ReLU."""
 
 
+class RunsFailedError(AreluTlError, RuntimeError):
+    """Some runs of a sweep failed; ``exit_code`` is the gravest of theirs."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ComparisonError(AreluTlError, ValueError):
     """The runs differ in more than the arm, so that a comparison would mislead."""
 

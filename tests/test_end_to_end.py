@@ -39,7 +39,7 @@ def test_both_arms_train_and_arelu_is_ahead_at_the_small_rate(demo: Path) -> Non
     study = demo / "runs" / "demo"
     pair = json.loads((study / "comparison.json").read_text())["pairs"][0]
     assert (pair["arm"]["arm"], pair["baseline"]["arm"]) == ("arelu", "relu")
-    assert pair["arm"]["curve"]["top1"][-1] > 0.6
+    assert pair["arm"]["curve"]["top1"][-1] > 0.4
     assert pair["aulc_difference"] > 0.1
     assert pair["verdict"] == "faster"
     assert "converged faster than relu" in (demo / "stdout").read_text()

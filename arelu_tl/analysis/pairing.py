@@ -110,7 +110,8 @@ def compare(paths: Sequence[Path | str], *, target: float | None = None) -> Comp
 
 
 def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None) -> Comparison:
-    """``compare`` on runs already read."""
+    """``compare`` on runs already read; those that failed before their first evaluation have nothing to compare."""
+    runs = [run for run in runs if run.status != "failed" or run.curve("val")]
     baselines = [run for run in runs if run.config.arm == "relu"]
     others = [run for run in runs if run.config.arm != "relu"]
     pairs, paired = [], set()

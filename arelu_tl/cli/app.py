@@ -20,6 +20,7 @@ from arelu_tl.cli.export import export
 from arelu_tl.cli.finetune import finetune
 from arelu_tl.cli.inspect import inspect
 from arelu_tl.cli.predict import predict
+from arelu_tl.cli.sweep import sweep
 from arelu_tl.errors import AreluTlError
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, finetune, compare, inspect, evaluate, predict, export):
+for command in (demo, finetune, sweep, compare, inspect, evaluate, predict, export):
     app.command()(command)
 
 

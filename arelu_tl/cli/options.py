@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 import typer
 from pydantic.fields import FieldInfo
@@ -95,10 +95,19 @@ def require_folder(path: Path) -> None:
         raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
 
 
-def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig:
+_Model = TypeVar("_Model", bound=FinetuneConfig)
+
+
+@overload
+def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig: ...
+@overload
+def merge_config(config_file: Path | None, settings: dict[str, Any], model: type[_Model]) -> _Model: ...
+def merge_config(
+    config_file: Path | None, settings: dict[str, Any], model: type[FinetuneConfig] = FinetuneConfig
+) -> FinetuneConfig:
     """YAML beneath, command line on top, everything validated together.
 
     Raises:
         ConfigError: see ``check_config`` and ``read_yaml``.
     """
-    return check_config({**(read_yaml(config_file) if config_file else {}), **settings})
+    return check_config({**(read_yaml(config_file) if config_file else {}), **settings}, model)

@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -150,18 +150,66 @@ class FinetuneConfig(BaseModel):
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
 
+    def learning_rates(self) -> list[float]:
+        """The rates that training will use."""
+        return [self.lr]
+
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneConfig:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError("scale needs two numbers with 0 < least <= most <= 1")
         if not self.pretrained and self.pretrained_path is not None:
             raise ValueError("pretrained_path contradicts pretrained: false")
-        if self.min_lr > self.lr:
+        if self.min_lr > min(self.learning_rates()):
             raise ValueError("min_lr is larger than lr")
         if self.warmup_epochs > self.epochs:
             raise ValueError("warmup_epochs is longer than epochs")
         return self
 
+
+def _split(value: Any) -> Any:
+    """``1e-5,1e-4`` as the command line gives it, or a list as YAML does."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class SweepConfig(FinetuneConfig):
+    """All settings of ``arelu-tl sweep``: those of ``finetune``, and the grid, whose every cell is a run."""
+
+    arms: Annotated[list[Arm], BeforeValidator(_split), Field(min_length=1)] = _field(
+        ["relu", "arelu"], "Arms, separated by commas.", "Grid"
+    )
+    lrs: Annotated[list[Annotated[Float, Field(gt=0)]], BeforeValidator(_split), Field(min_length=1)] = _field(
+        [1e-4], "Learning rates, separated by commas.", "Grid"
+    )
+    seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], BeforeValidator(_split), Field(min_length=1)] = _field(
+        [0], "Seeds, separated by commas.", "Grid"
+    )
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> SweepConfig:
+        for name in GRID_KEYS:
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names a value twice")
+        return self
+
+    def learning_rates(self) -> list[float]:
+        return self.lrs
+
+    def cells(self) -> list[FinetuneConfig]:
+        """A configuration for each run; seed by seed and rate by rate, so that arms to be compared follow each other."""
+        shared = self.model_dump(exclude={*GRID_KEYS, *_CELL_KEYS})
+        return [
+            FinetuneConfig(**shared, arm=arm, lr=lr, seed=seed, baseline=False)
+            for seed in self.seeds
+            for lr in self.lrs
+            for arm in self.arms
+        ]
+
+
+GRID_KEYS = ("arms", "lrs", "seeds")
+# What a sweep's grid decides for each of its runs.
+_CELL_KEYS = frozenset({"arm", "lr", "seed", "baseline"})
 
 # What may differ between the two runs of a pair without making their comparison unfair: the arm itself and its
 # parameters (surgery), and where and how fast the computation happens.
@@ -172,6 +220,13 @@ ARM_KEYS = frozenset(
 PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path"})
 
 
+_Model = TypeVar("_Model", bound=FinetuneConfig)
+
+
+@overload
+def check_config(values: Mapping[str, Any]) -> FinetuneConfig: ...
+@overload
+def check_config(values: Mapping[str, Any], model: type[_Model]) -> _Model: ...
 def check_config(values: Mapping[str, Any], model: type[FinetuneConfig] = FinetuneConfig) -> FinetuneConfig:
     """Validate raw values; every fault is reported, in one line.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arelu_tl.errors import ArtefactError, DataError
-from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
+from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, read_yaml
 from arelu_tl.records.storage import read_json, read_rows
 
 STUDY_CONFIG = "study.yaml"
@@ -153,6 +153,7 @@ def _fingerprint(run: Path) -> str | None:
 def _read_config(path: Path) -> FinetuneConfig:
     """A configuration that we wrote ourselves: if it does not validate, the file was damaged, not mistyped."""
     try:
-        return check_config(read_yaml(path))
+        values = read_yaml(path)
+        return check_config(values, SweepConfig if GRID_KEYS[0] in values else FinetuneConfig)
     except ValueError as error:
         raise ArtefactError(f"{path}: {error}") from None

@@ -82,6 +82,20 @@ class StudyView(Observer):
             self.output.note(f"[yellow]no validation picture[/] of {names}")
         self.output.note(f"study folder: [bold]{plain(path)}[/]")
 
+    def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
+        minutes, whole = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        told = f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{whole} s"
+        trained = f", {cells - waiting} of them trained already" if waiting < cells else ""
+        self.output.note(
+            f"{cells} runs{trained}; about {told} to go, from a measured step" if waiting else f"{cells} runs{trained}"
+        )
+
+    def cell_started(self, number: int, cells: int, name: str) -> None:
+        # A sweep's arms are compared at its end, over all rates and seeds; the epochs of another cell are no measure here.
+        self._baseline.clear()
+        self.output.note(f"\n[bold]run {number} of {cells}[/]: {plain(name)}")
+
     def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
         self._epochs = total_epochs
         what = "unmodified backbone"

@@ -6,15 +6,18 @@ import dataclasses
 import shlex
 import signal
 from pathlib import Path
+from typing import TypeVar
 
 from arelu_tl.data import PictureFolder, scan_folder
 from arelu_tl.errors import ConfigError, DataError, Interrupted
 from arelu_tl.records import runs
-from arelu_tl.records.config import FinetuneConfig, dump_yaml
+from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.run import rehearse, train_run
+
+_Config = TypeVar("_Config", bound=FinetuneConfig)
 
 
 def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> runs.StudyRecord:
@@ -28,20 +31,39 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
     observer = observer or Observer()
     if config.data is None:
         raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
-    # Absolute, so that the study can be resumed, and its settings used again, from any other folder.
-    places = {"data": config.data.resolve(), "pretrained_path": config.pretrained_path and config.pretrained_path.resolve()}
-    config = config.model_copy(update=places)
+    config = absolute(config)
     device = choose_device(config.device)
-    folder = _scan(config, observer)
+    folder = scan(config, observer)
     make_folder(config.output)
     # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
     # half study behind.
     rehearse(config, folder, device)
     study = claim_folder(config.output, config.name, "study")
-    write_text(study / runs.STUDY_CONFIG, dump_yaml(config))
-    write_json(study / runs.DATASET, folder.to_json())
-    write_text(study / runs.SPLIT, folder.to_csv())
+    open_study(study, config, folder)
     return _train(study, config, folder, observer)
+
+
+def absolute(config: _Config) -> _Config:
+    """``config`` with absolute paths, so that its study can be resumed, and its settings used again, from any folder."""
+    places = {key: value.resolve() for key in ("data", "pretrained_path") if (value := getattr(config, key)) is not None}
+    return config.model_copy(update=places)
+
+
+def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> None:
+    """Write what a study says about itself before its first run."""
+    write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
+    write_json(path / runs.DATASET, folder.to_json())
+    write_text(path / runs.SPLIT, folder.to_csv())
+
+
+def check_pictures(path: Path, folder: PictureFolder) -> None:
+    """Raise unless ``folder`` holds the pictures and the split that the study at ``path`` was begun with.
+
+    Raises:
+        DataError: it does not.
+    """
+    if folder.fingerprint() != read_json(path / runs.DATASET)["fingerprint"]:
+        raise DataError(f"{folder.root}: the pictures are not those that {path} was started on; begin a new study")
 
 
 def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyRecord:
@@ -55,10 +77,10 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
     if not runs.is_study(path) and runs.is_run(path):
         path = path.resolve().parent
     config = runs.load_study(path).config
-    folder = _scan(config, observer)
-    known = read_json(path / runs.DATASET)["fingerprint"]
-    if folder.fingerprint() != known:
-        raise DataError(f"{config.data}: the pictures are not those that {path} was started on; begin a new study")
+    if isinstance(config, SweepConfig):
+        raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
+    folder = scan(config, observer)
+    check_pictures(path, folder)
     return _train(path, config, folder, observer)
 
 
@@ -89,7 +111,13 @@ def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:
     return config.model_copy(update={"arm": arm})
 
 
-def _scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
+def scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
+    """The pictures of ``config``, every one decoded once.
+
+    Raises:
+        ConfigError: it names no folder.
+        DataError: see ``scan_folder``.
+    """
     if config.data is None:
         raise ConfigError("the configuration names no folder of pictures")
     folder = scan_folder(

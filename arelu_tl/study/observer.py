@@ -18,6 +18,12 @@ class Observer:
     def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
         """The folder of the study exists and its pictures are known."""
 
+    def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
+        """A sweep of ``cells`` runs, of which ``waiting`` have to be trained, in about ``seconds``."""
+
+    def cell_started(self, number: int, cells: int, name: str) -> None:
+        """Run ``number`` of the sweep's ``cells`` begins."""
+
     def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
         """The model of an arm is ready; training begins or goes on."""
 

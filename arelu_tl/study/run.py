@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +124,21 @@ def train_run(
     return summary
 
 
-def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> None:
+@dataclass(frozen=True)
+class Rehearsal:
+    """Attributes:
+    setup_seconds: to load and operate on the model; calibration on all its pictures takes longer.
+    seconds_per_picture: of a training step, after the first.
+    """
+
+    setup_seconds: float
+    seconds_per_picture: float
+
+
+def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device, *, measure: bool = False) -> Rehearsal:
     """Build everything that ``config.arm`` needs and take one real step on it, then throw it away.
+
+    With ``measure`` a second step is taken, because the first also pays for what is paid once.
 
     What is wrong with the model, the settings or the machine is so told before a study's folder is made.
 
@@ -134,16 +149,22 @@ def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device
     check_optimizer(config.opt)
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
+    began = time.perf_counter()
     backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device)
     try:
         train, _ = _batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
-        try_step(backbone.model, train, _optimizer(config, backbone.model), _fit_settings(config), device)
+        optimizer = _optimizer(config, backbone.model)
+        for _ in range(2 if measure else 1):
+            stepped = time.perf_counter()
+            try_step(backbone.model, train, optimizer, _fit_settings(config), device)
     except AreluTlError:
         raise
     except Exception as error:
         # timm, torch and their plug-ins refuse a combination of settings with errors of every class.
         told = " ".join(str(error).split())[:300]
         raise ConfigError(f"a training step fails with these settings: {told or type(error).__name__}") from error
+    pictures = min(config.batch_size, len(folder.splits["train"]))
+    return Rehearsal(stepped - began, (time.perf_counter() - stepped) / pictures)
 
 
 def _optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -249,11 +249,13 @@ def test_the_list_of_supported_architectures_needs_no_torch(tmp_path: Path) -> N
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
-    asked = ["inspect", "--list-supported", "mobilevitv2_*"]
+    asked = ["inspect", "--list-supported", "mobilevitv2_*", "--json"]
     done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("converts") == 7
-    nothing = arelu_tl("inspect", "--list-supported", "vit_*", cwd=tmp_path)
+    assert [row["functional"] for row in json.loads(done.stdout)["architectures"]] == [9] * 7
+    table = arelu_tl("inspect", "--list-supported", "resnet50.a1_in1k", cwd=tmp_path, COLUMNS="80")
+    assert "resnet50 " in table.stdout
+    nothing = arelu_tl("inspect", "--list-supported", "vit_tiny_patch16_224", cwd=tmp_path)
     assert (nothing.returncode, "no architecture" in nothing.stderr) == (2, True)
 
 
@@ -263,6 +265,10 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "one class": (["finetune", "one"], 2, "only one class"),
     "no readable picture": (["finetune", "rotten"], 2, "cannot be decoded"),
     "no model to inspect": (["inspect"], 2, "name a MODEL"),
+    "sweep: a cell twice": (["sweep", "good", "--seeds", "1,1"], 2, "seeds names a value twice"),
+    "sweep: no number": (["sweep", "good", "--lrs", "1e-4,fast"], 2, "'fast'"),
+    "sweep: unknown arm": (["sweep", "good", "--arms", "relu,swoosh"], 2, "'swoosh'"),
+    "sweep: not a sweep": (["sweep", "--resume", "good"], 2, "not a study"),
     "unknown arm": (["finetune", "good", "--arm", "swoosh"], 2, "'swoosh'"),
     "unknown model": (["finetune", "good", "--model", "resnet1800"], 2, "did you mean resnet18"),
     "no ReLU": (["finetune", "good", "--model", "vit_tiny_patch16_224", "--no-pretrained"], 2, "GELU"),
@@ -366,7 +372,7 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
-    for command in ([], ["demo"], ["finetune"], ["compare"], ["inspect"], ["evaluate"], ["predict"], ["export"]):
+    for command in ([], ["demo"], ["finetune"], ["sweep"], ["compare"], ["inspect"], ["evaluate"], ["predict"], ["export"]):
         done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
         assert "Usage" in done.stdout

@@ -1,0 +1,126 @@
+"""A sweep: every cell trained once, whatever comes between, and nothing but its cells."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arelu_tl.analysis import compare_runs
+from arelu_tl.errors import ConfigError, DataError, Interrupted
+from arelu_tl.records.config import SweepConfig
+from arelu_tl.records.storage import read_rows
+from arelu_tl.study.observer import Observer
+from arelu_tl.study.sweep import plan_cells, resume_sweep, sweep
+
+TINY = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 2, "workers": 0, "name": "grid"}
+
+
+@pytest.fixture(scope="module")
+def pictures(make_folder: Any) -> Path:
+    folder: Path = make_folder()
+    return folder
+
+
+def grid(pictures: Path, place: Path, **settings: Any) -> SweepConfig:
+    return SweepConfig(**{**TINY, "data": pictures, "output": place, "lrs": [1e-3, 1e-2], **settings})
+
+
+class Counting(Observer):
+    """Keeps the names of the cells that were trained."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+        self.planned: tuple[int, int, float] | None = None
+
+    def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
+        self.planned = cells, waiting, seconds
+
+    def cell_started(self, number: int, cells: int, name: str) -> None:
+        self.trained.append(name)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.jsonl")]
+
+
+def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(pictures: Path, tmp_path: Path) -> None:
+    first, second, third = Counting(), Counting(), Counting()
+    study = sweep(grid(pictures, tmp_path), observer=first)
+    names = ["relu-lr0.001-s0", "arelu-lr0.001-s0", "relu-lr0.01-s0", "arelu-lr0.01-s0"]
+    assert first.trained == names
+    assert {run.path.name: run.status for run in study.runs} == dict.fromkeys(names, "finished")
+    assert [pair.lr for pair in compare_runs(study.runs).pairs] == [1e-3, 1e-2]
+    assert first.planned is not None
+    assert first.planned[:2] == (4, 4)
+    assert first.planned[2] > 0
+    before = {name: (tmp_path / "grid" / name / "summary.json").read_bytes() for name in names}
+    sweep(grid(pictures, tmp_path), observer=second)
+    assert second.trained == []
+    sweep(grid(pictures, tmp_path, arms=["leaky"], lrs=[1e-3]), observer=third)
+    # The grid stays a grid: a new arm is trained at every rate that the others were.
+    assert third.trained == ["leaky-lr0.001-s0", "leaky-lr0.01-s0"]
+    assert {name: (tmp_path / "grid" / name / "summary.json").read_bytes() for name in names} == before
+    with pytest.raises(ConfigError, match="epochs 2 there and 3 here"):
+        sweep(grid(pictures, tmp_path, epochs=3))
+
+
+def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(pictures: Path, tmp_path: Path) -> None:
+    class Interrupting(Counting):
+        def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
+            if len(self.trained) == 2 and row["epoch"] == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    whole = sweep(grid(pictures, tmp_path / "whole"))
+    with pytest.raises(Interrupted, match="sweep --resume") as caught:
+        sweep(grid(pictures, tmp_path / "halved"), observer=Interrupting())
+    assert caught.value.exit_code == 130
+    path = tmp_path / "halved" / "grid"
+    cells = plan_cells(path, grid(pictures, tmp_path / "halved"))
+    assert [cell.status for cell in cells] == ["finished", "interrupted", "missing", "missing"]
+    again = Counting()
+    resumed = resume_sweep(path, observer=again)
+    assert again.trained == [cell.path.name for cell in cells[1:]]
+    assert [run.status for run in resumed.runs] == ["finished"] * 4
+    for one, other in zip(whole.runs, resumed.runs, strict=True):
+        assert rows(one.path) == rows(other.path)
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures: Path, tmp_path: Path) -> None:
+    config = grid(pictures, tmp_path, lrs=[1e30, 1e-3], opt="sgd", arms=["relu"])
+    study = sweep(config)
+    told = {run.config.lr: run for run in study.runs}
+    assert (told[1e30].status, told[1e-3].status) == ("failed", "finished")
+    assert told[1e30].summary["exit_code"] == 4
+    quiet, again = Counting(), Counting()
+    sweep(config, observer=quiet)
+    assert quiet.trained == []
+    sweep(config, retry_failed=True, observer=again)
+    assert again.trained == [told[1e30].path.name]
+
+
+def test_other_pictures_are_refused(pictures: Path, tmp_path: Path, make_folder: Any) -> None:
+    config = grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1)
+    study = sweep(config)
+    moved = config.model_copy(update={"data": make_folder(train=9)})
+    with pytest.raises(ConfigError, match="data"):
+        sweep(moved)
+    record = study.path / "dataset.json"
+    record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(DataError, match="begin a new study"):
+        sweep(config)
+
+
+def test_a_grid_may_be_written_with_commas_and_names_no_value_twice() -> None:
+    config = SweepConfig(arms="relu, arelu,leaky", lrs="1e-5,1e-4", seeds="0,1,2")  # type: ignore[arg-type]
+    assert (config.arms, config.lrs, config.seeds) == (["relu", "arelu", "leaky"], [1e-5, 1e-4], [0, 1, 2])
+    assert len(config.cells()) == 18
+    assert {(cell.arm, cell.baseline) for cell in config.cells()} == {("relu", False), ("arelu", False), ("leaky", False)}
+    with pytest.raises(ValueError, match="twice"):
+        SweepConfig(seeds=[1, 1])
+    assert SweepConfig(lrs=[1e-2], min_lr=1e-3).min_lr == 1e-3
+    with pytest.raises(ValueError, match="min_lr"):
+        SweepConfig(lrs=[1e-2, 1e-4], min_lr=1e-3)
