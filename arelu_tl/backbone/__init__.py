@@ -9,7 +9,7 @@ from arelu_tl.backbone.loading import (
     pretrained_cfg,
     reset_head,
 )
-from arelu_tl.backbone.modes import evaluating
+from arelu_tl.backbone.modes import evaluating, training
 
 __all__ = [
     "Backbone",
@@ -20,4 +20,5 @@ __all__ = [
     "load_backbone",
     "pretrained_cfg",
     "reset_head",
+    "training",
 ]

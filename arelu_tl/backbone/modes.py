@@ -1,20 +1,29 @@
-"""Run a model in eval mode and leave every module's own mode as it was found."""
+"""Run a model in eval or training mode and leave every module's own mode as it was found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
+    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+    return _in_mode(model, False)
+
+
+def training(model: nn.Module) -> AbstractContextManager[None]:
+    """Training mode inside; afterwards each module has its own mode back."""
+    return _in_mode(model, True)

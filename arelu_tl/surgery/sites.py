@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arelu_tl.backbone import pretrained_cfg
+from arelu_tl.backbone import training as in_training
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.relu_calls import is_relu_module
 from arelu_tl.surgery.routing import SITES, is_routed
@@ -260,21 +260,10 @@ def _without_values(model: nn.Module, size: tuple[int, ...], *, training: bool =
     try:
         if not training:
             return trace_relus(model, None, run=run)
-        with _training(model):
+        with in_training(model):
             return trace_relus(model, None, run=run, evaluate=False)
     except SurgeryError:
         return None
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _compare_modes(model: nn.Module, evaluated: Trace, trained: Trace) -> None:
