@@ -257,8 +257,8 @@ def _search(operation: _Operation, sites: Sequence[Site], choices: dict[str, Any
         guess = proportional if low < proportional < high else high if proportional >= high else (low + high) / 2
     # With all pictures BatchNorm's correction is a little another one than with those that were searched on.
     for retreat in (0.95, 0.9, 0.8, 0.5, 0.0):
-        if drift_at(low, quick=False) <= budget:
+        if drift_at(low, quick=False) <= budget or low == 0:
             return low
         low *= retreat
-    drift_at(0.0, quick=False)
-    return 0.0
+    drift_at(low, quick=False)
+    return low

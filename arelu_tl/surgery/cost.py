@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from math import prod
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arelu_tl.backbone import evaluating
 from arelu_tl.surgery.plan import PlannedSite
+from arelu_tl.surgery.trace import on_meta
 
 # Operations an element, forward: a ReLU is one maximum; an AReLU is two products and a maximum.
 _RELU_FLOPS = 1
@@ -62,11 +62,11 @@ def activation_cost(sites: Sequence[PlannedSite], model_flops: int | None) -> Co
 
 def model_flops(model: nn.Module, size: Sequence[int]) -> int | None:
     """Operations of one forward pass on one picture of ``size`` (C, H, W), run on the meta device; None where it cannot be."""
-    state = {n: t.detach().to("meta") for n, t in chain(model.named_parameters(), model.named_buffers())}
+    run = on_meta(model, size)
     counter = FlopCounterMode(display=False)
     try:
         with evaluating(model), torch.no_grad(), counter:
-            torch.func.functional_call(model, state, (torch.zeros(1, *size, device="meta"),))
+            run()
     except (RuntimeError, TypeError, ValueError):  # a forward pass that looks at values has none to look at
         return None
     return int(counter.get_total_flops())

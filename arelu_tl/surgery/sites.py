@@ -6,7 +6,6 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from arelu_tl.backbone import training as in_training
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.relu_calls import is_relu_module
 from arelu_tl.surgery.routing import SITES, is_routed
-from arelu_tl.surgery.trace import Execution, Trace, trace_relus
+from arelu_tl.surgery.trace import Execution, Trace, on_meta, trace_relus
 
 # What is tried on a model that does not say what it runs on.
 _USUAL_SIZE = (3, 224, 224)
@@ -106,7 +105,7 @@ def find_sites(model: nn.Module, example_input: Tensor | None = None, *, share: 
             if not names[module][0]:
                 raise SurgeryError("the model is itself a ReLU; there is nothing around it to operate on")
         alone = module is not None and (share or calls[module] == 1)
-        slot = None if alone or module is None else _slot(module, execution, counted, trace, names)
+        slot = None if alone or module is None else _slot(module, execution, trace, names)
         owner = None
         if alone and module is not None:
             own_names = tuple(names[module])
@@ -174,9 +173,7 @@ def _unreached(module: nn.Module, names: list[str]) -> Site:
     )
 
 
-def _slot(
-    module: nn.Module, execution: Execution, counted: Counter[nn.Module], trace: Trace, names: dict[nn.Module, list[str]]
-) -> str | None:
+def _slot(module: nn.Module, execution: Execution, trace: Trace, names: dict[nn.Module, list[str]]) -> str | None:
     """Where a shared module stands several times in one nn.Sequential: the slot that this call runs.
 
     A Sequential runs its slots in their order, so a slot can be exchanged and needs no routing.
@@ -250,13 +247,7 @@ def _zeros(model: nn.Module, size: tuple[int, ...], *, pictures: int = 1) -> Ten
 
 def _without_values(model: nn.Module, size: tuple[int, ...], *, training: bool = False) -> Trace | None:
     """A trace on the meta device, where shapes flow and nothing is computed; None where the model needs values."""
-    state = {name: tensor.detach().to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    example = torch.zeros(2 if training else 1, *size, device="meta", dtype=dtype)
-
-    def run() -> Any:
-        return torch.func.functional_call(model, state, (example,))
-
+    run = on_meta(model, size, pictures=2 if training else 1)
     try:
         if not training:
             return trace_relus(model, None, run=run)

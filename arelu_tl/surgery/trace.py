@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -259,6 +260,14 @@ def _module_hooks(watch: _Watch) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def on_meta(model: nn.Module, size: Sequence[int], *, pictures: int = 1) -> Callable[[], Any]:
+    """A forward pass of ``model`` on pictures of ``size`` (C, H, W) in which shapes flow and nothing is computed."""
+    state = {name: tensor.detach().to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    example = torch.zeros(pictures, *size, device="meta", dtype=dtype)
+    return lambda: torch.func.functional_call(model, state, (example,))
 
 
 def trace_relus(
