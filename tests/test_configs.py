@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
+from arelu_tl.records.config import FinetuneConfig, SweepConfig, check_config, read_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -17,8 +17,10 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_config_is_valid_and_headed_by_its_command(path: Path) -> None:
     head = path.read_text().splitlines()[0]
-    assert shlex.split(head.removeprefix("# ")) == ["arelu-tl", "finetune", "DATA", "--config", f"configs/{path.name}"]
-    config = check_config(read_yaml(path))
-    defaults = FinetuneConfig()
+    program, command, *rest = shlex.split(head.removeprefix("# "))
+    assert [program, *rest] == ["arelu-tl", "DATA", "--config", f"configs/{path.name}"]
+    model = {"finetune": FinetuneConfig, "sweep": SweepConfig}[command]
+    config = check_config(read_yaml(path), model)
+    defaults = model()
     for key in read_yaml(path):
         assert getattr(config, key) != getattr(defaults, key), f"{key} only repeats the default"

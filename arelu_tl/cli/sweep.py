@@ -9,12 +9,12 @@ import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.config import FinetuneConfig, SweepConfig
+from arelu_tl.records.config import GRID_KEYS, WHERE_KEYS, SweepConfig
 
 _GRID_PANEL = "Grid"
 
 
-@with_config_options(leave_out=["data", "arm", "lr", "seed", "baseline"], model=FinetuneConfig)
+@with_config_options(leave_out=["data", "arm", "lr", "seed", "baseline", *GRID_KEYS], model=SweepConfig)
 def sweep(
     settings: dict[str, Any],
     data: Annotated[Path | None, typer.Argument(help="Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.")] = None,
@@ -33,16 +33,19 @@ def sweep(
     """Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare."""
     grid = {"data": data, "arms": arms, "lrs": lrs, "seeds": seeds}
     settings |= {key: value for key, value in grid.items() if value is not None}
-    if resume is not None and (settings or config):
-        given = ", ".join(["config"] * bool(config) + list(settings))
+    if resume is not None and (config or settings.keys() - WHERE_KEYS):
+        given = ", ".join(["config"] * bool(config) + [key for key in settings if key not in WHERE_KEYS])
         raise ConfigError(f"--resume goes on with the sweep's own configuration; leave out: {given}")
-    merged = merge_config(config, settings, SweepConfig) if resume is None else None
-    if merged is not None:
+    if resume is None:
+        merged = merge_config(config, settings, SweepConfig)
         if merged.data is None:
             raise ConfigError("no folder of pictures: arelu-tl sweep DATA")
         require_folder(merged.data)
 
     from arelu_tl.cli.study import run_sweep
     from arelu_tl.render.console import Output
+    from arelu_tl.study.sweep import resumed_config
 
-    run_sweep(merged, resume, Output(as_json=json, quiet=quiet), retry_failed=retry_failed)
+    if resume is not None:
+        merged = resumed_config(resume, settings)
+    run_sweep(merged, Output(as_json=json, quiet=quiet), retry_failed=retry_failed)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from arelu_tl.data.cache import DecodedPictures, PictureCache
 from arelu_tl.data.decode import PICTURE_ENDINGS, UndecodableError, open_picture
 from arelu_tl.errors import DataError
 from arelu_tl.records.storage import csv_text
@@ -51,6 +52,7 @@ class PictureFolder:
         rejected: pictures that could not be decoded, left out.
         ignored: how many files were no pictures by name.
         duplicates: groups of paths with identical bytes that stand in more than one split.
+        decoded: pictures that the scan has kept decoded, for as long as its cache lasts.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class PictureFolder:
     rejected: list[Rejected] = field(default_factory=list)
     ignored: int = 0
     duplicates: list[list[str]] = field(default_factory=list)
+    decoded: DecodedPictures | None = field(default=None, compare=False, repr=False)
 
     def fingerprint(self) -> str:
         """SHA-256 over every sample's split, path, class and bytes; equal where the pictures and the split are."""
@@ -111,6 +114,7 @@ def scan_folder(
     on_bad_image: Literal["error", "skip"] = "error",
     threads: int | None = None,
     leave_out: Path | None = None,
+    cache: PictureCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureFolder:
     """Read a folder of pictures in either layout, decoding every picture once to its end.
@@ -124,6 +128,7 @@ def scan_folder(
         on_bad_image: "error" refuses a folder with an undecodable picture, "skip" leaves it out and records it.
         threads: decoding threads; as many as there are processors when None.
         leave_out: a folder that is passed over wherever it lies.
+        cache: is given the training and validation pictures, which are decoded here anyway.
         progress: called with (pictures decoded, pictures in all).
 
     Raises:
@@ -138,7 +143,9 @@ def scan_folder(
         found[split], skipped = _list_pictures(root, folder, leave_out)
         ignored += skipped
     _check_classes(root, found)
-    digests, rejected = _gate(root, [p for by_class in found.values() for ps in by_class.values() for p in ps], threads, progress)
+    every = [(split, path) for split, by_class in found.items() for paths in by_class.values() for path in paths]
+    kept = {path for split, path in every if split != "test"} if cache is not None else frozenset()
+    digests, rejected = _gate(root, [path for _, path in every], threads, progress, cache, kept)
     _refuse(rejected, len(digests), on_bad_image)
     classes = sorted(found["train"], key=natural_key)
     splits = {
@@ -165,6 +172,7 @@ def scan_folder(
         rejected=rejected,
         ignored=ignored,
         duplicates=_duplicates(splits),
+        decoded=cache.pictures if cache is not None else None,
     )
 
 
@@ -307,19 +315,30 @@ def _check_classes(root: Path, found: dict[str, dict[str, list[str]]]) -> None:
 
 
 def _gate(
-    root: Path, paths: list[str], threads: int | None, progress: Callable[[int, int], None] | None
+    root: Path,
+    paths: list[str],
+    threads: int | None,
+    progress: Callable[[int, int], None] | None,
+    cache: PictureCache | None = None,
+    kept: Collection[str] = (),
 ) -> tuple[dict[str, str], list[Rejected]]:
-    """Decode each picture to its end; {path: SHA-256} of the good ones, and the bad ones with reasons."""
+    """Decode each picture to its end; {path: SHA-256} of the good ones, and the bad ones with reasons.
+
+    ``cache`` is given those that are ``kept``.
+    """
 
     def examine(path: str) -> tuple[str, str, str]:
         try:
             content = (root / path).read_bytes()
-            open_picture(content)
+            picture = open_picture(content)
         except UndecodableError as error:
             return path, "", str(error)
         except OSError as error:
             return path, "", os.strerror(error.errno or 0)
-        return path, hashlib.sha256(content).hexdigest(), ""
+        digest = hashlib.sha256(content).hexdigest()
+        if cache is not None and path in kept:
+            cache.add(digest, picture)
+        return path, digest, ""
 
     digests: dict[str, str] = {}
     rejected = []

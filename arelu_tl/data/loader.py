@@ -22,6 +22,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from arelu_tl.data.cache import DecodedPictures
 from arelu_tl.data.decode import UndecodableError, open_picture
 from arelu_tl.data.folder import Sample
 from arelu_tl.errors import DataError
@@ -51,8 +52,11 @@ def _create(data_config: dict[str, Any], **kwargs: Any) -> Transform:
 class _Pictures(Dataset[tuple[Tensor, int]]):
     """Decodes and transforms; its keys are (epoch, index), and a train item's randomness comes from them alone."""
 
-    def __init__(self, root: Path, samples: Sequence[Sample], transform: Transform, seed: int | None) -> None:
+    def __init__(
+        self, root: Path, samples: Sequence[Sample], transform: Transform, seed: int | None, decoded: DecodedPictures | None
+    ) -> None:
         self.root = root
+        self.decoded = decoded
         self.samples = samples
         self.transform = transform
         self.seed = seed
@@ -60,14 +64,19 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
         sample = self.samples[index]
-        try:
-            picture = open_picture(self.root / sample.path)
-        except (UndecodableError, OSError) as error:
-            raise DataError(f"{sample.path} could be decoded before training and cannot now: {error}") from None
+        picture = self._picture(sample)
         if self.seed is None:
             return self.transform(picture), sample.label
         with _seeded(self.seed, epoch, index):
             return self.transform(picture), sample.label
+
+    def _picture(self, sample: Sample) -> Image.Image:
+        if self.decoded is not None and (picture := self.decoded.get(sample.digest)) is not None:
+            return picture
+        try:
+            return open_picture(self.root / sample.path)
+        except (UndecodableError, OSError) as error:
+            raise DataError(f"{sample.path} could be decoded before training and cannot now: {error}") from None
 
 
 class _seeded:  # noqa: N801 (used as a verb)
@@ -161,24 +170,42 @@ def make_train_batches(
     seed: int,
     workers: int = 0,
     pin: bool = False,
+    decoded: DecodedPictures | None = None,
 ) -> Batches:
-    """Shuffled batches; order from (seed, epoch), augmentation from (seed, epoch, index)."""
-    return _make(root, samples, transform, batch_size, seed, workers, pin)
+    """Shuffled batches; order from (seed, epoch), augmentation from (seed, epoch, index).
+
+    ``decoded`` saves the decoding of the pictures in it, here and below; the batches are the same.
+    """
+    return _make(root, samples, transform, batch_size, seed, workers, pin, decoded)
 
 
 def make_eval_batches(
-    root: Path, samples: Sequence[Sample], transform: Transform, *, batch_size: int, workers: int = 0, pin: bool = False
+    root: Path,
+    samples: Sequence[Sample],
+    transform: Transform,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    pin: bool = False,
+    decoded: DecodedPictures | None = None,
 ) -> Batches:
     """Batches in the samples' own order, every picture exactly once."""
-    return _make(root, samples, transform, batch_size, None, workers, pin)
+    return _make(root, samples, transform, batch_size, None, workers, pin, decoded)
 
 
 def _make(
-    root: Path, samples: Sequence[Sample], transform: Transform, batch_size: int, seed: int | None, workers: int, pin: bool
+    root: Path,
+    samples: Sequence[Sample],
+    transform: Transform,
+    batch_size: int,
+    seed: int | None,
+    workers: int,
+    pin: bool,
+    decoded: DecodedPictures | None,
 ) -> Batches:
     order = _Order(len(samples), batch_size, seed)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        _Pictures(root, samples, transform, seed),
+        _Pictures(root, samples, transform, seed, decoded),
         batch_sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,

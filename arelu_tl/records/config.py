@@ -16,10 +16,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.duration import parse_duration
 
-# The names of activation.SURGERY_ARMS, which this layer cannot import; a test holds them to it.
+# The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
+# layer cannot import; a test holds them to it.
 Arm = Literal[
-    "arelu", "relu", "arelu-frozen", "leaky", "prelu",
+    "arelu", "relu", "recalibrated", "arelu-frozen", "leaky", "prelu",
     "celu", "elu", "gelu", "gelu-tanh", "hardswish", "mish", "quick-gelu", "rrelu", "selu", "sigmoid", "silu", "softplus",
     "softsign", "tanh",
 ]  # fmt: skip
@@ -48,6 +50,11 @@ Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]
 
 # A name inside the folder of pictures, never a path out of it.
 _FOLDER_NAME = r"^[^/\\]+$"
+_WHERE = "Where and how long"
+
+
+# libyaml's where PyYAML was built with it: a comparison of hundreds of runs reads hundreds of files.
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class FinetuneConfig(BaseModel):
@@ -77,7 +84,9 @@ class FinetuneConfig(BaseModel):
     drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
 
     arm: Arm = _field(
-        "arelu", "What becomes of the ReLU sites: AReLU, a control (arelu-frozen, leaky, prelu) or a rival.", "Surgery"
+        "arelu",
+        "What becomes of the ReLU sites: AReLU, a control (recalibrated keeps them; arelu-frozen, leaky, prelu) or a rival.",
+        "Surgery",
     )
     baseline: bool = _field(True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery")
     init: Init = _field(
@@ -149,6 +158,7 @@ class FinetuneConfig(BaseModel):
     name: str | None = _field(
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
+    tensorboard: bool = _field(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
 
     def learning_rates(self) -> list[float]:
         """The rates that training will use."""
@@ -172,8 +182,18 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _duration(value: Any) -> Any:
+    """Leave a time as it was written, so that it reads back as such."""
+    if value is not None:
+        parse_duration(value if isinstance(value, str) else "")
+    return value
+
+
 class SweepConfig(FinetuneConfig):
-    """All settings of ``arelu-tl sweep``: those of ``finetune``, and the grid, whose every cell is a run."""
+    """All settings of ``arelu-tl sweep``: those of ``finetune``, and the grid, whose every cell is a run.
+
+    Where and how long it trains (``WHERE_KEYS``) is no part of what a study is: it may go on elsewhere.
+    """
 
     arms: Annotated[list[Arm], BeforeValidator(_split), Field(min_length=1)] = _field(
         ["relu", "arelu"], "Arms, separated by commas.", "Grid"
@@ -184,6 +204,21 @@ class SweepConfig(FinetuneConfig):
     seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], BeforeValidator(_split), Field(min_length=1)] = _field(
         [0], "Seeds, separated by commas.", "Grid"
     )
+
+    jobs: Int | None = _field(
+        None, "Runs trained at once, devices shared out; one when not given, with ray as many as there is room for.", _WHERE, ge=1
+    )
+    launcher: Literal["local", "ray"] = _field("local", "Who trains: this machine, or a Ray cluster, one run a task.", _WHERE)
+    ray_address: str | None = _field(None, "Ray cluster to join; one is started on this machine when not given.", _WHERE)
+    time_budget: Annotated[str | None, BeforeValidator(_duration)] = _field(
+        None, "Begin no rate and seed whose arms cannot all be trained within this time: 90m, 2h, 1h30m.", _WHERE
+    )
+
+    @model_validator(mode="after")
+    def _cluster_only_with_ray(self) -> SweepConfig:
+        if self.ray_address is not None and self.launcher != "ray":
+            raise ValueError("ray_address needs launcher ray")
+        return self
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> SweepConfig:
@@ -198,7 +233,7 @@ class SweepConfig(FinetuneConfig):
 
     def cells(self) -> list[FinetuneConfig]:
         """A configuration for each run; seed by seed and rate by rate, so that arms to be compared follow each other."""
-        shared = self.model_dump(exclude={*GRID_KEYS, *_CELL_KEYS})
+        shared = self.model_dump(exclude={*GRID_KEYS, *WHERE_KEYS, *_CELL_KEYS})
         return [
             FinetuneConfig(**shared, arm=arm, lr=lr, seed=seed, baseline=False)
             for seed in self.seeds
@@ -208,6 +243,7 @@ class SweepConfig(FinetuneConfig):
 
 
 GRID_KEYS = ("arms", "lrs", "seeds")
+WHERE_KEYS = ("jobs", "launcher", "ray_address", "time_budget")
 # What a sweep's grid decides for each of its runs.
 _CELL_KEYS = frozenset({"arm", "lr", "seed", "baseline"})
 
@@ -217,7 +253,7 @@ ARM_KEYS = frozenset(
     {"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"}
     | {"granularity", "share_sites", "batchnorm", "drift_budget"}
 )
-PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path"})
+PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path", "tensorboard"})
 
 
 _Model = TypeVar("_Model", bound=FinetuneConfig)
@@ -258,7 +294,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not YAML, or not a mapping of names to values.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:

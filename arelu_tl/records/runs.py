@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ DATASET = "dataset.json"
 SPLIT = "split.csv"
 COMPARISON = "comparison.json"
 FIGURE = "convergence.png"
+REPORT = "report.html"
 
 RUN_CONFIG = "run.yaml"
 ENVIRONMENT = "environment.json"
@@ -26,6 +28,7 @@ SUMMARY = "summary.json"
 PREDICTIONS = "predictions.csv"
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
+TENSORBOARD = "tensorboard"
 
 
 def run_name(arm: str, lr: float, seed: int) -> str:
@@ -41,7 +44,7 @@ class RunRecord:
         path: the run's folder.
         config: resolved configuration, arm included.
         summary: content of summary.json; {} while the run has not written one.
-        metrics: rows of metrics.jsonl.
+        rows: rows of metrics.jsonl, without what each site had learnt by then; ``metrics`` has that too.
         surgery: content of surgery.json; None for the unmodified arm.
         dataset: fingerprint of the pictures and their split, from the study's dataset.json; None outside of a study.
     """
@@ -49,7 +52,7 @@ class RunRecord:
     path: Path
     config: FinetuneConfig
     summary: dict[str, Any]
-    metrics: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
     surgery: dict[str, Any] | None = None
     dataset: str | None = None
 
@@ -60,7 +63,17 @@ class RunRecord:
 
     def curve(self, split: str = "val") -> list[dict[str, Any]]:
         """The rows of one split, in order of steps."""
-        return [row for row in self.metrics if row.get("split") == split]
+        return [row for row in self.rows if row.get("split") == split]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The whole rows of metrics.jsonl, "sites" included; read when they are asked for, since few ask and they are long.
+
+        Raises:
+            ArtefactError: the file is corrupt.
+        """
+        path = self.path / METRICS
+        return read_rows(path) if path.exists() else []
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ def load_run(path: Path | str) -> RunRecord:
         path=path,
         config=_read_config(path / RUN_CONFIG),
         summary=_read_object(summary) if summary.exists() else {},
-        metrics=read_rows(metrics) if metrics.exists() else [],
+        rows=read_rows(metrics, without="sites") if metrics.exists() else [],
         surgery=_read_object(surgery) if surgery.exists() else None,
         dataset=_fingerprint(path),
     )

@@ -10,12 +10,17 @@ import hashlib
 import io
 import json
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from arelu_tl.errors import ArtefactError, StorageError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -51,6 +56,44 @@ def claim_folder(parent: Path, name: str | None, default: str) -> Path:
                 return candidate
             except FileExistsError:
                 number += 1
+
+
+@contextmanager
+def hold_folder(path: Path, *, what: str = "in use", patience: float = 0.0) -> Iterator[bool]:
+    """Keep every other process that asks for ``path`` out of it during the block; the system lets go when we die.
+
+    Args:
+        what: what the other process is doing with it, for the message.
+        patience: seconds to wait for it to end.
+
+    Yields:
+        Whether it is held: not on a platform or a file system without such locks, where nothing is kept out.
+
+    Raises:
+        StorageError: another process holds it.
+    """
+    if sys.platform == "win32":
+        yield False
+        return
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield _lock(descriptor, path, what, time.monotonic() + patience)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, what: str, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StorageError(f"{path} is {what} by another process") from None
+            time.sleep(0.1)
+        except OSError:  # NFS locks no folders, other network file systems nothing: training there must go on without
+            return False
 
 
 def fsync_folder(path: Path) -> None:
@@ -146,8 +189,11 @@ class RowWriter:
             self._file.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, without: str | None = None) -> list[dict[str, Any]]:
     """Read such a file. A last line without its end (the writer is at it, or died) is left out.
+
+    Args:
+        without: a key whose object is not read where it stands last in a row: most of a long file.
 
     Raises:
         ArtefactError: the file is missing, or a whole line is not a JSON object.
@@ -156,8 +202,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise ArtefactError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    # Within a string its quotes would be escaped, so that this can only be the key itself.
+    mark = None if without is None else f', "{without}": {{'.encode()
     rows = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        if mark is not None and line.endswith(b"}}") and (cut := line.find(mark)) > 0:
+            line = line[:cut] + b"}"
         try:
             row = json.loads(line)
         except ValueError:

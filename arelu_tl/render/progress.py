@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from arelu_tl.data import PictureFolder
+from arelu_tl.records.duration import told_duration
 from arelu_tl.render.console import Output, plain
 from arelu_tl.study.observer import Observer
 from arelu_tl.surgery import Drift, SurgeryReport
@@ -83,12 +84,11 @@ class StudyView(Observer):
         self.output.note(f"study folder: [bold]{plain(path)}[/]")
 
     def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
-        minutes, whole = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        told = f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{whole} s"
         trained = f", {cells - waiting} of them trained already" if waiting < cells else ""
         self.output.note(
-            f"{cells} runs{trained}; about {told} to go, from a measured step" if waiting else f"{cells} runs{trained}"
+            f"{cells} runs{trained}; about {told_duration(seconds)} to go, from a measured step"
+            if waiting
+            else f"{cells} runs{trained}"
         )
 
     def cell_started(self, number: int, cells: int, name: str) -> None:
@@ -96,11 +96,21 @@ class StudyView(Observer):
         self._baseline.clear()
         self.output.note(f"\n[bold]run {number} of {cells}[/]: {plain(name)}")
 
+    def cell_ended(self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float) -> None:
+        told = status
+        if summary:
+            told = f"accuracy [bold]{summary['final_top1']:.3f}[/] (best {summary['best_top1']:.3f}), {summary['seconds']:.0f} s"
+        if status != "interrupted":
+            told += f"; {done} of {cells}" + (f", about {told_duration(to_go)} to go" if done < cells else "")
+        self.output.note(f"  {plain(name)}: {told}")
+
     def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
         self._epochs = total_epochs
         what = "unmodified backbone"
         if report is not None:
             what = f"{report.replaced} of {report.executed} ReLU sites replaced, {report.parameters_added} parameters added"
+            if not report.replaced:
+                what = f"every ReLU stays, the statistics of {report.batchnorm_layers} BatchNorm layers {report.batchnorm}"
             if report.drift is not None:
                 what += f", {describe_drift(report)}"
         self.output.note(f"\n[bold]{arm}[/]: {what}; weights: {plain(weights)}")

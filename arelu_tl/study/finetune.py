@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TypeVar
 
-from arelu_tl.data import PictureFolder, scan_folder
+from arelu_tl.data import PictureCache, PictureFolder, scan_folder
 from arelu_tl.errors import ConfigError, DataError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
@@ -33,14 +33,15 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
         raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
     config = absolute(config)
     device = choose_device(config.device)
-    folder = scan(config, observer)
-    make_folder(config.output)
-    # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
-    # half study behind.
-    rehearse(config, folder, device)
-    study = claim_folder(config.output, config.name, "study")
-    open_study(study, config, folder)
-    return _train(study, config, folder, observer)
+    with PictureCache() as cache:
+        folder = scan(config, observer, cache)
+        make_folder(config.output)
+        # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
+        # half study behind.
+        rehearse(config, folder, device)
+        study = claim_folder(config.output, config.name, "study")
+        open_study(study, config, folder)
+        return _train(study, config, folder, observer)
 
 
 def absolute(config: _Config) -> _Config:
@@ -79,9 +80,10 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
     config = runs.load_study(path).config
     if isinstance(config, SweepConfig):
         raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
-    folder = scan(config, observer)
-    check_pictures(path, folder)
-    return _train(path, config, folder, observer)
+    with PictureCache() as cache:
+        folder = scan(config, observer, cache)
+        check_pictures(path, folder)
+        return _train(path, config, folder, observer)
 
 
 def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer: Observer) -> runs.StudyRecord:
@@ -111,8 +113,8 @@ def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:
     return config.model_copy(update={"arm": arm})
 
 
-def scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
-    """The pictures of ``config``, every one decoded once.
+def scan(config: FinetuneConfig, observer: Observer, cache: PictureCache) -> PictureFolder:
+    """The pictures of ``config``, every one decoded once, into ``cache``.
 
     Raises:
         ConfigError: it names no folder.
@@ -129,6 +131,7 @@ def scan(config: FinetuneConfig, observer: Observer) -> PictureFolder:
         on_bad_image=config.on_bad_image,
         # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
         leave_out=config.output,
+        cache=cache,
         progress=observer.checking_pictures,
     )
     return dataclasses.replace(folder, root=config.data)

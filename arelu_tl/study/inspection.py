@@ -17,7 +17,16 @@ from arelu_tl.data.folder import natural_key
 from arelu_tl.errors import DataError, SurgeryError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.run import surgery_settings
-from arelu_tl.surgery import INITS, Cost, SurgeryReport, activation_cost, calibration_batches, convert, model_flops
+from arelu_tl.surgery import (
+    INITS,
+    RECALIBRATED,
+    Cost,
+    SurgeryReport,
+    activation_cost,
+    calibration_batches,
+    convert,
+    model_flops,
+)
 
 _ARELU_ARMS = ("arelu", "arelu-frozen")
 
@@ -29,7 +38,7 @@ class Inspection:
     weights: where the weights came from, in words.
     parameters: of the backbone, before surgery.
     cost: of the activations, of one picture; None for arms whose sites are no AReLU.
-    inits: for each init the report of surgery with it; {} without pictures.
+    inits: for each init the report of surgery with it, only the one asked for where none matters; {} without pictures.
     failures: why an init's surgery was refused.
     """
 
@@ -80,7 +89,7 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Insp
     inits: dict[str, SurgeryReport] = {}
     failures: dict[str, str] = {}
     for init in INITS if calibration else ():
-        if init == config.init:
+        if init == config.init or config.arm == RECALIBRATED:  # which is the same with every init
             continue
         try:
             inits[init] = convert(copy.deepcopy(backbone.model), **{**settings, "init": init}, **given)

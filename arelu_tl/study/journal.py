@@ -16,6 +16,7 @@ from arelu_tl.records.storage import RowWriter, csv_text, storage_errors, write_
 from arelu_tl.records.weights import save_weights
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.tensorboard import TensorBoardLog
 from arelu_tl.training import Evaluation, save_checkpoint
 
 _EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
@@ -32,12 +33,17 @@ class RunJournal:
         observer: Observer,
         *,
         keep: dict[str, int] | None = None,
+        tensorboard: TensorBoardLog | None = None,
     ) -> None:
-        """``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made."""
+        """``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made.
+
+        ``tensorboard`` gets every row too, and is closed with the journal.
+        """
         self.path = path
         self.card = card
         self.val_samples = val_samples
         self.observer = observer
+        self._tensorboard = tensorboard
         self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
         self._results = path / runs.RESULTS
         if keep is None:
@@ -48,6 +54,8 @@ class RunJournal:
 
     def row(self, row: dict[str, Any]) -> None:
         self._metrics.append(row)
+        if self._tensorboard is not None:
+            self._tensorboard.row(row)
         if row["split"] == "val":
             self.observer.evaluated(self.card.arm, row)
 
@@ -69,7 +77,11 @@ class RunJournal:
         save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, "lengths": lengths})
 
     def close(self) -> None:
-        self._metrics.close()
+        try:
+            self._metrics.close()
+        finally:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
 
 
 def predictions_csv(samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation) -> str:

@@ -22,7 +22,17 @@ class Observer:
         """A sweep of ``cells`` runs, of which ``waiting`` have to be trained, in about ``seconds``."""
 
     def cell_started(self, number: int, cells: int, name: str) -> None:
-        """Run ``number`` of the sweep's ``cells`` begins."""
+        """Run ``number`` of the sweep's ``cells`` begins; told only where they are trained one after the other."""
+
+    def cell_ended(self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float) -> None:
+        """A run of a sweep that trains several at once has ended.
+
+        Args:
+            status: finished, failed or interrupted.
+            summary: its summary.json, where it is finished, else {}.
+            done: how many of those that waited have ended, of ``cells``.
+            to_go: seconds until the last one ends, as far as can be told.
+        """
 
     def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
         """The model of an arm is ready; training begins or goes on."""

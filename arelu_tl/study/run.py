@@ -6,7 +6,9 @@ import hashlib
 import os
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,11 +21,12 @@ from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batc
 from arelu_tl.errors import AreluTlError, BackboneError, ConfigError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
-from arelu_tl.records.storage import make_folder, write_json, write_text
+from arelu_tl.records.storage import hold_folder, make_folder, write_json, write_text
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import choose_workers, describe_environment
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.tensorboard import TensorBoardLog, log_summary, require_tensorboard
 from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
     FitResult,
@@ -42,9 +45,20 @@ from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
 
 
 def train_run(
-    path: Path, config: FinetuneConfig, folder: PictureFolder, device: torch.device, observer: Observer
+    path: Path,
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    device: torch.device,
+    observer: Observer,
+    *,
+    processors: int | None = None,
+    patience: float = 10.0,
 ) -> dict[str, Any]:
     """Train ``config.arm`` into the folder ``path``; with a checkpoint in it, go on from there.
+
+    Args:
+        processors: those that this run may use; all of the machine's when None.
+        patience: seconds to wait for another process, which may have been told to stop, to leave the folder.
 
     Returns:
         The content of summary.json.
@@ -52,11 +66,12 @@ def train_run(
     Raises:
         BackboneError, SurgeryError, ConfigError: before training, and before the folder is made.
         Interrupted, NonFiniteError, StorageError: while training; summary.json tells the status.
+        StorageError: another process trains this run.
     """
     backbone, report, head_digest = prepare_model(config, folder, device)
     model = backbone.model
     optimizer = _optimizer(config, model)
-    train, val = _batches(config, folder, backbone, device)
+    train, val = _batches(config, folder, backbone, device, processors)
     steps_per_epoch = -(-len(train) // config.grad_accum_steps)
     schedule = make_schedule(
         optimizer,
@@ -66,62 +81,71 @@ def train_run(
         warmup_epochs=config.warmup_epochs,
         min_lr=config.min_lr,
     )
-    resume = _resume_state(path, model, observer)
-    if resume is None:
-        make_folder(path)
-        write_text(path / runs.RUN_CONFIG, dump_yaml(config))
-        write_json(path / runs.ENVIRONMENT, describe_environment(device))
-        if report is not None:
-            write_json(path / runs.SURGERY, report.to_json())
-        (path / runs.METRICS).unlink(missing_ok=True)
-    card = ModelCard(
-        backbone=backbone.name,
-        architecture=str(pretrained_cfg(model).get("architecture") or backbone.name),
-        img_size=config.img_size,
-        arm=config.arm,
-        classes=folder.classes,
-        data_config=backbone.data_config,
-        model_args=backbone.model_args,
-        sites=report.to_json()["sites"] if report else [],
-        step=0,
-        top1=0.0,
-        loss=0.0,
-        weights=backbone.weights,
-        license=backbone.license,
-        version=__version__,
-    )
-    observer.run_started(config.arm, steps_per_epoch * config.epochs, config.epochs, backbone.weights, report)
-    journal = RunJournal(path, card, folder.splits["val"], observer, keep=resume["lengths"] if resume else None)
-    pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
-    reset_peak_memory(device)
-    try:
-        with catch_signals() as stop:
-            result = fit(
-                model,
-                train,
-                val,
-                optimizer,
-                schedule,
-                _fit_settings(config),
-                device=device,
-                journal=journal,
-                stop=stop,
-                resume=resume,
-            )
-    except Exception as error:
-        status = "interrupted" if isinstance(error, Interrupted) else "failed"
-        write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
-        if isinstance(error, torch.OutOfMemoryError):
-            raise AreluTlError(f"out of memory on {device}: lower --batch-size or --img-size, or pass --amp") from error
-        raise
-    finally:
-        journal.close()
-    summary = _summary(config, path, result, device, pairing)
-    write_json(path / runs.SUMMARY, summary)
-    observer.run_finished(config.arm, summary)
-    if stop.signal_number is not None:  # it came after the loop had looked for the last time
-        raise Interrupted(f"stopped after {path.name} was finished", stop.signal_number)
-    return summary
+    make_folder(path)
+    with hold_folder(path, what="being trained", patience=patience):
+        if runs.is_run(path) and (before := runs.load_run(path)).status == "finished":  # by whoever held it
+            return before.summary
+        resume = _resume_state(path, model, observer)
+        if resume is None:
+            write_text(path / runs.RUN_CONFIG, dump_yaml(config))
+            write_json(path / runs.ENVIRONMENT, describe_environment(device))
+            if report is not None:
+                write_json(path / runs.SURGERY, report.to_json())
+            (path / runs.METRICS).unlink(missing_ok=True)
+        card = ModelCard(
+            backbone=backbone.name,
+            architecture=str(pretrained_cfg(model).get("architecture") or backbone.name),
+            img_size=config.img_size,
+            arm=config.arm,
+            classes=folder.classes,
+            data_config=backbone.data_config,
+            model_args=backbone.model_args,
+            sites=report.to_json()["sites"] if report else [],
+            step=0,
+            top1=0.0,
+            loss=0.0,
+            weights=backbone.weights,
+            license=backbone.license,
+            version=__version__,
+        )
+        observer.run_started(config.arm, steps_per_epoch * config.epochs, config.epochs, backbone.weights, report)
+        log = None
+        if config.tensorboard:
+            log = TensorBoardLog(path / runs.TENSORBOARD, report, resumed_at=resume["loop"]["step"] if resume else None)
+        keep = resume["lengths"] if resume else None
+        journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
+        pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
+        reset_peak_memory(device)
+        try:
+            with catch_signals() as stop:
+                result = fit(
+                    model,
+                    train,
+                    val,
+                    optimizer,
+                    schedule,
+                    _fit_settings(config),
+                    device=device,
+                    journal=journal,
+                    stop=stop,
+                    resume=resume,
+                )
+        except Exception as error:
+            status = "interrupted" if isinstance(error, Interrupted) else "failed"
+            write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
+            if isinstance(error, torch.OutOfMemoryError):
+                raise AreluTlError(f"out of memory on {device}: lower --batch-size or --img-size, or pass --amp") from error
+            raise
+        finally:
+            journal.close()
+        summary = _summary(config, path, result, device, pairing)
+        write_json(path / runs.SUMMARY, summary)
+        if config.tensorboard:
+            log_summary(path / runs.TENSORBOARD, summary, report)
+        observer.run_finished(config.arm, summary)
+        if stop.signal_number is not None:  # it came after the loop had looked for the last time
+            raise Interrupted(f"stopped after {path.name} was finished", stop.signal_number)
+        return summary
 
 
 @dataclass(frozen=True)
@@ -138,15 +162,19 @@ class Rehearsal:
 def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device, *, measure: bool = False) -> Rehearsal:
     """Build everything that ``config.arm`` needs and take one real step on it, then throw it away.
 
-    With ``measure`` a second step is taken, because the first also pays for what is paid once.
+    With ``measure`` three more are taken: the first also pays for what is paid once, and of a machine that has other work any
+    one may tell nothing.
 
     What is wrong with the model, the settings or the machine is so told before a study's folder is made.
 
     Raises:
-        ConfigError: no such optimiser; float16 on a device that cannot; a step that fails, with the reason.
+        ConfigError: no such optimiser; float16 on a device that cannot; TensorBoard is missing; a step that fails, with the
+            reason.
         BackboneError, SurgeryError: see ``load_backbone`` and ``convert``.
     """
     check_optimizer(config.opt)
+    if config.tensorboard:
+        require_tensorboard()
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
     began = time.perf_counter()
@@ -154,9 +182,11 @@ def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device
     try:
         train, _ = _batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
         optimizer = _optimizer(config, backbone.model)
-        for _ in range(2 if measure else 1):
-            stepped = time.perf_counter()
+        moments = []
+        for _ in range(4 if measure else 1):
+            moments.append(time.perf_counter())
             try_step(backbone.model, train, optimizer, _fit_settings(config), device)
+        moments.append(time.perf_counter())
     except AreluTlError:
         raise
     except Exception as error:
@@ -164,7 +194,8 @@ def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device
         told = " ".join(str(error).split())[:300]
         raise ConfigError(f"a training step fails with these settings: {told or type(error).__name__}") from error
     pictures = min(config.batch_size, len(folder.splits["train"]))
-    return Rehearsal(stepped - began, (time.perf_counter() - stepped) / pictures)
+    steps = [end - start for start, end in pairwise(moments)]
+    return Rehearsal(moments[1] - began, median(steps[1:] or steps) / pictures)
 
 
 def _optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -221,7 +252,12 @@ def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone
     """The first training pictures of a seeded order, as evaluation would see them: batches (B, C, H, W), B about 32."""
     # One picture a batch keeps the number exact whatever the size of the set is.
     batches = make_train_batches(
-        folder.root, folder.splits["train"], eval_transform(backbone.data_config), batch_size=1, seed=config.seed
+        folder.root,
+        folder.splits["train"],
+        eval_transform(backbone.data_config),
+        batch_size=1,
+        seed=config.seed,
+        decoded=folder.decoded,
     )
     chosen = [pictures[0] for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)]
     return [batch.to(device) for batch in calibration_batches(chosen)]
@@ -237,8 +273,10 @@ def state_digest(model: nn.Module, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _batches(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device) -> tuple[Batches, Batches]:
-    workers = choose_workers(config.workers, device, os.cpu_count() or 1)
+def _batches(
+    config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device, processors: int | None = None
+) -> tuple[Batches, Batches]:
+    workers = choose_workers(config.workers, device, processors or os.cpu_count() or 1)
     pin = device.type == "cuda"
     augmentation: dict[str, Any] = {
         "no_aug": config.no_aug,
@@ -256,6 +294,7 @@ def _batches(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, 
         seed=config.seed,
         workers=workers,
         pin=pin,
+        decoded=folder.decoded,
     )
     val = make_eval_batches(
         folder.root,
@@ -264,6 +303,7 @@ def _batches(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, 
         batch_size=config.batch_size,
         workers=workers,
         pin=pin,
+        decoded=folder.decoded,
     )
     return train, val
 

@@ -4,121 +4,185 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from arelu_tl.data import PictureFolder
+from arelu_tl.data import PictureCache, PictureFolder
 from arelu_tl.errors import AreluTlError, ConfigError, DataError, Interrupted, StorageError
 from arelu_tl.records import runs
-from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, FinetuneConfig, SweepConfig, dump_yaml
+from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConfig, check_config, dump_yaml
+from arelu_tl.records.duration import parse_duration, told_duration
 from arelu_tl.records.storage import claim_folder, make_folder, write_json, write_text
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.finetune import absolute, check_pictures, open_study, scan
+from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
+from arelu_tl.study.launch_processes import Processes
+from arelu_tl.study.launch_ray import RayTasks, require_ray
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import Rehearsal, rehearse, train_run
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep and how far it is: missing, interrupted, failed or finished."""
-
-    config: FinetuneConfig
-    path: Path
-    status: str
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is something left to train."""
-        return self.status in ("missing", "interrupted", "running")
+from arelu_tl.study.run import Rehearsal
+from arelu_tl.study.schedule import Schedule
+from arelu_tl.training import catch_signals
+from arelu_tl.training.interruption import StopRequest
 
 
 def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer | None = None) -> runs.StudyRecord:
-    """Train every cell of the grid that has not been trained yet.
+    """Train every cell of the grid that has not been trained yet, where and for as long as ``config`` says.
 
-    A sweep of the same name and settings is gone on with; its grid may have grown. A cell that fails is recorded and the
-    rest goes on.
+    A sweep of the same name and settings is gone on with; its grid may have grown, and it may be trained elsewhere. A cell
+    that fails, or whose process dies, is recorded and the rest goes on. Several at once (``jobs``) are trained in processes
+    that import the main module anew: a script that calls this needs the usual ``if __name__ == "__main__"``.
 
     Args:
         retry_failed: train the cells that failed before once more.
 
     Returns:
-        The study with all its runs; those that failed say so in their status.
+        The study with all its runs; those that failed say so in their status, those that its time budget left out are
+        not there.
 
     Raises:
         ConfigError, DataError, BackboneError, SurgeryError: before any training starts.
         Interrupted: after a signal, with the state saved; the same command goes on.
-        StorageError: the disk refused, which no further cell would survive.
+        StorageError: the disk refused, which no further cell would survive, or another process trains one of the cells.
     """
+    began = time.monotonic()
     observer = observer or Observer()
     if config.data is None:
         raise ConfigError("no folder of pictures: arelu-tl sweep DATA")
     config = absolute(config)
-    device = choose_device(config.device)
+    if config.launcher == "ray":
+        require_ray()
+    else:
+        choose_device(config.device)
     path = config.output / config.name if config.name is not None else None
     begun = path is not None and runs.is_study(path)
     if path is not None and begun:
         config = _grown(path, config)
-    folder = scan(config, observer)
-    if path is not None and begun:
-        check_pictures(path, folder)
-        write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
-    cells = plan_cells(path if begun else None, config, retry_failed=retry_failed)
-    waiting = [cell.config for cell in cells if cell.waits]
-    if begun and not waiting:
-        observer.note("every cell of the grid is trained already")
-    make_folder(config.output)
-    # One of each arm, at the first rate: whatever is wrong with one is told before hours are spent on the others.
-    first = {cell.arm: cell for cell in reversed(waiting)}
-    rehearsals = {arm: rehearse(cell, folder, device, measure=True) for arm, cell in first.items()}
-    if path is None or not begun:
-        path = claim_folder(config.output, config.name, "sweep")
-        open_study(path, config, folder)
-        cells = plan_cells(path, config)
-    observer.study_started(path, folder, list(config.arms))
-    observer.sweep_planned(len(cells), len(waiting), sum(_seconds(c, rehearsals[c.arm], folder) for c in waiting))
-    _train(path, cells, folder, observer)
+    with PictureCache() as cache:
+        folder = scan(config, observer, cache)
+        if path is not None and begun:
+            check_pictures(path, folder)
+        cells = plan_cells(path if begun else None, config, retry_failed=retry_failed)
+        waiting = [cell for cell in cells if cell.waits]
+        if begun and not waiting:
+            observer.note("every cell of the grid is trained already")
+        make_folder(config.output)
+        with _launcher(config, folder, len(waiting), observer) as launcher:
+            seconds = _predict(waiting, folder, launcher)
+            budget = parse_duration(config.time_budget) if config.time_budget is not None else None
+            schedule = Schedule(cells, seconds, slots=launcher.slots, budget=budget)
+            late = time.monotonic() - began
+            if not schedule.fits(late):
+                told = told_duration(late + schedule.block_seconds(late))
+                raise ConfigError(f"--time-budget {config.time_budget}: a run of every arm takes about {told}: allow more")
+            if path is None or not begun:
+                path = claim_folder(config.output, config.name, "sweep")
+                open_study(path, config, folder)
+                schedule = Schedule(plan_cells(path, config), seconds, slots=launcher.slots, budget=budget)
+            else:
+                write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
+            observer.study_started(path, folder, list(config.arms))
+            observer.sweep_planned(len(cells), len(waiting), schedule.to_go(late))
+            _train(path, len(cells), schedule, launcher, observer, lambda: time.monotonic() - began)
     return runs.load_study(path)
 
 
 def plan_cells(path: Path | None, config: SweepConfig, *, retry_failed: bool = False) -> list[Cell]:
     """Every cell of the grid with its state in the study folder ``path`` (None: there is none yet)."""
     cells = []
-    for cell in config.cells():
+    for number, cell in enumerate(config.cells(), start=1):
         name = runs.run_name(cell.arm, cell.lr, cell.seed)
         place = path / name if path is not None else Path(name)
-        status = runs.load_run(place).status if path is not None and runs.is_run(place) else "missing"
-        cells.append(Cell(cell, place, "missing" if status == "failed" and retry_failed else status))
+        status, done = "missing", 0.0
+        if path is not None and runs.is_run(place):
+            record = runs.load_run(place)
+            status = "missing" if record.status == "failed" and retry_failed else record.status
+            done = min(1.0, record.metrics[-1]["epoch"] / cell.epochs) if record.metrics else 0.0
+        cells.append(Cell(number, cell, place, status, done))
     return cells
 
 
-def _train(study: Path, cells: Sequence[Cell], folder: PictureFolder, observer: Observer) -> None:
+def _launcher(
+    config: SweepConfig, folder: PictureFolder, waiting: int, observer: Observer
+) -> AbstractContextManager[InProcess | Processes | RayTasks]:
+    """Who trains. Nothing is started for a sweep that has nothing left to train."""
+    if config.launcher == "ray" and waiting:
+        return RayTasks(folder, config.device, jobs=config.jobs, address=config.ray_address)
+    jobs = min(config.jobs or 1, waiting)
+    if config.launcher == "local" and jobs > 1:
+        return Processes(folder, config.device, jobs)
+    return nullcontext(InProcess(folder, choose_device(config.device if waiting else None), observer))
+
+
+def _predict(waiting: Sequence[Cell], folder: PictureFolder, launcher: Launcher) -> dict[str, float]:
+    """Seconds that each cell will take by itself, from a step of one of each arm.
+
+    Whatever is wrong with an arm is so told before hours are spent on the others.
+    """
+    first = {cell.config.arm: cell.config for cell in reversed(waiting)}
+    measured = dict(zip(first, launcher.rehearse(list(first.values())), strict=True))
+    return {cell.name: _seconds(cell, measured[cell.config.arm], folder) for cell in waiting}
+
+
+def _train(
+    study: Path, cells: int, schedule: Schedule, launcher: Launcher, observer: Observer, clock: Callable[[], float]
+) -> None:
+    """Hand out cells until none is left, there is no time for more, or something ends the sweep; record what failed."""
     hint = f"the same command goes on, or: arelu-tl sweep --resume {shlex.quote(str(study))}"
-    for number, cell in enumerate(cells, start=1):
-        if not cell.waits:
-            continue
-        observer.cell_started(number, len(cells), cell.path.name)
-        try:
-            train_run(cell.path, cell.config, folder, choose_device(cell.config.device), observer)
-        except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; {hint}", stopped.exit_code - 128) from None
-        except KeyboardInterrupt:  # while a model was loaded or calibrated, when there is no state yet to save
-            raise Interrupted(f"stopped before {cell.path.name} had begun; {hint}", signal.SIGINT) from None
-        except StorageError:
-            raise
-        except Exception as error:  # noqa: BLE001  one cell's failure, whatever it is, must not cost the others
-            _record_failure(cell, error)
-            observer.note(f"{cell.path.name} failed: {' '.join(str(error).split())}")
+    running: dict[str, Cell] = {}
+    done, waiting = 0, schedule.waiting
+    end: AreluTlError | None = None
+    signals = catch_signals() if launcher.parallel else nullcontext(StopRequest())
+    try:
+        with signals as stop:
+            while True:
+                if end is None and stop.signal_number is not None:
+                    end = Interrupted(f"stopped with {launcher.running} runs under way; {hint}", stop.signal_number)
+                    launcher.stop(stop.signal_number)
+                while end is None and launcher.running < launcher.slots and (cell := schedule.next(clock())) is not None:
+                    if not launcher.parallel:
+                        observer.cell_started(cell.number, cells, cell.name)
+                    running[cell.name] = cell
+                    launcher.start(cell)
+                if not running:
+                    break
+                for outcome in launcher.wait():
+                    cell = running.pop(outcome.name)
+                    done += 1
+                    schedule.ended(cell, outcome.seconds if outcome.status == "finished" and not cell.begun else None)
+                    if outcome.status == "failed":
+                        _record_failure(cell, outcome)
+                        observer.note(f"{cell.name} failed: {' '.join(outcome.error.split())}")
+                    if launcher.parallel:
+                        observer.cell_ended(cell.name, outcome.status, outcome.summary, done, waiting, schedule.to_go(clock()))
+                    if end is None and outcome.status in ("interrupted", "storage"):
+                        end = _ending(outcome, hint)
+                        launcher.stop(signal.SIGTERM)
+    except KeyboardInterrupt:  # between two cells of this process
+        raise Interrupted(f"stopped between two runs; {hint}", signal.SIGINT) from None
+    if end is not None:
+        raise end
+    if left := schedule.left():
+        observer.note(f"the time budget has no room for {len(left)} more runs: the same command goes on with {left[0].name}")
 
 
-def _record_failure(cell: Cell, error: Exception) -> None:
+def _ending(outcome: Outcome, hint: str) -> AreluTlError:
+    """The error with which the sweep ends where ``outcome`` is not one cell's own affair."""
+    if outcome.status == "storage":
+        return StorageError(outcome.error)
+    return Interrupted(f"{outcome.error}; {hint}", outcome.exit_code - 128)
+
+
+def _record_failure(cell: Cell, outcome: Outcome) -> None:
     """Leave a run that says why it failed, also where it failed before it had a folder."""
     make_folder(cell.path)
     if not runs.is_run(cell.path):
         write_text(cell.path / runs.RUN_CONFIG, dump_yaml(cell.config))
     config = cell.config
     told = {"arm": config.arm, "lr": config.lr, "seed": config.seed, "status": "failed"}
-    told |= {"error": f"{type(error).__name__}: {error}", "exit_code": error.exit_code if isinstance(error, AreluTlError) else 1}
+    told |= {"error": outcome.error, "exit_code": outcome.exit_code}
     write_json(cell.path / runs.SUMMARY, {**runs.load_run(cell.path).summary, **told})
 
 
@@ -132,7 +196,7 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     if not isinstance(before, SweepConfig):
         raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another --name")
     ours, theirs = config.model_dump(mode="json"), before.model_dump(mode="json")
-    free = {*GRID_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data"}
+    free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data"}
     apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key not in free and ours[key] != theirs[key]]
     if apart:
         raise ConfigError(f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name")
@@ -140,21 +204,39 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     return config.model_copy(update=joined)
 
 
-def _seconds(cell: FinetuneConfig, rehearsal: Rehearsal, folder: PictureFolder) -> float:
+def _seconds(cell: Cell, rehearsal: Rehearsal, folder: PictureFolder) -> float:
     """What a cell will take, from a measured step; validation is a forward pass, about a third of one."""
+    config = cell.config
     train, val = (len(folder.splits[split]) for split in ("train", "val"))
-    evaluations = 1 + cell.epochs * (1 + (train // cell.batch_size // cell.eval_every if cell.eval_every else 0))
-    return rehearsal.setup_seconds + rehearsal.seconds_per_picture * (cell.epochs * train + evaluations * val / 3)
+    evaluations = 1 + config.epochs * (1 + (train // config.batch_size // config.eval_every if config.eval_every else 0))
+    pictures = config.epochs * train + evaluations * val / 3
+    return rehearsal.setup_seconds + rehearsal.seconds_per_picture * pictures * (1 - cell.done)
 
 
-def resume_sweep(path: Path, *, retry_failed: bool = False, observer: Observer | None = None) -> runs.StudyRecord:
-    """Go on with the sweep in ``path`` under its own configuration.
+def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
+    """The configuration of the sweep in ``path``, to go on with it as it was or, by ``where`` (``WHERE_KEYS``), elsewhere.
 
     Raises:
-        DataError: there is no sweep at ``path``, or its pictures have changed.
+        DataError: there is no sweep at ``path``.
+        ConfigError: ``where`` contradicts itself.
     """
     config = runs.load_study(path).config
     if not isinstance(config, SweepConfig):
         raise DataError(f"{path} is no sweep: go on with arelu-tl finetune --resume {shlex.quote(str(path))}")
     place = {"output": path.resolve().parent, "name": path.resolve().name}
-    return sweep(config.model_copy(update=place), retry_failed=retry_failed, observer=observer)
+    elsewhere = {"ray_address": None} if where.get("launcher") == "local" else {}
+    return check_config({**config.model_dump(), **place, **elsewhere, **where}, SweepConfig)
+
+
+def resume_sweep(
+    path: Path, *, where: Mapping[str, Any] | None = None, retry_failed: bool = False, observer: Observer | None = None
+) -> runs.StudyRecord:
+    """Go on with the sweep in ``path`` under its own configuration.
+
+    Args:
+        where: ``jobs``, ``launcher``, ``ray_address`` and ``time_budget``, where they shall be other ones.
+
+    Raises:
+        DataError: there is no sweep at ``path``, or its pictures have changed.
+    """
+    return sweep(resumed_config(path, where or {}), retry_failed=retry_failed, observer=observer)

@@ -10,7 +10,7 @@ from arelu_tl.surgery.calibrate import (
     reestimate_batchnorm,
     relative_drift,
 )
-from arelu_tl.surgery.convert import BATCHNORM_MODES, DRIFT_BUDGET, SurgeryReport, convert
+from arelu_tl.surgery.convert import BATCHNORM_MODES, DRIFT_BUDGET, RECALIBRATED, SurgeryReport, convert
 from arelu_tl.surgery.cost import Cost, activation_cost, model_flops
 from arelu_tl.surgery.plan import GRANULARITIES, INITS, PlannedSite, SurgeryPlan, make_plan
 from arelu_tl.surgery.sites import Site, find_sites
@@ -21,6 +21,7 @@ __all__ = [
     "DRIFT_BUDGET",
     "GRANULARITIES",
     "INITS",
+    "RECALIBRATED",
     "Cost",
     "Drift",
     "PlannedSite",

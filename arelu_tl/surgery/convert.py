@@ -39,6 +39,8 @@ _FIRST_STRENGTH = 0.3
 _SEARCH_STEPS = 8
 _ENOUGH = 0.9
 DRIFT_BUDGET = 1.0
+# The arm that keeps every ReLU and has BatchNorm re-estimated: what recalibration alone does.
+RECALIBRATED = "recalibrated"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class SurgeryReport:
         sites: every site with what became of it.
         parameters_added: numbers that the model has more, learnable or frozen.
         drift: outputs after surgery and calibration against before; None without calibration pictures.
-        drift_uncalibrated: the same before BatchNorm was put right; None where it was not.
+        drift_uncalibrated: the same before BatchNorm was put right; None where it was not, or nothing else was done.
         batchnorm: what became of BatchNorm's statistics: corrected, reestimated or kept.
         batchnorm_layers: layers whose statistics were changed.
         strength: of calibrated's leaks, see ``make_plan``; None where the unmeasured grading was taken.
@@ -121,7 +123,9 @@ def convert(
 
     Args:
         model: a timm model or any other module; stays unchanged when an error is raised.
-        arm: "arelu", or a control or rival of ``activation.SURGERY_ARMS``.
+        arm: "arelu", a control or rival of ``activation.SURGERY_ARMS``, or "recalibrated": every ReLU stays, and BatchNorm's
+            statistics are re-estimated from ``calibration``, whatever ``init`` and ``batchnorm`` are: where the sites stay
+            there is nothing to correct.
         init, alpha, beta, include, exclude, granularity: see ``make_plan``.
         example_input: pictures (N, C, H, W) on the model's device that a forward pass runs on, to find the sites. A model that
             runs on its own size (timm's tell it) or on 3 x 224 x 224 needs none.
@@ -136,7 +140,7 @@ def convert(
     Raises:
         NoSitesError: the model runs no ReLU; its activations are named.
         SurgeryError: an unknown arm, init or mode, a pattern matches nothing, a site has hooks, or a
-            ReLU is left over.
+            ReLU is left over; "recalibrated" without pictures or without BatchNorm.
         ConfigError: an arm that cannot stand at some site.
     """
     batches = [] if calibration is None else list(calibration)
@@ -152,10 +156,16 @@ def convert(
         "init": init, "alpha": alpha, "beta": beta, "include": include, "exclude": exclude, "granularity": granularity,
     }  # fmt: skip
     plan = make_plan(sites, **choices, strength=_MOST_STRENGTH if measured else None)
-    operation = _Operation(model, arm, batchnorm if init == "calibrated" else "kept", batches)
+    if arm == RECALIBRATED:
+        plan, batchnorm = plan.keeping(), "reestimated"
+    elif init != "calibrated":
+        batchnorm = "kept"
+    operation = _Operation(model, arm, batchnorm, batches)
     strength = None
     try:
         operation.perform(plan, quick=measured)
+        if arm == RECALIBRATED and not operation.layers:
+            raise SurgeryError(f"{type(model).__name__} runs no BatchNorm with statistics: {arm} has nothing to re-estimate")
         verify(model, plan, None if example is None else example[:1])
         if measured and drift_budget:
             strength = _search(operation, sites, choices, drift_budget)
@@ -168,7 +178,7 @@ def convert(
         sites=operation.plan.sites,
         parameters_added=sum(p.numel() for module in operation.new for p in module.parameters()),
         drift=operation.drift,
-        drift_uncalibrated=operation.uncalibrated if operation.layers else None,
+        drift_uncalibrated=operation.uncalibrated if operation.layers and plan.replaced else None,
         batchnorm=operation.batchnorm if operation.layers else "kept",
         batchnorm_layers=operation.layers,
         strength=strength,
@@ -177,8 +187,10 @@ def convert(
 
 
 def _check(arm: str, init: str, batchnorm: str, drift_budget: float | None, batches: Sequence[Tensor]) -> None:
-    if arm not in SURGERY_ARMS:
-        raise SurgeryError(f"unknown arm {arm!r}: surgery makes {', '.join(SURGERY_ARMS)}")
+    if arm not in (*SURGERY_ARMS, RECALIBRATED):
+        raise SurgeryError(f"unknown arm {arm!r}: surgery makes {', '.join((*SURGERY_ARMS, RECALIBRATED))}")
+    if arm == RECALIBRATED and not batches:
+        raise SurgeryError(f"arm {arm} re-estimates BatchNorm from calibration pictures: give some (inspect: --images FOLDER)")
     if batchnorm not in BATCHNORM_MODES:
         raise SurgeryError(f"unknown batchnorm {batchnorm!r}: {', '.join(BATCHNORM_MODES)}")
     if drift_budget is not None and not drift_budget >= 0:

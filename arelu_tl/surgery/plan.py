@@ -16,8 +16,8 @@ from arelu_tl.surgery.sites import Site
 INITS = ("calibrated", "paper", "near-relu")
 GRANULARITIES = ("site", "channel")
 # replaced; excluded by a pattern; not matched by any --include; gate (kept: it bounds a gate to 0..1 and is no activation);
-# not run (a module that the forward pass does not reach).
-Status = Literal["replaced", "excluded", "unmatched", "gate", "not run"]
+# not run (a module that the forward pass does not reach); kept (the arm keeps every ReLU).
+Status = Literal["replaced", "excluded", "unmatched", "gate", "not run", "kept"]
 
 # alpha0 of calibrated grows with depth: a leak in an early site shifts what every later layer was trained on, a leak in a late
 # one gives the gradient a way through where the features are remade. Unmeasured, by the fourth power; measured, by the
@@ -141,6 +141,11 @@ class SurgeryPlan:
     def left(self) -> list[PlannedSite]:
         """The sites that run and stay ReLUs."""
         return [s for s in self.sites if s.status != "replaced" and s.site.runs]
+
+    def keeping(self) -> SurgeryPlan:
+        """The plan in which the sites that this one replaces stay as they are."""
+        kept = [replace(s, status="kept", route=None) if s.status == "replaced" else s for s in self.sites]
+        return SurgeryPlan(self.init, kept)
 
 
 def make_plan(

@@ -25,7 +25,7 @@ from arelu_tl.records.config import (
     dump_yaml,
     read_yaml,
 )
-from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, convert
+from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, RECALIBRATED, convert
 
 QUICK = settings(deadline=None, max_examples=60)
 text = st.text(st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10) | st.sampled_from(
@@ -114,7 +114,8 @@ def test_only_known_keys_are_exempt_from_fair_comparison() -> None:
 
 def test_the_arms_are_relu_and_all_that_surgery_makes() -> None:
     assert len(set(SURGERY_ARMS)) == len(SURGERY_ARMS)
-    assert sorted(get_args(Arm)) == sorted(["relu", *SURGERY_ARMS])
+    assert RECALIBRATED not in SURGERY_ARMS  # which put something at their sites
+    assert sorted(get_args(Arm)) == sorted(["relu", RECALIBRATED, *SURGERY_ARMS])
     assert get_args(Arm) == ARMS
 
 

@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +21,7 @@ from arelu_tl.records.runs import run_name
 from arelu_tl.records.storage import (
     RowWriter,
     claim_folder,
+    hold_folder,
     make_folder,
     read_json,
     read_rows,
@@ -317,3 +320,49 @@ def test_a_runs_name_holds_the_rate_exactly_and_without_exponent(lr: float, seed
     assert name is not None
     assert float(name[1]) == lr
     assert int(name[2]) == seed
+
+
+def test_a_key_can_be_left_unread_and_only_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"step": 1, "sites": {"a": [1.0, 2.0], 'b", "sites": {"': [0.0]}},
+        {"step": 2},
+        {"sites": {"a": [1.0]}, "step": 3},
+        {"note": 'x, "sites": {', "step": {"a": {}}},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_rows(path) == rows
+    # Where it does not stand last it is read all the same.
+    assert read_rows(path, without="sites") == [{"step": 1}, *rows[1:]]
+
+
+def test_a_held_folder_keeps_other_processes_out_until_its_holder_dies(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from arelu_tl.records.storage import hold_folder\n"
+        "with hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(StorageError, match="is being trained by another process"),
+            hold_folder(tmp_path, what="being trained"),
+        ):
+            pass
+        threading.Timer(0.3, holder.kill).start()
+        with hold_folder(tmp_path, patience=30) as held:
+            assert held
+    with hold_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_trained_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", fail_with(errno.EBADF))
+    with hold_folder(tmp_path) as held:
+        assert not held
+
+
+def test_a_folder_that_is_not_there_cannot_be_held(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"), hold_folder(tmp_path / "nowhere"):
+        pass

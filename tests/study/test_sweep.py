@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sweeps import Watching, grid, rows
 
 from arelu_tl.analysis import compare_runs
-from arelu_tl.errors import ConfigError, DataError, Interrupted
+from arelu_tl.data import scan_folder
+from arelu_tl.errors import ConfigError, DataError, Interrupted, StorageError
 from arelu_tl.records.config import SweepConfig
-from arelu_tl.records.storage import read_rows
+from arelu_tl.records.storage import hold_folder
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.sweep import plan_cells, resume_sweep, sweep
-
-TINY = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 2, "workers": 0, "name": "grid"}
+from arelu_tl.study.run import train_run
+from arelu_tl.study.sweep import plan_cells, resume_sweep, resumed_config, sweep
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +28,13 @@ def pictures(make_folder: Any) -> Path:
     return folder
 
 
-def grid(pictures: Path, place: Path, **settings: Any) -> SweepConfig:
-    return SweepConfig(**{**TINY, "data": pictures, "output": place, "lrs": [1e-3, 1e-2], **settings})
-
-
-class Counting(Observer):
-    """Keeps the names of the cells that were trained."""
-
-    def __init__(self) -> None:
-        self.trained: list[str] = []
-        self.planned: tuple[int, int, float] | None = None
-
-    def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
-        self.planned = cells, waiting, seconds
-
-    def cell_started(self, number: int, cells: int, name: str) -> None:
-        self.trained.append(name)
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.jsonl")]
-
-
 def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(pictures: Path, tmp_path: Path) -> None:
-    first, second, third = Counting(), Counting(), Counting()
+    first, second, third = Watching(), Watching(), Watching()
     study = sweep(grid(pictures, tmp_path), observer=first)
     names = ["relu-lr0.001-s0", "arelu-lr0.001-s0", "relu-lr0.01-s0", "arelu-lr0.01-s0"]
     assert first.trained == names
     assert {run.path.name: run.status for run in study.runs} == dict.fromkeys(names, "finished")
-    assert [pair.lr for pair in compare_runs(study.runs).pairs] == [1e-3, 1e-2]
+    assert [found.lr for found in compare_runs(study.runs).rates] == [1e-3, 1e-2]
     assert first.planned is not None
     assert first.planned[:2] == (4, 4)
     assert first.planned[2] > 0
@@ -69,7 +50,7 @@ def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(pictures
 
 
 def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(pictures: Path, tmp_path: Path) -> None:
-    class Interrupting(Counting):
+    class Interrupting(Watching):
         def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
             if len(self.trained) == 2 and row["epoch"] == 1:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -81,7 +62,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(pictures: P
     path = tmp_path / "halved" / "grid"
     cells = plan_cells(path, grid(pictures, tmp_path / "halved"))
     assert [cell.status for cell in cells] == ["finished", "interrupted", "missing", "missing"]
-    again = Counting()
+    again = Watching()
     resumed = resume_sweep(path, observer=again)
     assert again.trained == [cell.path.name for cell in cells[1:]]
     assert [run.status for run in resumed.runs] == ["finished"] * 4
@@ -95,7 +76,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures: Path, tmp_pat
     told = {run.config.lr: run for run in study.runs}
     assert (told[1e30].status, told[1e-3].status) == ("failed", "finished")
     assert told[1e30].summary["exit_code"] == 4
-    quiet, again = Counting(), Counting()
+    quiet, again = Watching(), Watching()
     sweep(config, observer=quiet)
     assert quiet.trained == []
     sweep(config, retry_failed=True, observer=again)
@@ -124,3 +105,51 @@ def test_a_grid_may_be_written_with_commas_and_names_no_value_twice() -> None:
     assert SweepConfig(lrs=[1e-2], min_lr=1e-3).min_lr == 1e-3
     with pytest.raises(ValueError, match="min_lr"):
         SweepConfig(lrs=[1e-2, 1e-4], min_lr=1e-3)
+
+
+def test_where_and_how_long_is_no_part_of_a_study(pictures: Path, tmp_path: Path) -> None:
+    here = grid(pictures, tmp_path, arms=["relu"])
+    there = grid(pictures, tmp_path, arms=["relu"], jobs=3, launcher="ray", ray_address="auto", time_budget="1h30m")
+    assert there.cells() == here.cells()
+    study = sweep(grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1, time_budget="1h"))
+    again = sweep(grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1, jobs=2))
+    assert isinstance(again.config, SweepConfig)
+    assert (again.config.jobs, again.config.time_budget) == (2, None)
+    resumed = resumed_config(study.path, {"time_budget": "2h"})
+    assert (resumed.jobs, resumed.time_budget, resumed.name) == (2, "2h", "grid")
+    assert resumed_config(study.path, {"launcher": "ray", "ray_address": "auto"}).ray_address == "auto"
+    with pytest.raises(ConfigError, match="needs launcher ray"):
+        resumed_config(study.path, {"ray_address": "auto"})
+
+
+def test_a_time_budget_ends_with_whole_blocks_and_the_same_command_goes_on(pictures: Path, tmp_path: Path) -> None:
+    too_long = grid(pictures, tmp_path, epochs=1000, time_budget="5s")
+    with pytest.raises(ConfigError, match="time-budget 5s: a run of every arm takes about"):
+        sweep(too_long)
+    assert list(tmp_path.iterdir()) == []
+    seen = Watching()
+    config = grid(pictures, tmp_path, epochs=1, seeds=list(range(50)), time_budget="5s")
+    began = time.monotonic()
+    study = sweep(config, observer=seen)
+    assert time.monotonic() - began < 12
+    trained = {(run.config.lr, run.config.seed, run.config.arm) for run in study.runs}
+    assert 2 <= len(trained) < 200
+    assert trained == {(lr, seed, arm) for lr, seed, _ in trained for arm in ("relu", "arelu")}
+    assert f"no room for {200 - len(trained)} more runs" in seen.notes[-1]
+    grown = sweep(config)
+    assert trained < {(run.config.lr, run.config.seed, run.config.arm) for run in grown.runs}
+
+
+def test_one_trainer_a_run_folder(pictures: Path, tmp_path: Path) -> None:
+    (config,) = grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1).cells()
+    folder, path = scan_folder(pictures), tmp_path / "run"
+    given = (path, config, folder, torch.device("cpu"), Observer())
+    path.mkdir()
+    with hold_folder(path), pytest.raises(StorageError, match=r"run is being trained by another process") as caught:
+        train_run(*given, patience=0.2)
+    assert caught.value.exit_code == 5
+    first = train_run(*given, patience=0.0)
+    # Whoever waited for the other one finds nothing left to do.
+    written = (path / "summary.json").stat().st_mtime_ns
+    assert train_run(*given) == first
+    assert (path / "summary.json").stat().st_mtime_ns == written
