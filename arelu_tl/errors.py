@@ -49,6 +49,10 @@ class RunsFailedError(AreluTlError, RuntimeError):
         self.exit_code = exit_code
 
 
+class GateError(AreluTlError, RuntimeError):
+    """The answer is one that the user asked to be told by the exit code."""
+
+
 class ComparisonError(AreluTlError, ValueError):
     """The runs differ in more than the arm, so that a comparison would mislead."""
 

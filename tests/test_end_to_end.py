@@ -37,12 +37,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_arms_train_and_arelu_is_ahead_at_the_small_rate(demo: Path) -> None:
     study = demo / "runs" / "demo"
-    pair = json.loads((study / "comparison.json").read_text())["pairs"][0]
-    assert (pair["arm"]["arm"], pair["baseline"]["arm"]) == ("arelu", "relu")
-    assert pair["arm"]["curve"]["top1"][-1] > 0.4
-    assert pair["aulc_difference"] > 0.1
-    assert pair["verdict"] == "faster"
-    assert "converged faster than relu" in (demo / "stdout").read_text()
+    found = json.loads((study / "comparison.json").read_text())["rates"][0]
+    assert (found["arm"], found["reference"]) == ("arelu", "relu")
+    assert found["pairs"][0]["final_top1"][0] > 0.4
+    assert found["aulc"]["mean"] > 0.1
+    assert found["aulc"]["pictures"] == 300
+    assert found["verdict"] == "faster"
+    assert "in this one run, arelu converged faster than relu" in (demo / "stdout").read_text()
+
+
+def test_the_page_shows_the_pictures_on_which_the_arms_part(demo: Path) -> None:
+    page = (demo / "runs" / "demo" / "report.html").read_text()
+    assert "converged faster than relu" in page
+    assert page.count("data:image/jpeg;base64,") > 10
 
 
 def test_every_relu_of_the_backbone_was_replaced_and_its_cap_kept(demo: Path) -> None:

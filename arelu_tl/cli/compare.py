@@ -1,4 +1,4 @@
-"""arelu-tl compare RUN...: arms side by side from their folders; trains nothing."""
+"""arelu-tl compare PATH...: what the numbers of finished or running runs allow to be said; trains nothing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,53 @@ from typing import Annotated
 import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.errors import ConfigError, GateError
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, studies, or folders of studies.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, studies, or folders of studies.")],
     target: Annotated[
         float | None, typer.Option(help="Validation accuracy for steps-to-target.", show_default="95% of the baseline's best")
     ] = None,
+    allow_difference: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Compare although this setting (or dataset, head_init, weights, order) differs."),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="slower|worse", help="Exit with 1 if an arm is slower than relu at some rate, or worse at its best."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the report.", show_default="PATH, where there is one that is no run")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Write comparison.json, the figures and report.html.")] = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare runs that differ in nothing but the arm."""
-    from arelu_tl.analysis import compare as compare_paths
-    from arelu_tl.errors import ConfigError
+    """Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on."""
+    from arelu_tl.analysis import compare_runs
+    from arelu_tl.records.runs import find_runs, is_run
 
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target {target:g}: an accuracy lies between 0 and 1")
-    comparison = compare_paths(paths, target=target)
+    if unknown := set(fail_if or ()) - {"slower", "worse"}:
+        raise ConfigError(f"--fail-if {', '.join(sorted(unknown))}: slower or worse")
+    if output is not None and not report:
+        raise ConfigError("--output is where the report goes; leave out --no-report")
+    runs = list({run.path.resolve(): run for path in paths for run in find_runs(path)}.values())
+    comparison = compare_runs(runs, target=target, allow=frozenset(allow_difference or ()))
 
+    from arelu_tl.cli.reporting import show_comparison
     from arelu_tl.render.console import Output
-    from arelu_tl.render.tables import comparison_report
 
-    Output(as_json=json, quiet=quiet).report(comparison_report(comparison), data=comparison.to_json())
+    # A part of a study must not take the place of the whole study's report.
+    place = output or (paths[0] if len(paths) == 1 and not is_run(paths[0]) else None)
+    sink = Output(as_json=json, quiet=quiet)
+    show_comparison(comparison, runs, place if report else None, sink)
+    if report and place is None:
+        sink.note("for figures and report.html name a folder with --output")
+    if failed := comparison.failing(fail_if or ()):
+        raise GateError(f"--fail-if: {'; '.join(failed)}")

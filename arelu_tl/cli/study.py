@@ -7,16 +7,14 @@ import shlex
 from pathlib import Path
 
 from arelu_tl.analysis import Comparison, compare_runs
-from arelu_tl.errors import RunsFailedError
+from arelu_tl.cli.reporting import show_comparison
+from arelu_tl.errors import ComparisonError, DataError, RunsFailedError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig
-from arelu_tl.records.storage import write_json
 from arelu_tl.render.console import Output, plain
-from arelu_tl.render.figures import draw_convergence
 from arelu_tl.render.progress import StudyView
-from arelu_tl.render.tables import comparison_report
 from arelu_tl.study.finetune import finetune, resume_study
-from arelu_tl.study.sweep import resume_sweep, sweep
+from arelu_tl.study.sweep import sweep
 
 
 def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output) -> None:
@@ -37,37 +35,28 @@ def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output
             data=run.summary,
         )
         return
-    comparison = compare_runs(study.runs)
-    figure = write_comparison(study, comparison)
     output.note("")
-    output.report(comparison_report(comparison), f"figure: {plain(figure)}", _next_commands(study), data=comparison.to_json())
+    show_comparison(compare_runs(study.runs), study.runs, study.path, output, _next_commands(study))
 
 
-def run_sweep(config: SweepConfig | None, resume: Path | None, output: Output, *, retry_failed: bool) -> None:
-    """Train (or, with ``resume``, go on with) a sweep, compare what is there, and print the report.
+def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> None:
+    """Begin or go on with a sweep, compare what is there, and print the report.
 
     Raises:
         RunsFailedError: runs failed; the others are trained and the report is printed all the same.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with StudyView(output) as view:
-        if resume is not None:
-            study = resume_sweep(resume, retry_failed=retry_failed, observer=view)
-        elif config is not None:
-            study = sweep(config, retry_failed=retry_failed, observer=view)
-        else:
-            raise TypeError("run_sweep needs a configuration or a study to resume")
-    finished = [run for run in study.runs if run.status == "finished"]
-    failed = [run for run in study.runs if run.status == "failed"]
+        study = sweep(config, retry_failed=retry_failed, observer=view)
     output.note("")
-    data = {"study": str(study.path), "runs": {run.path.name: run.status for run in study.runs}, "comparison": None}
-    arms = {run.config.arm for run in finished}
-    if "relu" in arms and len(arms) > 1:
-        comparison = compare_runs(finished)
-        write_json(study.path / runs.COMPARISON, comparison.to_json())
-        output.report(comparison_report(comparison), data={**data, "comparison": comparison.to_json()})
+    failed = [run for run in study.runs if run.status == "failed"]
+    try:
+        comparison = compare_runs(study.runs)
+    except (ComparisonError, DataError) as nothing:  # one arm alone, or none that did not fail
+        data = {"study": str(study.path), "runs": {run.path.name: run.status for run in study.runs}}
+        output.report(f"{plain(study.path)}: {plain(nothing)}", data=data)
     else:
-        output.report(f"{plain(study.path)}: {len(finished)} runs trained; none to compare without relu and an arm", data=data)
+        show_comparison(comparison, study.runs, study.path, output, _next_after_sweep(study, comparison))
     if failed:
         names = ", ".join(run.path.name for run in failed)
         raise RunsFailedError(
@@ -76,20 +65,9 @@ def run_sweep(config: SweepConfig | None, resume: Path | None, output: Output, *
         )
 
 
-def write_comparison(study: runs.StudyRecord, comparison: Comparison) -> Path:
-    """Write comparison.json and convergence.png of a study with one pair; the path of the figure."""
-    write_json(study.path / runs.COMPARISON, comparison.to_json())
-    pair = comparison.pairs[0]
-    data = study.config.data.name if study.config.data is not None else ""
-    figure = study.path / runs.FIGURE
-    draw_convergence(pair, figure, title=f"{study.config.model} on {data}, learning rate {pair.lr:g}, seed {pair.seed}")
-    return figure
-
-
 def _next_commands(study: runs.StudyRecord) -> str:
     """What a user would want next: is it the activation or the rate, and how is the model used."""
-    best = max(study.runs, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))
-    run = shlex.quote(str(best.path))
+    run = shlex.quote(str(_best_run(study).path))
     config = shlex.quote(str(study.path / runs.STUDY_CONFIG))
     return "\n".join(
         [
@@ -100,3 +78,21 @@ def _next_commands(study: runs.StudyRecord) -> str:
             f"  arelu-tl export {run} --format safetensors",
         ]
     )
+
+
+def _next_after_sweep(study: runs.StudyRecord, comparison: Comparison) -> str:
+    """A wider grid where the best rate lies at its edge, and how the best model is used."""
+    run = shlex.quote(str(_best_run(study).path))
+    lines = ["next:"]
+    rates = sorted({cell.lr for cell in comparison.cells})
+    edges = {edge for found in comparison.best for edge in found.at_edge.values()}
+    wider = ",".join(f"{lr:g}" for edge, lr in (("smallest", rates[0] / 3), ("largest", rates[-1] * 3)) if edge in edges)
+    if wider:
+        config, name = shlex.quote(str(study.path / runs.STUDY_CONFIG)), shlex.quote(study.path.name)
+        lines.append(f"  arelu-tl sweep --config {config} --name {name} --lrs {wider}   # does a better rate lie beyond?")
+    return "\n".join([*lines, f"  arelu-tl predict {run} PICTURE", f"  arelu-tl export {run} --format safetensors"])
+
+
+def _best_run(study: runs.StudyRecord) -> runs.RunRecord:
+    trained = [run for run in study.runs if run.status == "finished"]
+    return max(trained, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))

@@ -6,17 +6,18 @@ import json
 import os
 import pydoc
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from arelu_tl.render.text import visible
+
 
 def plain(text: object) -> str:
     """Foreign text (class names, paths) made harmless for a terminal: no markup, no control characters, one line."""
-    shown = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else repr(c)[1:-1] for c in str(text))
+    shown = visible(text)
     # A backslash right before our own closing tag would swallow it.
     return escape(shown + " ")[:-1] if shown.endswith("\\") else escape(shown)
 

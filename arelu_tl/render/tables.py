@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arelu_tl.analysis import ArmResult, Comparison, PairComparison
+from arelu_tl.analysis import BASELINE, Cell, Comparison, PairResult, RateComparison, TimeToTarget
+from arelu_tl.analysis.results import Spread
+from arelu_tl.analysis.verdict import NOT_DETECTABLE
 from arelu_tl.render.console import plain
-from arelu_tl.study.use import EvaluationReport, Prediction
+
+if TYPE_CHECKING:  # a comparison's tables need no torch
+    from arelu_tl.study.use import EvaluationReport, Prediction
 
 
 def _or_dash(value: float | int | None, form: str = "") -> str:
@@ -19,43 +23,121 @@ def _or_dash(value: float | int | None, form: str = "") -> str:
 
 
 def comparison_report(comparison: Comparison) -> Group:
-    """Each pair's table, verdict and proof."""
-    parts: list[RenderableType] = []
-    for pair in comparison.pairs:
-        parts += [pair_table(pair), Text(pair.sentence, style="bold"), Text(_proof(pair), style="dim"), ""]
+    """Verdicts, the table they rest on, whose the gain is, and what a reader must know to read them."""
+    parts: list[RenderableType] = [rates_table(comparison)]
+    if len({cell.lr for cell in comparison.cells}) > 1 and comparison.best:
+        parts.append(best_table(comparison))
+    sentences = [found.sentence for found in comparison.rates] + [found.sentence for found in comparison.best]
+    parts += [Text(sentence, style="bold") for sentence in sentences]
+    parts += [Text(sentence) for sentence in comparison.gain]
+    parts += [Text(warning, style="yellow") for warning in comparison.warnings]
+    parts += [Text(_proof(pair), style="dim") for found in comparison.rates if len(found.pairs) == 1 for pair in found.pairs]
     if comparison.unpaired:
         parts.append(Text(f"without a partner: {', '.join(comparison.unpaired)}"))
+    if comparison.repeated:
+        parts.append(Text(f"left out, for another run stands for the same cell: {', '.join(comparison.repeated)}"))
     return Group(*parts)
 
 
-def pair_table(pair: PairComparison) -> Table:
-    """The baseline and the arm, a row each."""
-    table = Table(title=f"lr {pair.lr:g}, seed {pair.seed}, {pair.steps} steps", title_justify="left")
-    for heading in ("arm", "final", "best", "at step", "AULC", f"to {pair.target:.1%}", "train s", "img/s", "drift"):
+def rates_table(comparison: Comparison) -> Table:
+    """Each rate's arms, the baseline first."""
+    table = Table(title=_title(comparison), title_justify="left")
+    for heading in ("lr", "arm", "seeds", "final", "best", "AULC", "over relu", "to target", "step/relu", "img/s", "drift"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
-    for result in (pair.baseline, pair.arm):
-        table.add_row(*_cells(result))
+    found = {(each.arm, each.lr): each for each in comparison.rates}
+    before = None
+    for cell in sorted(comparison.cells, key=lambda cell: (cell.lr, cell.arm != BASELINE, cell.arm)):
+        if before not in (None, cell.lr):
+            table.add_section()
+        table.add_row(f"{cell.lr:g}" if cell.lr != before else "", *_cells(cell, found.get((cell.arm, cell.lr))))
+        before = cell.lr
     return table
 
 
-def _cells(result: ArmResult) -> list[str]:
+def _title(comparison: Comparison) -> str:
+    steps = max(cell.steps for cell in comparison.cells)
+    pictures = {found.aulc.pictures for found in comparison.rates} - {None}
+    told = f", {min(p for p in pictures if p)} validation pictures" if pictures else ""
+    return f"{steps} steps{told}; target {_targets(comparison)}"
+
+
+def _targets(comparison: Comparison) -> str:
+    targets = sorted({f"{cell.target:.1%}" for cell in comparison.cells})
+    return targets[0] if len(targets) == 1 else "95% of relu's best at the same rate"
+
+
+def _cells(cell: Cell, found: RateComparison | None) -> list[str]:
     return [
-        result.arm if result.status == "finished" else f"{result.arm} ({result.status})",
-        f"{result.final_top1:.3f}",
-        f"{result.best_top1:.3f}",
-        str(result.best_step),
-        f"{result.aulc:.3f}",
-        f"step {result.steps_to_target}" if result.steps_to_target is not None else "never",
-        f"{result.seconds:.0f}",
-        _or_dash(result.images_per_second, ".1f"),
-        _or_dash(result.drift, ".2f"),
+        plain(cell.arm),
+        str(len(cell.seeds)),
+        _mean(cell.final_top1),
+        _mean(cell.best_top1),
+        _mean(cell.aulc),
+        "" if found is None else _difference(found),
+        _when(cell.steps_to_target),
+        "" if found is None else _or_dash(found.cost.seconds_per_step, ".2f"),
+        _or_dash(cell.images_per_second, ".1f"),
+        _or_dash(cell.drift, ".2f"),
     ]
 
 
-def _proof(pair: PairComparison) -> str:
+def _mean(spread: Spread) -> str:
+    return f"{spread.mean:.3f}" + (f" ±{spread.sd:.3f}" if spread.sd is not None else "")
+
+
+def _difference(found: RateComparison) -> str:
+    d = found.aulc
+    told = f"{d.mean:+.3f}"
+    if d.low is not None and d.high is not None:
+        told += f" ({d.low:+.3f} to {d.high:+.3f})"
+    return f"[bold]{told}[/]" if found.verdict != NOT_DETECTABLE else told
+
+
+def _when(time: TimeToTarget) -> str:
+    if time.reached == 0:
+        return "never"
+    step = f"step {time.median:.0f}" if time.median is not None else f"> step {time.restricted_mean:.0f}"
+    return step if time.reached == time.of else f"{step} ({time.reached} of {time.of})"
+
+
+def best_table(comparison: Comparison) -> Table:
+    """Best rate against best rate: what each reaches at the rate that it would be tuned to."""
+    table = Table(title="each at its best rate, chosen on other pictures than it is judged by", title_justify="left")
+    for heading in (
+        "arm",
+        "best lr",
+        "accuracy",
+        "AULC",
+        "to target",
+        "relu's best lr",
+        "accuracy",
+        "AULC",
+        "to target",
+        "difference",
+    ):
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    for each in comparison.best:
+        d = each.accuracy
+        interval = f" ({d.low:+.3f} to {d.high:+.3f})" if d.low is not None and d.high is not None else ""
+        table.add_row(
+            plain(each.arm),
+            f"{each.lr:g}",
+            f"{each.arm_accuracy:.3f}",
+            f"{each.aulc[0]:.3f}",
+            _when(each.steps_to_target[0]),
+            f"{each.reference_lr:g}",
+            f"{each.reference_accuracy:.3f}",
+            f"{each.aulc[1]:.3f}",
+            _when(each.steps_to_target[1]),
+            f"{d.mean:+.3f}{interval}",
+        )
+    return table
+
+
+def _proof(pair: PairResult) -> str:
     same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
     tail = f"; McNemar on the best checkpoints' predictions: p = {pair.mcnemar_p:.3g}" if pair.mcnemar_p is not None else ""
-    return f"same in both: {same or 'not recorded yet'}{tail}"
+    return f"same in both (seed {pair.seed}): {same or 'not recorded yet'}{tail}"
 
 
 def evaluation_report(report: EvaluationReport) -> Group:

@@ -20,12 +20,14 @@ class Evaluation:
     loss: mean cross-entropy in nats, without label smoothing.
     top1: accuracy, 0..1.
     predicted: predicted class of each picture, int64 (N,).
+    correct: whether that is its class, bool (N,).
     probability: softmax probability of that class, float32 (N,).
     """
 
     loss: float
     top1: float
     predicted: Tensor
+    correct: Tensor
     probability: Tensor
 
 
@@ -64,9 +66,11 @@ def evaluate(
     loss = torch.cat(losses).cpu().double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
         raise NonFiniteError(f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init calibrated")
+    right = torch.cat(correct).cpu()
     return Evaluation(
         loss=loss,
-        top1=torch.cat(correct).cpu().double().mean().item(),
+        top1=right.double().mean().item(),
         predicted=torch.cat(predicted).cpu(),
+        correct=right,
         probability=torch.cat(probability).cpu(),
     )

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from arelu_tl.activation import named_arelus, project, site_values
 from arelu_tl.data import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
+from arelu_tl.records.flags import pack_flags
 from arelu_tl.training.evaluate import Evaluation, autocast, evaluate
 from arelu_tl.training.interruption import StopRequest
 
@@ -173,7 +174,7 @@ def fit(
         log_training()
         result = evaluate(evaluated, val.epoch(), device, settings.amp)
         row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
-        row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3)}
+        row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3), "correct": pack_flags(result.correct.numpy())}
         if alphas:
             row["sites"] = site_values(evaluated)
         journal.row(row)

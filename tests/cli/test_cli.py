@@ -51,7 +51,8 @@ ARELU, RELU = "arelu-lr0.001-s0", "relu-lr0.001-s0"
 
 def test_finetune_leaves_exactly_the_promised_files(study: tuple[Path, Any]) -> None:
     path, _ = study
-    top = {"study.yaml", "dataset.json", "split.csv", "convergence.png", "comparison.json", ARELU, RELU}
+    top = {"study.yaml", "dataset.json", "split.csv", "comparison.json", "report.html", ARELU, RELU}
+    top |= {"convergence.png", "convergence.svg"}
     assert {p.name for p in path.iterdir()} == top
     common = {
         "run.yaml", "environment.json", "metrics.jsonl", "results.csv", "summary.json", "predictions.csv",
@@ -91,11 +92,12 @@ def test_both_arms_start_and_see_the_same(study: tuple[Path, Any]) -> None:
 
 def test_report_names_both_arms_the_verdict_and_the_next_commands(study: tuple[Path, Any]) -> None:
     path, done = study
-    for word in ("relu", "arelu", "AULC", "At learning rate 0.001", "One seed and one rate", "next:", "arelu-tl predict"):
+    for word in ("relu", "arelu", "AULC", "At learning rate 0.001", "One seed says little", "next:", "arelu-tl predict"):
         assert word in done.stdout, word
     assert "epoch   2/2" in done.stderr
     comparison = json.loads((path / "comparison.json").read_text())
-    assert comparison["pairs"][0]["verdict"] in ("faster", "slower", "no detectable difference")
+    assert comparison["rates"][0]["verdict"] in ("faster", "slower", "no detectable difference")
+    assert comparison["rates"][0]["pairs"][0]["mcnemar_p"] is not None
     assert (path / "convergence.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -176,11 +178,13 @@ def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere(study
 
 
 def test_compare_reads_the_study_and_speaks_json(study: tuple[Path, Any]) -> None:
+    before = (study[0] / "comparison.json").read_bytes()
     told = arelu_tl("compare", study[0], "--json", cwd=study[0])
-    assert told.returncode == 0
-    assert json.loads(told.stdout) == json.loads((study[0] / "comparison.json").read_text())
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == json.loads((study[0] / "comparison.json").read_text()) == json.loads(before)
     pair = arelu_tl("compare", study[0] / ARELU, study[0] / RELU, "--target", "0.5", cwd=study[0])
-    assert "to 50.0%" in pair.stdout
+    assert "target 50.0%" in pair.stdout
+    assert "--output" in pair.stderr
     alone = arelu_tl("compare", study[0] / ARELU, cwd=study[0])
     assert (alone.returncode, "without a baseline" in alone.stderr) == (2, True)
 
@@ -268,6 +272,10 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "sweep: a cell twice": (["sweep", "good", "--seeds", "1,1"], 2, "seeds names a value twice"),
     "sweep: no number": (["sweep", "good", "--lrs", "1e-4,fast"], 2, "'fast'"),
     "sweep: unknown arm": (["sweep", "good", "--arms", "relu,swoosh"], 2, "'swoosh'"),
+    "sweep: no duration": (["sweep", "good", "--time-budget", "soon"], 2, "90m, 2h, 1h30m or 45s"),
+    "sweep: no job": (["sweep", "good", "--jobs", "0"], 2, "jobs = 0"),
+    "sweep: a cluster without ray": (["sweep", "good", "--ray-address", "auto"], 2, "needs launcher ray"),
+    "sweep: resumed with other settings": (["sweep", "--resume", "good", "--jobs", "2", "--lrs", "1"], 2, "leave out: lrs"),
     "sweep: not a sweep": (["sweep", "--resume", "good"], 2, "not a study"),
     "unknown arm": (["finetune", "good", "--arm", "swoosh"], 2, "'swoosh'"),
     "unknown model": (["finetune", "good", "--model", "resnet1800"], 2, "did you mean resnet18"),

@@ -1,0 +1,89 @@
+"""One arm at one rate over its seeds: means, spreads, and the mean curve that figures draw."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from arelu_tl.analysis.convergence import TimeToTarget, time_to_target
+from arelu_tl.analysis.curves import Curve
+from arelu_tl.analysis.pairing import Entrant
+from arelu_tl.analysis.results import Cell, Spread
+
+
+def make_cells(entrants: Sequence[Entrant], targets: Mapping[float, float]) -> list[Cell]:
+    """A cell for each arm and rate among ``entrants``, by rate, with the target of its rate."""
+    grouped: dict[tuple[float, str], list[Entrant]] = defaultdict(list)
+    for each in entrants:
+        grouped[each.lr, each.arm].append(each)
+    return [_cell(arm, lr, members, targets[lr]) for (lr, arm), members in sorted(grouped.items())]
+
+
+def _cell(arm: str, lr: float, members: Sequence[Entrant], target: float) -> Cell:
+    curves = [each.curve for each in members]
+    steps, seconds = to_target(curves, target)
+    drifts = [((each.run.surgery or {}).get("drift") or {}).get("relative") for each in members]
+
+    def mean_recorded(key: str) -> float | None:
+        return _mean([each.run.summary.get(key) for each in members])
+
+    return Cell(
+        arm=arm,
+        lr=lr,
+        seeds=[each.seed for each in members],
+        runs=[str(each.run.path) for each in members],
+        steps=max(curve.end for curve in curves),
+        final_top1=_spread([float(c.top1[-1]) for c in curves]),
+        best_top1=_spread([float(c.top1.max()) for c in curves]),
+        final_loss=_spread([float(c.loss[-1]) for c in curves]),
+        aulc=_spread([c.aulc for c in curves]),
+        target=target,
+        steps_to_target=steps,
+        seconds_to_target=seconds,
+        seconds=_spread([float(c.seconds[-1]) for c in curves]),
+        seconds_per_step=_mean([seconds_per_step(each) for each in members]),
+        images_per_second=mean_recorded("images_per_second"),
+        peak_memory_bytes=mean_recorded("peak_memory_bytes"),
+        drift=_mean(drifts),
+        curve=_mean_curve(curves),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return float(np.mean(told)) if told else None
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(float(np.mean(values)), sd, list(values))
+
+
+def _mean_curve(curves: Sequence[Curve]) -> dict[str, list[float]]:
+    """Mean, least and greatest of the runs at each step that all of them were evaluated at."""
+    steps = curves[0].steps
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.steps)
+    told: dict[str, list[float]] = {"step": [int(step) for step in steps]}
+    for key in ("top1", "loss", "seconds"):
+        values = np.stack([getattr(c, key)[np.searchsorted(c.steps, steps)] for c in curves])
+        told[key] = values.mean(0).tolist()
+        if key != "seconds":
+            told[f"{key}_low"], told[f"{key}_high"] = values.min(0).tolist(), values.max(0).tolist()
+    return told
+
+
+def to_target(curves: Sequence[Curve], target: float) -> tuple[TimeToTarget, TimeToTarget]:
+    """(steps, seconds) to the target of several runs."""
+    reached = [curve.reached(target) for curve in curves]
+    steps = [None if at is None else float(c.steps[at]) for c, at in zip(curves, reached, strict=True)]
+    seconds = [None if at is None else float(c.seconds[at]) for c, at in zip(curves, reached, strict=True)]
+    return time_to_target(steps, [c.end for c in curves]), time_to_target(seconds, [float(c.seconds[-1]) for c in curves])
+
+
+def seconds_per_step(entrant: Entrant) -> float | None:
+    """Seconds of training a step; None before the first."""
+    curve = entrant.curve
+    return float(curve.seconds[-1] / curve.end) if curve.end else None

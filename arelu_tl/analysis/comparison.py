@@ -1,0 +1,306 @@
+"""Compare arms with the baseline, rate by rate and best rate against best rate.
+
+The rule behind the verdicts is in docs/statistics.md; ``verdict`` has the words.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arelu_tl.analysis.cells import make_cells, seconds_per_step, to_target
+from arelu_tl.analysis.curves import Curve, read_predictions
+from arelu_tl.analysis.pairing import BASELINE, Entrant, Failure, Field, Pair, differences, gather, match, recorded
+from arelu_tl.analysis.rates import best_rate
+from arelu_tl.analysis.results import BestRateComparison, Comparison, Cost, PairResult, RateComparison
+from arelu_tl.analysis.statistics import (
+    PairedDifference,
+    difference_of_shares,
+    holm,
+    mcnemar,
+    paired_difference,
+    unpaired_picture_error,
+)
+from arelu_tl.analysis.verdict import best_sentence, gain_sentences, rate_sentence, verdict_of, warning_sentences
+from arelu_tl.errors import ComparisonError
+from arelu_tl.records.runs import RunRecord, find_runs
+
+TARGET_SHARE = 0.95
+# Arms that the full swap is measured against to learn what of its gain is whose.
+FULL_SWAP = "arelu"
+CONTROLS = ("leaky", "prelu", "arelu-frozen")
+
+
+def compare(paths: Sequence[Path | str], *, target: float | None = None, allow: Collection[str] = ()) -> Comparison:
+    """Compare every arm with the baseline among the runs at ``paths`` (runs, studies or folders of studies).
+
+    Args:
+        target: validation accuracy for steps-to-target; 95% of the baseline's best at each rate when None.
+        allow: settings in which runs may differ all the same (or dataset, head_init, weights, order).
+
+    Raises:
+        DataError: a path holds no run, or none has been evaluated.
+        ComparisonError: the runs differ in more than arm, rate and seed, or there is no pair; what differs is named.
+        ConfigError: ``allow`` names no setting.
+    """
+    records = {run.path.resolve(): run for path in paths for run in find_runs(path)}
+    return compare_runs(list(records.values()), target=target, allow=allow)
+
+
+def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allow: Collection[str] = ()) -> Comparison:
+    """``compare`` on runs already read."""
+    given = gather(runs, allow)
+    entrants, unfinished = _far_enough(given.entrants)
+    arms = sorted({each.arm for each in entrants} - {BASELINE})
+    pairs = {arm: match(entrants, arm, BASELINE, allow) for arm in arms}
+    if not any(pairs.values()):
+        raise ComparisonError(_why_no_pair(entrants, given))
+    targets = _targets(entrants, target)
+
+    def at_each_rate(arm: str, reference: str, matched: Sequence[Pair]) -> list[RateComparison]:
+        by_rate: dict[float, list[Pair]] = defaultdict(list)
+        for pair in matched:
+            by_rate[pair.lr].append(pair)
+        return [_compare_rate(arm, reference, by_rate[lr], targets[lr], given.failed) for lr in sorted(by_rate)]
+
+    rates = _corrected([found for arm in arms for found in at_each_rate(arm, BASELINE, pairs[arm])])
+    controls = [
+        found
+        for control in CONTROLS
+        if {FULL_SWAP, control} <= set(arms)
+        for found in at_each_rate(FULL_SWAP, control, match(entrants, FULL_SWAP, control, allow))
+    ]
+    best = [each for arm in arms if (each := _compare_best(arm, entrants, target)) is not None]
+    matched = [pair for of_arm in pairs.values() for pair in of_arm]
+    paired = {each.run.path for pair in matched for each in (pair.arm, pair.reference)}
+    apart = {text for pair in matched for text in differences(pair.arm.run, pair.reference.run)} if allow else set()
+    found = Comparison(
+        cells=make_cells(entrants, targets),
+        rates=rates,
+        best=best,
+        controls=controls,
+        gain=gain_sentences(rates, controls, FULL_SWAP, _batchnorm(entrants)),
+        unpaired=[str(each.run.path) for each in entrants if each.run.path not in paired],
+        unfinished=unfinished,
+        failed=given.failed,
+        waiting=given.waiting,
+        repeated=given.repeated,
+        allowed=sorted({*given.allowed, *apart}),
+        warnings=[],
+    )
+    return replace(found, warnings=warning_sentences(found))
+
+
+def _far_enough(entrants: Sequence[Entrant]) -> tuple[list[Entrant], list[str]]:
+    """Those that count, and the paths of runs that are still behind the finished ones of their rate.
+
+    A run that has just begun would cut everything back to its first steps. Where none of a rate has finished, all count.
+    """
+    ends: dict[float, int] = defaultdict(int)
+    for each in entrants:
+        if each.finished:
+            ends[each.lr] = max(ends[each.lr], each.curve.end)
+    behind = {each.run.path for each in entrants if not each.finished and each.curve.end < ends[each.lr]}
+    return [each for each in entrants if each.run.path not in behind], sorted(map(str, behind))
+
+
+def _why_no_pair(entrants: Sequence[Entrant], given: Field) -> str:
+    baselines = [each.run for each in entrants if each.arm == BASELINE]
+    others = [each.run for each in entrants if each.arm != BASELINE]
+    if not baselines or not others:
+        missing = "an arm beside the baseline" if baselines else "a baseline (arm relu)"
+        failed = f"; {len(given.failed)} failed" if given.failed else ""
+        return f"nothing to compare: {len(entrants)} runs, without {missing}{failed}"
+    told = [(differences(run, baseline), run, baseline) for run in others for baseline in baselines]
+    apart, run, baseline = min(told, key=lambda found: len(found[0]))
+    return f"{run.path.name} and {baseline.path.name} differ in more than the arm: {'; '.join(apart)}"
+
+
+def _targets(entrants: Sequence[Entrant], target: float | None) -> dict[float, float]:
+    """The target of each rate: 95% of the baseline's best there, mean over its seeds."""
+    rates = {each.lr for each in entrants}
+    if target is not None:
+        return dict.fromkeys(rates, target)
+    best: dict[float, list[float]] = defaultdict(list)
+    for each in entrants:
+        if each.arm == BASELINE:
+            best[each.lr].append(float(each.curve.top1.max()))
+    # Where the baseline has not been run there is no verdict either, only figures.
+    anywhere = max(float(np.mean(values)) for values in best.values())
+    return {lr: TARGET_SHARE * (float(np.mean(best[lr])) if best[lr] else anywhere) for lr in rates}
+
+
+def _compare_rate(arm: str, reference: str, pairs: Sequence[Pair], target: float, failed: Sequence[Failure]) -> RateComparison:
+    lr = pairs[0].lr
+    sides = [pair.curve for pair in pairs], [pair.reference_curve for pair in pairs]
+    aulc = _difference(pairs, lambda curve: curve.aulc, lambda curve: curve.picture_aulc)
+    failures = [sum(f.lr == lr and f.arm == name for f in failed) for name in (arm, reference)]
+    (steps, seconds), (reference_steps, reference_seconds) = (to_target(side, target) for side in sides)
+    found = RateComparison(
+        arm=arm,
+        reference=reference,
+        lr=lr,
+        seeds=[pair.seed for pair in pairs],
+        steps=max(pair.end for pair in pairs),
+        target=target,
+        aulc=aulc,
+        final_top1=_difference(pairs, lambda c: float(c.top1[-1]), lambda c: c.right(-1) if c.flags else None),
+        best_top1=_difference(pairs, lambda c: float(c.top1[c.best]), lambda c: c.right(c.best) if c.flags else None),
+        final_loss=paired_difference([float(a.loss[-1] - b.loss[-1]) for a, b in zip(*sides, strict=True)]),
+        steps_to_target=(steps, reference_steps),
+        seconds_to_target=(seconds, reference_seconds),
+        cost=_cost(pairs),
+        failures=(failures[0], failures[1]),
+        p_corrected=None,
+        verdict=verdict_of(aulc, failures, ("faster", "slower")),
+        sentence="",
+        pairs=[_pair_result(pair, target) for pair in pairs],
+    )
+    return replace(found, sentence=rate_sentence(found))
+
+
+def _difference(
+    pairs: Sequence[Pair],
+    measure: Callable[[Curve], float],
+    by_picture: Callable[[Curve], NDArray[np.bool_] | NDArray[np.float64] | None],
+) -> PairedDifference:
+    """The difference of a mean accuracy between the two sides of ``pairs``; ``by_picture`` is each picture's share in it."""
+    sides = [pair.arm for pair in pairs], [pair.reference for pair in pairs]
+    shares = [[by_picture(pair.curve) for pair in pairs], [by_picture(pair.reference_curve) for pair in pairs]]
+    if _same_pictures([*sides[0], *sides[1]]):
+        arm, reference = (np.stack([each for each in side if each is not None]) for side in shares)
+        return difference_of_shares(arm, reference)
+    values = np.array([[measure(pair.curve), measure(pair.reference_curve)] for pair in pairs])
+    return _unpaired(values[:, 0], values[:, 1], [*sides[0], *sides[1]])
+
+
+def _same_pictures(entrants: Sequence[Entrant]) -> bool:
+    """Whether all of them were evaluated on the same pictures, and have recorded which they got right."""
+    counts = {each.curve.pictures for each in entrants}
+    return len(counts) == 1 and None not in counts and len({recorded(each.run, "dataset") for each in entrants}) == 1
+
+
+def _unpaired(arm: NDArray[np.float64], reference: NDArray[np.float64], entrants: Sequence[Entrant]) -> PairedDifference:
+    """The difference of accuracies (S,) where nothing is known picture by picture but, at most, how many there were."""
+    pictures = min((count for each in entrants if (count := each.curve.pictures or _predicted(each))), default=None)
+    error = unpaired_picture_error(float(arm.mean()), float(reference.mean()), pictures) if pictures else None
+    return paired_difference((arm - reference).tolist(), picture_error=error, pictures=pictures)
+
+
+def _predicted(entrant: Entrant) -> int | None:
+    """How many pictures predictions.csv tells of, where the evaluations themselves do not."""
+    told = read_predictions(entrant.run)
+    return len(told.paths) if told is not None else None
+
+
+def _pair_result(pair: Pair, target: float) -> PairResult:
+    curves = pair.curve, pair.reference_curve
+    steps = [None if (at := curve.reached(target)) is None else int(curve.steps[at]) for curve in curves]
+    arm, reference = (read_predictions(each.run) for each in (pair.arm, pair.reference))
+    p = None
+    if arm is not None and reference is not None and arm.paths == reference.paths and pair.same_pictures:
+        p = mcnemar(arm.correct, reference.correct)
+    return PairResult(
+        seed=pair.seed,
+        run=str(pair.arm.run.path),
+        reference_run=str(pair.reference.run.path),
+        steps=pair.end,
+        statuses=(pair.arm.run.status, pair.reference.run.status),
+        aulc=(curves[0].aulc, curves[1].aulc),
+        final_top1=(float(curves[0].top1[-1]), float(curves[1].top1[-1])),
+        best_top1=(float(curves[0].top1.max()), float(curves[1].top1.max())),
+        final_loss=(float(curves[0].loss[-1]), float(curves[1].loss[-1])),
+        steps_to_target=(steps[0], steps[1]),
+        mcnemar_p=p,
+        proof=pair.proof(),
+    )
+
+
+def _cost(pairs: Sequence[Pair]) -> Cost:
+    def ratio(measure: Callable[[Entrant], float | None]) -> float | None:
+        told = [(measure(pair.arm), measure(pair.reference)) for pair in pairs]
+        # The geometric mean: a ratio and its inverse are then the same statement.
+        logs = [np.log(a / b) for a, b in told if a and b]
+        return float(np.exp(np.mean(logs))) if logs else None
+
+    return Cost(
+        seconds_per_step=ratio(seconds_per_step),
+        images_per_second=ratio(lambda each: each.run.summary.get("images_per_second")),
+        peak_memory=ratio(lambda each: each.run.summary.get("peak_memory_bytes")),
+    )
+
+
+def _corrected(rates: Sequence[RateComparison]) -> list[RateComparison]:
+    """With Holm's correction for all of them having been asked at once; the sentence says what it takes away."""
+    judged = [each for each in rates if each.aulc.p is not None]
+    corrected = dict(zip(map(id, judged), holm([each.aulc.p for each in judged if each.aulc.p is not None]), strict=True))
+    told = []
+    for each in rates:
+        with_p = replace(each, p_corrected=corrected.get(id(each)))
+        told.append(replace(with_p, sentence=rate_sentence(with_p, questions=len(judged))))
+    return told
+
+
+def _compare_best(arm: str, entrants: Sequence[Entrant], target: float | None) -> BestRateComparison | None:
+    """``arm`` at its best rate beside the baseline at its own; None where they share no seed."""
+    sides = [{(each.lr, each.seed): each for each in entrants if each.arm == name} for name in (arm, BASELINE)]
+    seeds, rates = _complete(sides)
+    if not seeds:
+        return None
+    curves = [
+        {lr: [side[lr, seed].curve for seed in seeds] for lr in of_side} for side, of_side in zip(sides, rates, strict=True)
+    ]
+    ours, theirs = (best_rate(each) for each in curves)
+    taking_part = [each for side in sides for each in side.values()]
+    if ours.correct is not None and theirs.correct is not None and _same_pictures(taking_part):
+        accuracy = difference_of_shares(ours.correct, theirs.correct)
+    else:
+        accuracy = _unpaired(ours.accuracy, theirs.accuracy, taking_part)
+    chosen = curves[0][ours.lr], curves[1][theirs.lr]
+    at = TARGET_SHARE * float(np.mean([c.top1.max() for c in chosen[1]])) if target is None else target
+    found = BestRateComparison(
+        arm=arm,
+        reference=BASELINE,
+        seeds=seeds,
+        lr=ours.lr,
+        reference_lr=theirs.lr,
+        rates_tried=(len(curves[0]), len(curves[1])),
+        choices=ours.choices,
+        reference_choices=theirs.choices,
+        accuracy=accuracy,
+        arm_accuracy=float(ours.accuracy.mean()),
+        reference_accuracy=float(theirs.accuracy.mean()),
+        aulc=(float(np.mean([c.aulc for c in chosen[0]])), float(np.mean([c.aulc for c in chosen[1]]))),
+        target=at,
+        steps_to_target=(to_target(chosen[0], at)[0], to_target(chosen[1], at)[0]),
+        at_edge={name: side.edge for name, side in ((arm, ours), (BASELINE, theirs)) if side.edge is not None},
+        verdict=verdict_of(accuracy, (), ("better", "worse")),
+        sentence="",
+    )
+    return replace(found, sentence=best_sentence(found))
+
+
+def _complete(sides: Sequence[Mapping[tuple[float, int], Entrant]]) -> tuple[list[int], list[list[float]]]:
+    """Seeds that both sides have, and for each side the rates that have all of them.
+
+    A rate at which some seed failed or is missing is no candidate for the best. Where that leaves a side without any, seeds are
+    given up, those first that the fewest rates have.
+    """
+    seeds = sorted(set.intersection(*({seed for _, seed in side} for side in sides)))
+    while seeds:
+        rates = [sorted(lr for lr in {lr for lr, _ in side} if all((lr, seed) in side for seed in seeds)) for side in sides]
+        if all(rates):
+            return seeds, rates
+        seeds.remove(min(seeds, key=lambda seed: sum(s == seed for side in sides for _, s in side)))
+    return [], []
+
+
+def _batchnorm(entrants: Sequence[Entrant]) -> str | None:
+    """What surgery did to the full swap's BatchNorm; None without such a run, or where runs differ."""
+    modes = {(each.run.surgery or {}).get("batchnorm") for each in entrants if each.run.config.arm == FULL_SWAP}
+    return modes.pop() if len(modes) == 1 else None

@@ -1,0 +1,144 @@
+"""A run's evaluations as arrays, and which validation pictures each of them got right."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arelu_tl.analysis.convergence import aulc, step_weights, steps_to_target
+from arelu_tl.errors import ArtefactError
+from arelu_tl.records.flags import unpack_flags
+from arelu_tl.records.runs import METRICS, PREDICTIONS, RunRecord
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The evaluations of a run, in order of steps.
+
+    Attributes:
+        steps: int64 (K,), ascending.
+        top1, loss, seconds: float64 (K,): accuracy 0..1, nats, seconds of training until then.
+        flags: what each evaluation got right, packed (``records.flags``); [] where the run has not recorded it.
+    """
+
+    steps: NDArray[np.int64]
+    top1: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """The last evaluated step."""
+        return int(self.steps[-1])
+
+    @cached_property
+    def aulc(self) -> float:
+        """Mean accuracy on the way, 0..1."""
+        return aulc(self.steps.tolist(), self.top1.tolist())
+
+    @cached_property
+    def best(self) -> int:
+        """Index of the best evaluation, in the training's own order: accuracy, then loss, then the earlier one."""
+        return int(np.lexsort((self.steps, self.loss, -self.top1))[0])
+
+    @cached_property
+    def pictures(self) -> int | None:
+        """How many pictures were evaluated; None where the run has not recorded them."""
+        return int(self.flags[0].partition(":")[0]) if self.flags else None
+
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each evaluation got each picture right, bool (K, N); not kept, for many large ones fill the memory.
+
+        Raises:
+            ValueError: the run has not recorded it.
+        """
+        return np.stack([unpack_flags(text) for text in self.flags])
+
+    def right(self, evaluation: int) -> NDArray[np.bool_]:
+        """Which pictures one evaluation got right (N,)."""
+        return unpack_flags(self.flags[evaluation])
+
+    @cached_property
+    def picture_aulc(self) -> NDArray[np.float64] | None:
+        """Each picture's own area under its curve of being right (N,); their mean is ``aulc``."""
+        return step_weights(self.steps) @ self.correct() if self.flags else None
+
+    def reached(self, target: float) -> int | None:
+        """Index of the first evaluation that reaches ``target``."""
+        step = steps_to_target(self.steps.tolist(), self.top1.tolist(), target)
+        return None if step is None else int(np.searchsorted(self.steps, step))
+
+    def until(self, step: int) -> Curve:
+        """The evaluations up to ``step``."""
+        count = int(np.searchsorted(self.steps, step, side="right"))
+        if count == len(self.steps):
+            return self
+        cut = {name: getattr(self, name)[:count] for name in ("steps", "top1", "loss", "seconds", "flags")}
+        return replace(self, **cut)
+
+
+def read_curve(run: RunRecord) -> Curve | None:
+    """The run's validation curve; None where it has not been evaluated yet.
+
+    Raises:
+        ArtefactError: its rows lack something or contradict each other.
+    """
+    rows = run.curve("val")
+    if not rows:
+        return None
+    try:
+        steps = np.array([row["step"] for row in rows], dtype=np.int64)
+        numbers = {key: np.array([row[key] for row in rows], dtype=float) for key in ("top1", "loss", "seconds")}
+        flags = tuple(str(row["correct"]) for row in rows if "correct" in row)
+        if (np.diff(steps) <= 0).any() or len({text.partition(":")[0] for text in flags}) > 1:
+            raise ValueError("evaluations out of order, or of different pictures")
+        return Curve(steps=steps, **numbers, flags=flags if len(flags) == len(rows) else ())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{run.path / METRICS}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the best checkpoint said of each validation picture, in the run's order.
+
+    Attributes:
+        paths: relative to the folder of pictures.
+        labels, predicted: class names.
+        probability: of the predicted class, 0..1.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    predicted: list[str]
+    probability: list[float]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.array([a == b for a, b in zip(self.labels, self.predicted, strict=True)], dtype=bool)
+
+
+def read_predictions(run: RunRecord) -> Predictions | None:
+    """predictions.csv of a run; None where there is none yet.
+
+    Raises:
+        ArtefactError: it cannot be read.
+    """
+    path = run.path / PREDICTIONS
+    if not path.exists():
+        return None
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return Predictions(
+            paths=[row["path"] for row in rows],
+            labels=[row["label"] for row in rows],
+            predicted=[row["predicted"] for row in rows],
+            probability=[float(row["probability"]) for row in rows],
+        )
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ArtefactError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,224 @@
+"""What a paired difference between two arms allows to be said: intervals, tests and effect sizes. See docs/statistics.md.
+
+Two things blur the difference between two arms: another seed would have given another one, and so would other validation
+pictures. Both arms were trained with the same seeds and judged on the same pictures, so everything here works on their
+difference, which is far less blurred than either.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+CONFIDENCE = 0.95
+# The bootstrap's interval of n values lies between their least and greatest, which enclose the median of what they are drawn
+# from with probability 1 - 2^(1 - n): below six values no resampling can reach 95%.
+FEWEST_TO_RESAMPLE = 6
+_RESAMPLES = 9999
+_RESAMPLING_SEED = 20061385
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean difference between an arm and its reference, in the unit of what was compared, and what is known of it.
+
+    Attributes:
+        mean: over seeds and pictures; positive where the arm has more.
+        low, high: interval at ``CONFIDENCE``; None where nothing is known of the blur.
+        p: two-sided, of no difference at all; the interval excludes 0 where it is below 1 - ``CONFIDENCE``.
+        seeds, pictures: how many of each it rests on; pictures is None where they do not enter.
+        values: the difference of each seed.
+        sd: of those values; None for one seed.
+        seed_error, picture_error: standard errors of the mean that seeds and pictures cause.
+        t_test_p: paired t-test over the seeds alone.
+        wilcoxon_p: Wilcoxon's signed-rank test over them, which supposes no distribution; None below six seeds, where it
+            cannot fall under 0.05.
+        effect_size: Hedges' g of the paired differences (mean over sd, corrected for few seeds); None below three.
+        probability_of_improvement: share of the seeds in which the arm had more, ties counted half.
+        bootstrap: interval of the mean by resampling seeds (percentiles, widened as Hesterberg 2015 does for few values);
+            None below six.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    seeds: int
+    pictures: int | None
+    values: list[float]
+    sd: float | None
+    seed_error: float | None
+    picture_error: float | None
+    t_test_p: float | None
+    wilcoxon_p: float | None
+    effect_size: float | None
+    probability_of_improvement: float
+    bootstrap: tuple[float, float] | None
+
+    @property
+    def detectable(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def paired_difference(
+    values: Sequence[float], *, picture_error: float | None = None, pictures: int | None = None
+) -> PairedDifference:
+    """Everything about the mean of ``values``, a difference for each seed.
+
+    The interval's half-width is sqrt((t_S se_S)^2 + (t_N se_N)^2), with the standard errors that seeds and pictures cause and
+    Student's quantiles at S - 1 and N - 1 degrees of freedom. Weighting the quantiles by their variances is Cochran's answer
+    to the Behrens-Fisher problem; taking them in quadrature is a little wider. Both cover at least as often as they say.
+
+    Args:
+        values: arm minus reference for each seed, at least one.
+        picture_error: standard error of the mean that the choice of validation pictures causes; None where it is unknown,
+            and then it is left out beside two or more seeds; with one seed there is no interval without it.
+        pictures: how many pictures that was taken from.
+    """
+    differences = np.asarray(values, dtype=float)
+    seeds = len(differences)
+    mean = float(differences.mean())
+    sd = float(differences.std(ddof=1)) if seeds > 1 else None
+    if sd is not None and sd < 1e-12:  # equal values: what is left is rounding, and no effect is 10^15 standard deviations
+        sd = 0.0
+    seed_error = sd / math.sqrt(seeds) if sd is not None else None
+    # (standard error, degrees of freedom) of each thing that blurs.
+    blur = [(seed_error, seeds - 1)] if seed_error is not None else []
+    if picture_error is not None and pictures is not None and pictures > 1:
+        blur.append((picture_error, pictures - 1))
+    half = _half_width(blur, 1 - CONFIDENCE) if blur else None
+    return PairedDifference(
+        mean=mean,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
+        p=_p_value(mean, blur) if blur else None,
+        seeds=seeds,
+        pictures=pictures,
+        values=[float(value) for value in differences],
+        sd=sd,
+        seed_error=seed_error,
+        picture_error=picture_error,
+        t_test_p=_t_test(mean, seed_error, seeds),
+        wilcoxon_p=_wilcoxon(differences),
+        effect_size=_hedges_g(mean, sd, seeds),
+        probability_of_improvement=float(((differences > 0) + 0.5 * (differences == 0)).mean()),
+        bootstrap=_bootstrap(differences),
+    )
+
+
+def difference_of_shares(arm: NDArray[Any], reference: NDArray[Any]) -> PairedDifference:
+    """The difference of two arms that were judged on the same pictures.
+
+    A picture's seeds are averaged first, for they share the picture; the error that pictures cause is that of the mean over
+    pictures. What is left of the seeds' own noise in it is counted once more beside the seeds' error, to the safe side. With one
+    seed nothing is known of the seeds; the pictures are then counted as if the two arms had been judged on different ones,
+    which leaves room for some of it.
+
+    Args:
+        arm, reference: (S, N), what each seed got of each picture, 0..1: right or wrong, or the share of the way on which it
+            was right.
+    """
+    seeds, pictures = arm.shape
+    differences = arm.astype(float) - reference
+    if seeds == 1 or pictures < 2:
+        error = unpaired_picture_error(float(arm.mean()), float(reference.mean()), pictures)
+    else:
+        error = float(differences.mean(axis=0).std(ddof=1) / math.sqrt(pictures))
+    return paired_difference(differences.mean(axis=1).tolist(), picture_error=error, pictures=pictures)
+
+
+def unpaired_picture_error(p: float, q: float, pictures: int) -> float:
+    """Standard error of the difference of two mean accuracies as if each had been taken on other pictures: an upper bound.
+
+    A picture's share lies between 0 and 1, and among such with mean p none varies more than p (1 - p).
+    """
+    return math.sqrt((p * (1 - p) + q * (1 - q)) / pictures)
+
+
+def _half_width(blur: Sequence[tuple[float, int]], p: float) -> float:
+    return math.sqrt(sum((stats.t.isf(p / 2, freedom) * error) ** 2 for error, freedom in blur))
+
+
+def _p_value(mean: float, blur: Sequence[tuple[float, int]]) -> float:
+    """The p at which the interval's end meets 0."""
+    if mean == 0:
+        return 1.0
+    least = 1e-15
+    if _half_width(blur, least) <= abs(mean):
+        return least if any(error for error, _ in blur) else 0.0
+    return float(optimize.brentq(lambda p: _half_width(blur, p) - abs(mean), least, 1.0))
+
+
+def _t_test(mean: float, seed_error: float | None, seeds: int) -> float | None:
+    if not seed_error:  # one seed, or seeds without any difference between them, which no t can be formed from
+        return None
+    return float(2 * stats.t.sf(abs(mean) / seed_error, seeds - 1))
+
+
+def _wilcoxon(differences: Floats) -> float | None:
+    if len(differences) < FEWEST_TO_RESAMPLE or not differences.any():
+        return None
+    # The default permutes where values tie, for a second; areas of curves hardly ever do.
+    method = "exact" if len(differences) <= 50 else "asymptotic"
+    return float(stats.wilcoxon(differences, zero_method="zsplit", method=method).pvalue)
+
+
+def _hedges_g(mean: float, sd: float | None, seeds: int) -> float | None:
+    if not sd or seeds < 3:
+        return None
+    freedom = seeds - 1
+    # The exact form of the usual 1 - 3 / (4 df - 1).
+    correction = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)) / math.sqrt(freedom / 2)
+    return mean / sd * correction
+
+
+def _bootstrap(differences: Floats) -> tuple[float, float] | None:
+    count = len(differences)
+    if count < FEWEST_TO_RESAMPLE:
+        return None
+    # Percentiles of resampled means are too narrow for few values: they lack the factor n / (n - 1) and Student's tails.
+    # Hesterberg (2015, The American Statistician 69:371, "expanded percentile") asks for those that make up for it.
+    tail = stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.isf((1 - CONFIDENCE) / 2, count - 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # equal values have an interval of no width
+        interval = stats.bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=_RESAMPLES,
+            confidence_level=1 - 2 * tail,
+            method="percentile",
+            rng=np.random.default_rng(_RESAMPLING_SEED),
+        ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction of ``p_values`` for having asked so many questions, in their order."""
+    count = len(p_values)
+    corrected = [0.0] * count
+    reached = 0.0
+    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        reached = max(reached, min(1.0, (count - rank) * p_values[index]))
+        corrected[index] = reached
+    return corrected
+
+
+def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Exact two-sided McNemar test of two classifiers, right or wrong on the same pictures (N,); 1.0 where they never differ."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)

@@ -1,0 +1,152 @@
+"""The verdicts in words: never more than the numbers allow. The rule is stated in docs/statistics.md.
+
+A difference is *detectable* where its 95% interval, over seeds and validation pictures together, leaves out 0. Failed runs
+speak against whoever they belong to: an arm that failed at a rate is not called faster there, nor its reference slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arelu_tl.analysis.convergence import TimeToTarget
+from arelu_tl.analysis.results import BestRateComparison, Comparison, RateComparison
+from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference
+
+NOT_DETECTABLE = "no detectable difference"
+
+
+def verdict_of(difference: PairedDifference, failures: Sequence[int], words: tuple[str, str]) -> str:
+    """``words[0]`` where the arm has detectably more, ``words[1]`` where it has less, else ``NOT_DETECTABLE``.
+
+    Args:
+        failures: failed runs of the arm and of its reference; () where they do not enter.
+    """
+    if not difference.detectable:
+        return NOT_DETECTABLE
+    more = difference.mean > 0
+    if failures and failures[0 if more else 1]:
+        return NOT_DETECTABLE
+    return words[0] if more else words[1]
+
+
+def rate_sentence(found: RateComparison, *, questions: int = 1) -> str:
+    """One rate's verdict; ``questions`` is how many such verdicts are asked for at once."""
+    d = found.aulc
+    arm, reference = found.arm, found.reference
+    claim = {
+        "faster": f"{arm} converged faster than {reference}",
+        "slower": f"{arm} converged slower than {reference}",
+        NOT_DETECTABLE: f"no detectable difference in convergence between {arm} and {reference}",
+    }[found.verdict]
+    sides = [sum(pair.aulc[side] for pair in found.pairs) / len(found.pairs) for side in (0, 1)]
+    alone = " in this one run," if d.seeds == 1 else ""
+    told = f"At learning rate {found.lr:g},{alone} {claim}: mean accuracy on the way {sides[0]:.3f} against {sides[1]:.3f}"
+    told += f" ({_blur(d)}); {found.target:.1%} was reached {_when(found.steps_to_target[0])} against "
+    told += f"{_when(found.steps_to_target[1])}."
+    for name, failed in zip((arm, reference), found.failures, strict=True):
+        if failed:
+            told += f" {name} failed here in {failed} more {'run' if failed == 1 else 'runs'}, and so is not called faster."
+    if found.verdict != NOT_DETECTABLE and found.p_corrected is not None and found.p_corrected > 1 - CONFIDENCE:
+        told += f" Corrected for {questions} such comparisons it would not hold (p = {found.p_corrected:.2g})."
+    if d.seeds == 1:
+        told += " One seed says little: another may tell otherwise."
+    return told
+
+
+def best_sentence(found: BestRateComparison) -> str:
+    """The verdict of best rate against best rate."""
+    d = found.accuracy
+    arm, reference = found.arm, found.reference
+    claim = {
+        "better": f"{arm} is better than {reference}",
+        "worse": f"{arm} is worse than {reference}",
+        NOT_DETECTABLE: f"no detectable difference between {arm} and {reference}",
+    }[found.verdict]
+    if max(found.rates_tried) == 1:
+        where = f"At the only learning rate tried ({found.lr:g})"
+    else:
+        where = f"Each at its best learning rate ({arm} {found.lr:g}, {reference} {found.reference_lr:g})"
+    alone = " in this one seed," if d.seeds == 1 else ""
+    told = f"{where},{alone} {claim}: accuracy {found.arm_accuracy:.3f} against {found.reference_accuracy:.3f} ({_blur(d)})."
+    for name, edge in found.at_edge.items():
+        told += f" {name}'s best is the {edge} rate tried; a better one may lie beyond."
+    return told
+
+
+def _blur(d: PairedDifference) -> str:
+    """The difference with what is known of its blur."""
+    pictures = f"{d.pictures} validation pictures" if d.pictures else "unknown pictures"
+    if d.half_width is None or d.low is None or d.high is None:
+        return f"difference {d.mean:+.3f}; nothing recorded to judge it by"
+    if d.seeds == 1:
+        beyond = "beyond" if d.detectable else "within"
+        return f"difference {d.mean:+.3f}, {beyond} the ±{d.half_width:.3f} that {pictures} can blur"
+    return f"difference {d.mean:+.3f}, {CONFIDENCE:.0%} interval {d.low:+.3f} to {d.high:+.3f}; {d.seeds} seeds, {pictures}"
+
+
+def _when(time: TimeToTarget) -> str:
+    if time.of == 1:
+        return f"after {time.values[0]:.0f} steps" if time.values[0] is not None else "never"
+    if time.reached == 0:
+        return f"never (0 of {time.of} runs)"
+    of = "" if time.reached == time.of else f" ({time.reached} of {time.of} runs)"
+    return f"after {time.median:.0f} steps{of}" if time.median is not None else f"by {time.reached} of {time.of} runs"
+
+
+def gain_sentences(
+    rates: Sequence[RateComparison], controls: Sequence[RateComparison], arm: str, batchnorm: str | None
+) -> list[str]:
+    """Whose the gain of the full swap is: what a fixed slope gives, what learning adds, what recalibration alone does."""
+    told = []
+    gains = {each.lr: each for each in rates if each.arm == arm}
+    by_control = {(each.reference, each.lr): each for each in controls}
+    alone = {(each.arm, each.lr): each for each in rates}
+    for lr, gain in gains.items():
+        parts = []
+        if leaky := alone.get(("leaky", lr)):
+            share = f", {leaky.aulc.mean / gain.aulc.mean:.0%} of it" if gain.verdict == "faster" else ""
+            parts.append(f"a fixed leaky slope alone gives {_short(leaky.aulc)}{share}")
+        if frozen := by_control.get(("arelu-frozen", lr)):
+            parts.append(f"learning alpha and beta adds {_short(frozen.aulc)}")
+        elif leaky_control := by_control.get(("leaky", lr)):
+            parts.append(f"alpha and beta, learnt, add {_short(leaky_control.aulc)} to that")
+        if prelu := by_control.get(("prelu", lr)):
+            parts.append(f"against a learnt leaky slope it has {_short(prelu.aulc)}")
+        if recalibrated := alone.get(("recalibrated", lr)):
+            parts.append(f"recalibration alone gives {_short(recalibrated.aulc)}")
+        if parts:
+            told.append(f"At learning rate {lr:g} {arm} has {_short(gain.aulc)} over relu; {'; '.join(parts)}.")
+    if gains and not any(name == "recalibrated" for name, _ in alone):
+        if batchnorm == "reestimated":
+            told.append(
+                "BatchNorm was estimated anew for the swap but not for relu; what that alone does is not known here: "
+                "add the arm recalibrated."
+            )
+        elif batchnorm == "corrected" and told:
+            told.append("BatchNorm was moved only by what the swap did to it: on the unmodified net that is nothing.")
+    return told
+
+
+def _short(d: PairedDifference) -> str:
+    blur = "" if d.half_width is None else f" ± {d.half_width:.3f}"
+    return f"{d.mean:+.3f}{blur}"
+
+
+def warning_sentences(found: Comparison) -> list[str]:
+    """What a reader must know to read the rest."""
+    told = [f"Compared although they differ: {text}." for text in found.allowed]
+    seeds = max(each.aulc.seeds for each in found.rates)
+    if seeds == 1:
+        told.append("One seed: the intervals know the blur of the validation pictures, not that of another training.")
+    elif seeds == 2:
+        told.append("Two seeds: intervals are wide; three or more say far more.")
+    if len({each.lr for each in found.rates}) == 1:
+        told.append("One learning rate: a larger one may do for relu what the swap does here.")
+    if any(each.aulc.pictures is not None and each.aulc.pictures < 100 for each in found.rates):
+        told.append("Fewer than 100 validation pictures: only large differences can be detected.")
+    for failure in found.failed:
+        told.append(f"Failed: {failure.arm} at learning rate {failure.lr:g}, seed {failure.seed}: {failure.reason}")
+    if found.unfinished or found.waiting:
+        behind = len(found.unfinished) + len(found.waiting)
+        told.append(f"{behind} {'run is' if behind == 1 else 'runs are'} still behind and not counted.")
+    return told

@@ -1,0 +1,44 @@
+"""Show a comparison and leave its files: what compare, finetune, demo and sweep end with. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from arelu_tl.analysis import Comparison
+from arelu_tl.records import runs
+from arelu_tl.records.storage import make_folder, write_json
+from arelu_tl.render.console import Output, plain
+from arelu_tl.render.report import write_report_files
+from arelu_tl.render.tables import comparison_report
+
+
+def show_comparison(
+    comparison: Comparison,
+    compared: Sequence[runs.RunRecord],
+    folder: Path | None,
+    output: Output,
+    *more: RenderableType,
+) -> None:
+    """Print ``comparison`` and then ``more``; with ``folder`` write comparison.json, the figures and the page there.
+
+    Raises:
+        StorageError: ``folder`` cannot be written.
+    """
+    told = comparison.to_json()
+    written: list[RenderableType] = []
+    if folder is not None:
+        make_folder(folder)
+        write_json(folder / runs.COMPARISON, told)
+        files = write_report_files(comparison, compared, folder, title=study_title(compared))
+        written = ["report: " + ", ".join(plain(path) for path in files)]
+    output.report(comparison_report(comparison), *written, *more, data=told)
+
+
+def study_title(compared: Sequence[runs.RunRecord]) -> str:
+    """The models and the folders of pictures that were compared."""
+    models = sorted({run.config.model for run in compared})
+    folders = sorted({run.config.data.name for run in compared if run.config.data is not None})
+    return f"{', '.join(models)} on {', '.join(folders) or 'unknown pictures'}"

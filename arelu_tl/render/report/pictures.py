@@ -1,0 +1,59 @@
+"""Thumbnails of validation pictures, as they lie in the folder now."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from arelu_tl.data.decode import UndecodableError, open_picture
+from arelu_tl.render.report.subjects import Judged
+
+MOST_SHOWN = 24
+SIDE = 112
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """Attributes:
+    judged: the picture, and what was said of it.
+    source: a data: URI; "" where the picture cannot be shown, and ``missing`` says why.
+    small: whether it has fewer pixels than the place it is shown in.
+    """
+
+    judged: Judged
+    source: str
+    missing: str
+    small: bool
+
+
+def thumbnails(pictures: Sequence[Judged], root: Path | None) -> list[Thumbnail]:
+    """The first ``MOST_SHOWN`` of ``pictures``, from the folder ``root``; those that are not to be had say why."""
+    with ThreadPoolExecutor(4) as pool:  # decoding and scaling let go of the interpreter
+        return list(pool.map(lambda picture: _thumbnail(picture, root), pictures[:MOST_SHOWN]))
+
+
+def _thumbnail(judged: Judged, root: Path | None) -> Thumbnail:
+    if root is None:
+        return Thumbnail(judged, "", "the folder of pictures is not recorded", False)
+    relative = Path(judged.path)
+    # The path is a file's word: it must not make a page out of what lies elsewhere on this machine.
+    if relative.is_absolute() or relative.drive or ".." in relative.parts or "\0" in judged.path:
+        return Thumbnail(judged, "", "its path is none inside the folder of pictures", False)
+    try:
+        picture = open_picture(root / relative)
+    except FileNotFoundError:
+        return Thumbnail(judged, "", "the file is gone", False)
+    except UndecodableError as error:
+        return Thumbnail(judged, "", f"no picture any more: {error}", False)
+    except OSError as error:
+        return Thumbnail(judged, "", f"cannot be read: {os.strerror(error.errno or 0)}", False)
+    small = max(picture.size) < SIDE
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return Thumbnail(judged, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", "", small)

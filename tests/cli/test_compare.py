@@ -1,0 +1,113 @@
+"""arelu-tl compare as a user meets it, on folders of runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import PAIRING, draw_correct, write_run
+
+from arelu_tl.records.config import check_config, dump_yaml
+
+SLOW, FAST = (0.1, 0.3, 0.5, 0.6), (0.1, 0.7, 0.9, 0.95)
+
+
+def compare(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "arelu_tl", "compare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}, timeout=120)
+
+
+def write_study(place: Path, *, arm: tuple[float, ...] = FAST, relu: tuple[float, ...] = SLOW) -> Path:
+    stream = np.random.default_rng(0)
+    for lr in (1e-4, 1e-3):
+        for seed in range(3):
+            for name, curve in (("arelu", arm), ("relu", relu)):
+                write_run(place, name, correct=draw_correct(stream, curve, 200), lr=lr, seed=seed)
+    (place / "study.yaml").write_text(dump_yaml(check_config({"name": place.name})))
+    return place
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("compare") / "grid")
+
+
+def test_a_study_gets_its_answer_its_figures_and_its_page(study: Path) -> None:
+    told = compare(study, cwd=study.parent)
+    assert told.returncode == 0, told.stderr
+    for words in (
+        "95% interval",
+        "Each at its best learning rate",
+        "3 seeds, 200 validation pictures",
+        "arelu is better than relu",
+    ):
+        assert words in " ".join(told.stdout.split()), words
+    for name in ("comparison.json", "convergence.png", "convergence.svg", "report.html"):
+        assert (study / name).stat().st_size > 100
+    found = json.loads((study / "comparison.json").read_text())
+    assert [each["verdict"] for each in found["rates"]] == ["faster", "faster"]
+    assert found["best"][0]["verdict"] == "better"
+
+
+def test_it_imports_no_torch(study: Path) -> None:
+    code = (
+        "import sys\nfrom arelu_tl.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "loaded = {'torch', 'torchvision', 'timm'} & set(sys.modules)\nassert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "compare", str(study)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_as_a_gate_it_fails_on_the_verdicts_asked_for(study: Path, tmp_path: Path) -> None:
+    behind = write_study(tmp_path / "behind", arm=SLOW, relu=FAST)
+    for asked, said in (("slower", "arelu is slower than relu at learning rate 0.0001"), ("worse", "arelu is worse than relu")):
+        told = compare(behind, "--fail-if", asked, "--no-report", cwd=tmp_path)
+        assert told.returncode == 1
+        assert said in told.stderr.splitlines()[-1]
+        assert compare(study, "--fail-if", asked, "--no-report", cwd=tmp_path).returncode == 0
+    assert compare(behind, "--no-report", cwd=tmp_path).returncode == 0
+    assert not (behind / "report.html").exists()
+
+
+def test_a_part_of_a_study_does_not_take_the_place_of_its_report(study: Path, tmp_path: Path) -> None:
+    compare(study, cwd=tmp_path)
+    before = (study / "comparison.json").read_bytes()
+    parts = [study / "arelu-lr0.0001-s0", study / "relu-lr0.0001-s0"]
+    told = compare(*parts, cwd=tmp_path)
+    assert (told.returncode, "--output" in told.stderr) == (0, True)
+    assert compare(*parts, "--output", "mine", cwd=tmp_path).returncode == 0
+    assert (study / "comparison.json").read_bytes() == before
+    assert len(json.loads((tmp_path / "mine" / "comparison.json").read_text())["rates"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("pairing", "settings", "named", "key"),
+    [
+        ({"dataset": "x" * 64}, {}, "pictures or split (dddddddddddd and xxxxxxxxxxxx)", "dataset"),
+        ({}, {"split_seed": 3}, "split_seed 0 and 3", "split_seed"),
+        ({"head_init": "x" * 64}, {}, "head initialisation (hhhhhhhhhhhh and xxxxxxxxxxxx)", "head_init"),
+    ],
+)
+def test_what_is_not_the_same_experiment_is_refused_unless_insisted_on(
+    pairing: dict[str, str], settings: dict[str, int], named: str, key: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "a", "arelu", FAST, right=100)
+    write_run(tmp_path / "b", "relu", SLOW, right=100, pairing={**PAIRING, **pairing}, **settings)
+    refused = compare("a", "b", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert named in refused.stderr
+    insisted = compare("a", "b", "--allow-difference", key, cwd=tmp_path)
+    assert insisted.returncode == 0, insisted.stderr
+    assert named in " ".join(insisted.stdout.split())
+
+
+def test_an_unwritable_place_is_a_storage_error(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = compare(study, "--output", "file/x", cwd=tmp_path)
+    assert (told.returncode, "cannot write" in told.stderr) == (5, True)
