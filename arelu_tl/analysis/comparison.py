@@ -75,7 +75,7 @@ def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allo
         if {FULL_SWAP, control} <= set(arms)
         for found in at_each_rate(FULL_SWAP, control, match(entrants, FULL_SWAP, control, allow))
     ]
-    best = [each for arm in arms if (each := _compare_best(arm, entrants, target)) is not None]
+    best = [each for arm in arms if (each := _compare_best(arm, entrants, target, given.failed)) is not None]
     matched = [pair for of_arm in pairs.values() for pair in of_arm]
     paired = {each.run.path for pair in matched for each in (pair.arm, pair.reference)}
     apart = {text for pair in matched for text in differences(pair.arm.run, pair.reference.run)} if allow else set()
@@ -201,10 +201,6 @@ def _predicted(entrant: Entrant) -> int | None:
 def _pair_result(pair: Pair, target: float) -> PairResult:
     curves = pair.curve, pair.reference_curve
     steps = [None if (at := curve.reached(target)) is None else int(curve.steps[at]) for curve in curves]
-    arm, reference = (read_predictions(each.run) for each in (pair.arm, pair.reference))
-    p = None
-    if arm is not None and reference is not None and arm.paths == reference.paths and pair.same_pictures:
-        p = mcnemar(arm.correct, reference.correct)
     return PairResult(
         seed=pair.seed,
         run=str(pair.arm.run.path),
@@ -216,9 +212,21 @@ def _pair_result(pair: Pair, target: float) -> PairResult:
         best_top1=(float(curves[0].top1.max()), float(curves[1].top1.max())),
         final_loss=(float(curves[0].loss[-1]), float(curves[1].loss[-1])),
         steps_to_target=(steps[0], steps[1]),
-        mcnemar_p=p,
+        mcnemar_p=_best_mcnemar(pair),
         proof=pair.proof(),
     )
+
+
+def _best_mcnemar(pair: Pair) -> float | None:
+    """McNemar's test of the two runs' best checkpoints; None unless both were judged on the same pictures, one by one."""
+    entrants = pair.arm, pair.reference
+    if _same_pictures(entrants):
+        arm, reference = (each.curve.right(each.curve.best) for each in entrants)
+        return mcnemar(arm, reference)
+    told = [read_predictions(each.run) for each in entrants]
+    if told[0] is None or told[1] is None or told[0].paths != told[1].paths or not pair.same_pictures:
+        return None
+    return mcnemar(told[0].correct, told[1].correct)
 
 
 def _cost(pairs: Sequence[Pair]) -> Cost:
@@ -246,10 +254,12 @@ def _corrected(rates: Sequence[RateComparison]) -> list[RateComparison]:
     return told
 
 
-def _compare_best(arm: str, entrants: Sequence[Entrant], target: float | None) -> BestRateComparison | None:
+def _compare_best(
+    arm: str, entrants: Sequence[Entrant], target: float | None, failed: Sequence[Failure]
+) -> BestRateComparison | None:
     """``arm`` at its best rate beside the baseline at its own; None where they share no seed."""
     sides = [{(each.lr, each.seed): each for each in entrants if each.arm == name} for name in (arm, BASELINE)]
-    seeds, rates = _complete(sides)
+    seeds, rates = _complete(sides, [{f.lr for f in failed if f.arm == name} for name in (arm, BASELINE)])
     if not seeds:
         return None
     curves = [
@@ -285,15 +295,21 @@ def _compare_best(arm: str, entrants: Sequence[Entrant], target: float | None) -
     return replace(found, sentence=best_sentence(found))
 
 
-def _complete(sides: Sequence[Mapping[tuple[float, int], Entrant]]) -> tuple[list[int], list[list[float]]]:
+def _complete(
+    sides: Sequence[Mapping[tuple[float, int], Entrant]], failed: Sequence[Collection[float]]
+) -> tuple[list[int], list[list[float]]]:
     """Seeds that both sides have, and for each side the rates that have all of them.
 
-    A rate at which some seed failed or is missing is no candidate for the best. Where that leaves a side without any, seeds are
-    given up, those first that the fewest rates have.
+    A rate at which some seed failed is no candidate for that side. One at which a seed is merely missing yet is none for either:
+    the other would have had more to choose from. Where that leaves a side without any, seeds are given up, those first that the
+    fewest rates have.
     """
     seeds = sorted(set.intersection(*({seed for _, seed in side} for side in sides)))
     while seeds:
-        rates = [sorted(lr for lr in {lr for lr, _ in side} if all((lr, seed) in side for seed in seeds)) for side in sides]
+        begun = [{lr for lr, _ in side} for side in sides]
+        whole = [{lr for lr in tried if all((lr, s) in side for s in seeds)} for side, tried in zip(sides, begun, strict=True)]
+        yet = set().union(*(b - w - set(f) for b, w, f in zip(begun, whole, failed, strict=True)))
+        rates = [sorted(each - yet) for each in whole]
         if all(rates):
             return seeds, rates
         seeds.remove(min(seeds, key=lambda seed: sum(s == seed for side in sides for _, s in side)))

@@ -57,11 +57,12 @@ class Curve:
         Raises:
             ValueError: the run has not recorded it.
         """
-        return np.stack([unpack_flags(text) for text in self.flags])
+        return unpack_flags(self.flags)
 
     def right(self, evaluation: int) -> NDArray[np.bool_]:
         """Which pictures one evaluation got right (N,)."""
-        return unpack_flags(self.flags[evaluation])
+        (flags,) = unpack_flags([self.flags[evaluation]])
+        return np.asarray(flags, dtype=bool)
 
     @cached_property
     def picture_aulc(self) -> NDArray[np.float64] | None:

@@ -158,16 +158,16 @@ def _variant(run: RunRecord) -> str:
 
 def _arm_names(runs: Sequence[RunRecord]) -> dict[Path, str]:
     """What each run's arm is called: its name, and where two variants of it take part, what makes it this one."""
-    variants: dict[str, dict[str, RunRecord]] = defaultdict(dict)
+    variants: dict[str, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        variants[run.config.arm].setdefault(_variant(run), run)
+        variants[run.config.arm][_variant(run)].append(run)
     names = {}
-    for run in runs:
-        of_arm = [each.config.model_dump(mode="json") for each in variants[run.config.arm].values()]
-        mine = run.config.model_dump(mode="json")
-        apart = sorted(key for key in ARM_KEYS - {"arm", "baseline"} if any(each[key] != of_arm[0][key] for each in of_arm))
-        told = ", ".join(f"{key} {mine[key]}" for key in apart)
-        names[run.path] = f"{run.config.arm} ({told})" if told and run.config.arm != BASELINE else run.config.arm
+    for arm, of_arm in variants.items():
+        settings = [members[0].config.model_dump(mode="json") for members in of_arm.values()]
+        apart = sorted(key for key in ARM_KEYS - {"arm", "baseline"} if any(each[key] != settings[0][key] for each in settings))
+        for mine, members in zip(settings, of_arm.values(), strict=True):
+            told = ", ".join(f"{key} {mine[key]}" for key in apart)
+            names.update(dict.fromkeys((run.path for run in members), f"{arm} ({told})" if told else arm))
     return names
 
 

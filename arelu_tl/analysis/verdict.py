@@ -68,9 +68,15 @@ def best_sentence(found: BestRateComparison) -> str:
         where = f"Each at its best learning rate ({arm} {found.lr:g}, {reference} {found.reference_lr:g})"
     alone = " in this one seed," if d.seeds == 1 else ""
     told = f"{where},{alone} {claim}: accuracy {found.arm_accuracy:.3f} against {found.reference_accuracy:.3f} ({_blur(d)})."
+    if found.rates_tried[0] != found.rates_tried[1]:
+        told += f" {arm} had {_rates(found.rates_tried[0])} to choose from, {reference} {_rates(found.rates_tried[1])}."
     for name, edge in found.at_edge.items():
         told += f" {name}'s best is the {edge} rate tried; a better one may lie beyond."
     return told
+
+
+def _rates(count: int) -> str:
+    return f"{count} {'rate' if count == 1 else 'rates'}"
 
 
 def _blur(d: PairedDifference) -> str:

@@ -66,14 +66,14 @@ def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> Non
 
 
 def _next_commands(study: runs.StudyRecord) -> str:
-    """What a user would want next: is it the activation or the rate, and how is the model used."""
+    """What a user would want next: is it the activation, and how is the model used."""
     run = shlex.quote(str(_best_run(study).path))
     config = shlex.quote(str(study.path / runs.STUDY_CONFIG))
     return "\n".join(
         [
             "next:",
-            f"  arelu-tl finetune --config {config} --lr {study.config.lr * 10:g}   # is it the activation, or the rate?",
-            f"  arelu-tl finetune --config {config} --seed {study.config.seed + 1}   # is it the seed?",
+            f"  arelu-tl sweep --config {config} --name {shlex.quote(study.path.name + '-sweep')} "
+            f"--lrs {study.config.lr:g},{study.config.lr * 10:g} --seeds 0,1,2   # is it the activation, the rate or the seed?",
             f"  arelu-tl predict {run} PICTURE",
             f"  arelu-tl export {run} --format safetensors",
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +15,22 @@ def pack_flags(flags: NDArray[np.bool_]) -> str:
     return f"{len(flags)}:{base64.b64encode(np.packbits(flags).tobytes()).decode('ascii')}"
 
 
-def unpack_flags(text: str) -> NDArray[np.bool_]:
-    """The flags (N,) of ``pack_flags``.
+def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
+    """The flags (K, N) of K texts of ``pack_flags`` that are of the same N.
 
     Raises:
-        ValueError: ``text`` is not one of its texts.
+        ValueError: one is not such a text, or of another N.
     """
-    count, _, encoded = text.partition(":")
+    counts = {text.partition(":")[0] for text in texts}
+    count = counts.pop() if counts else ""
+    if counts or not count.isdecimal():
+        raise ValueError("not packed flags: no count, or several")
     try:
-        packed = np.frombuffer(base64.b64decode(encoded, validate=True), dtype=np.uint8)
+        packed = [base64.b64decode(text[len(count) + 1 :], validate=True) for text in texts]
     except binascii.Error as error:
         raise ValueError(f"not packed flags: {error}") from None
-    if not count.isdecimal() or len(packed) != -(-int(count) // 8):
+    width = -(-int(count) // 8)
+    if any(len(row) != width for row in packed):
         raise ValueError("not packed flags: their count does not fit them")
-    return np.unpackbits(packed, count=int(count)).astype(bool)
+    rows = np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(texts), width)
+    return np.unpackbits(rows, axis=1, count=int(count)).astype(bool)

@@ -204,10 +204,21 @@ def read_rows(path: Path, *, without: str | None = None) -> list[dict[str, Any]]
         raise ArtefactError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
     # Within a string its quotes would be escaped, so that this can only be the key itself.
     mark = None if without is None else f', "{without}": {{'.encode()
+    lines = content.split(b"\n")[:-1]
+    if mark is not None:
+        lines = [line[:cut] + b"}" if line.endswith(b"}}") and (cut := line.find(mark)) > 0 else line for line in lines]
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")
+        whole = len(rows) == len(lines) and all(isinstance(row, dict) for row in rows)
+    except ValueError:
+        whole = False
+    return rows if whole else _read_one_by_one(path, lines)
+
+
+def _read_one_by_one(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The same, several times slower, which finds the line at fault."""
     rows = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        if mark is not None and line.endswith(b"}}") and (cut := line.find(mark)) > 0:
-            line = line[:cut] + b"}"
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError:

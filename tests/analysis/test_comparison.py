@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,15 @@ def test_a_rate_at_which_a_seed_failed_is_no_candidate_for_the_best(tmp_path: Pa
     (tmp_path / "arelu-lr0.001-s1" / "summary.json").write_text('{"status": "failed"}')
     (best,) = compare([tmp_path]).best
     assert (best.lr, best.seeds, best.rates_tried) == (1e-4, [0, 1], (1, 2))
+    assert "arelu had 1 rate to choose from, relu 2 rates" in best.sentence
+
+
+def test_a_rate_that_one_side_is_still_at_is_no_candidate_for_the_other(tmp_path: Path) -> None:
+    curves = {"arelu": {1e-4: SLOW, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: FAST}}
+    write_study(tmp_path, curves, seeds=2)
+    shutil.rmtree(tmp_path / "arelu-lr0.001-s1")
+    (best,) = compare([tmp_path]).best
+    assert (best.lr, best.reference_lr, best.seeds, best.rates_tried) == (1e-4, 1e-4, [0, 1], (1, 1))
 
 
 # Controls and cost

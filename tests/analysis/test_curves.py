@@ -18,13 +18,15 @@ from arelu_tl.records.runs import load_run
 
 @given(st.lists(st.booleans(), max_size=70))
 def test_packed_flags_come_back(flags: list[bool]) -> None:
-    assert unpack_flags(pack_flags(np.array(flags, dtype=bool))).tolist() == flags
+    packed = pack_flags(np.array(flags, dtype=bool))
+    assert unpack_flags([packed, packed]).tolist() == [flags, flags]
 
 
 @pytest.mark.parametrize("text", ["", "3", "9:AA==", "x:AA==", "3:A", "3:$$$$", "-1:AA=="])
 def test_damaged_flags_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not packed flags"):
-        unpack_flags(text)
+    for texts in ([text], ["3:AA==", text]):
+        with pytest.raises(ValueError, match="not packed flags"):
+            unpack_flags(texts)
 
 
 def test_the_pictures_areas_have_the_runs_area_as_their_mean(tmp_path: Path) -> None:
