@@ -11,6 +11,14 @@ from PIL import Image
 # Tiny models spend more time handing work to a second thread than doing it.
 torch.set_num_threads(1)
 
+# The longest files first, so that they do not begin when all others have ended.
+_LONGEST = ("test_end_to_end.py", "test_launch.py", "test_cli.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 MakeFolder = Callable[..., Path]
 
 

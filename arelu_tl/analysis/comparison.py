@@ -57,7 +57,7 @@ def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allo
     given = gather(runs, allow)
     entrants, unfinished = _far_enough(given.entrants)
     arms = sorted({each.arm for each in entrants} - {BASELINE})
-    pairs = {arm: match(entrants, arm, BASELINE, allow) for arm in arms}
+    pairs = {arm: match(entrants, arm, BASELINE, allow, given.spare) for arm in arms}
     if not any(pairs.values()):
         raise ComparisonError(_why_no_pair(entrants, given))
     targets = _targets(entrants, target)
@@ -68,29 +68,37 @@ def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allo
             by_rate[pair.lr].append(pair)
         return [_compare_rate(arm, reference, by_rate[lr], targets[lr], given.failed) for lr in sorted(by_rate)]
 
-    rates = _corrected([found for arm in arms for found in at_each_rate(arm, BASELINE, pairs[arm])])
+    kinds = {each.arm: each.run.config.arm for each in entrants}
+    swaps = [arm for arm in arms if kinds[arm] == FULL_SWAP]
     controls = [
         found
-        for control in CONTROLS
-        if {FULL_SWAP, control} <= set(arms)
-        for found in at_each_rate(FULL_SWAP, control, match(entrants, FULL_SWAP, control, allow))
+        for swap in swaps
+        for control in arms
+        if kinds[control] in CONTROLS
+        for found in at_each_rate(swap, control, match(entrants, swap, control, allow, given.spare))
     ]
-    best = [each for arm in arms if (each := _compare_best(arm, entrants, target, given.failed)) is not None]
+    rates, best = _corrected(
+        [found for arm in arms for found in at_each_rate(arm, BASELINE, pairs[arm])],
+        [each for arm in arms if (each := _compare_best(arm, entrants, target, given.failed)) is not None],
+    )
     matched = [pair for of_arm in pairs.values() for pair in of_arm]
     paired = {each.run.path for pair in matched for each in (pair.arm, pair.reference)}
+    used = {pair.reference.run.path for pair in matched}
     apart = {text for pair in matched for text in differences(pair.arm.run, pair.reference.run)} if allow else set()
+    # One line for each key, whichever way round it was found.
+    allowed = {text.split(" ")[0]: text for text in sorted({*given.allowed, *apart})}
     found = Comparison(
         cells=make_cells(entrants, targets),
         rates=rates,
         best=best,
         controls=controls,
-        gain=gain_sentences(rates, controls, FULL_SWAP, _batchnorm(entrants)),
+        gain=[text for swap in swaps for text in gain_sentences(rates, controls, swap, kinds, _batchnorm(entrants))],
         unpaired=[str(each.run.path) for each in entrants if each.run.path not in paired],
         unfinished=unfinished,
         failed=given.failed,
         waiting=given.waiting,
-        repeated=given.repeated,
-        allowed=sorted({*given.allowed, *apart}),
+        repeated=[*(str(each.run.path) for each in given.spare if each.run.path not in used), *given.left_out],
+        allowed=sorted(allowed.values()),
         warnings=[],
     )
     return replace(found, warnings=warning_sentences(found))
@@ -140,13 +148,16 @@ def _compare_rate(arm: str, reference: str, pairs: Sequence[Pair], target: float
     sides = [pair.curve for pair in pairs], [pair.reference_curve for pair in pairs]
     aulc = _difference(pairs, lambda curve: curve.aulc, lambda curve: curve.picture_aulc)
     failures = [sum(f.lr == lr and f.arm == name for f in failed) for name in (arm, reference)]
-    (steps, seconds), (reference_steps, reference_seconds) = (to_target(side, target) for side in sides)
+    # Each run until its own end: what it did beyond the other's is no less known.
+    whole = [pair.arm.curve for pair in pairs], [pair.reference.curve for pair in pairs]
+    (steps, seconds), (reference_steps, reference_seconds) = (to_target(side, target) for side in whole)
     found = RateComparison(
         arm=arm,
         reference=reference,
         lr=lr,
         seeds=[pair.seed for pair in pairs],
         steps=max(pair.end for pair in pairs),
+        cut=any(max(pair.arm.curve.end, pair.reference.curve.end) > pair.end for pair in pairs),
         target=target,
         aulc=aulc,
         final_top1=_difference(pairs, lambda c: float(c.top1[-1]), lambda c: c.right(-1) if c.flags else None),
@@ -200,7 +211,8 @@ def _predicted(entrant: Entrant) -> int | None:
 
 def _pair_result(pair: Pair, target: float) -> PairResult:
     curves = pair.curve, pair.reference_curve
-    steps = [None if (at := curve.reached(target)) is None else int(curve.steps[at]) for curve in curves]
+    whole = pair.arm.curve, pair.reference.curve
+    steps = [None if (at := curve.reached(target)) is None else int(curve.steps[at]) for curve in whole]
     return PairResult(
         seed=pair.seed,
         run=str(pair.arm.run.path),
@@ -221,7 +233,7 @@ def _best_mcnemar(pair: Pair) -> float | None:
     """McNemar's test of the two runs' best checkpoints; None unless both were judged on the same pictures, one by one."""
     entrants = pair.arm, pair.reference
     if _same_pictures(entrants):
-        arm, reference = (each.curve.right(each.curve.best) for each in entrants)
+        arm, reference = (curve.right(curve.best) for curve in (pair.curve, pair.reference_curve))
         return mcnemar(arm, reference)
     told = [read_predictions(each.run) for each in entrants]
     if told[0] is None or told[1] is None or told[0].paths != told[1].paths or not pair.same_pictures:
@@ -231,7 +243,8 @@ def _best_mcnemar(pair: Pair) -> float | None:
 
 def _cost(pairs: Sequence[Pair]) -> Cost:
     def ratio(measure: Callable[[Entrant], float | None]) -> float | None:
-        told = [(measure(pair.arm), measure(pair.reference)) for pair in pairs]
+        # Seconds of another device or another number of threads are no measure of the arm.
+        told = [(measure(pair.arm), measure(pair.reference)) for pair in pairs if pair.same_machine]
         # The geometric mean: a ratio and its inverse are then the same statement.
         logs = [np.log(a / b) for a, b in told if a and b]
         return float(np.exp(np.mean(logs))) if logs else None
@@ -243,36 +256,44 @@ def _cost(pairs: Sequence[Pair]) -> Cost:
     )
 
 
-def _corrected(rates: Sequence[RateComparison]) -> list[RateComparison]:
-    """With Holm's correction for all of them having been asked at once; the sentence says what it takes away."""
-    judged = [each for each in rates if each.aulc.p is not None]
-    corrected = dict(zip(map(id, judged), holm([each.aulc.p for each in judged if each.aulc.p is not None]), strict=True))
-    told = []
-    for each in rates:
-        with_p = replace(each, p_corrected=corrected.get(id(each)))
-        told.append(replace(with_p, sentence=rate_sentence(with_p, questions=len(judged))))
-    return told
+def _corrected(
+    rates: Sequence[RateComparison], best: Sequence[BestRateComparison]
+) -> tuple[list[RateComparison], list[BestRateComparison]]:
+    """With Holm's correction for all of them having been asked at once; a sentence says what it takes away."""
+    asked = [each.aulc.p for each in rates] + [each.accuracy.p for each in best]
+    judged = [index for index, p in enumerate(asked) if p is not None]
+    corrected = dict(zip(judged, holm([p for p in asked if p is not None]), strict=True))
+    told = [replace(each, p_corrected=corrected.get(index)) for index, each in enumerate(rates)]
+    told_best = [replace(each, p_corrected=corrected.get(len(rates) + index)) for index, each in enumerate(best)]
+    return (
+        [replace(each, sentence=rate_sentence(each, questions=len(judged))) for each in told],
+        [replace(each, sentence=best_sentence(each, questions=len(judged))) for each in told_best],
+    )
 
 
 def _compare_best(
     arm: str, entrants: Sequence[Entrant], target: float | None, failed: Sequence[Failure]
 ) -> BestRateComparison | None:
-    """``arm`` at its best rate beside the baseline at its own; None where they share no seed."""
-    sides = [{(each.lr, each.seed): each for each in entrants if each.arm == name} for name in (arm, BASELINE)]
-    seeds, rates = _complete(sides, [{f.lr for f in failed if f.arm == name} for name in (arm, BASELINE)])
+    """``arm`` at its best rate beside the baseline at its own; None where they share no seed that both have finished."""
+    # A run that is still at it may yet get better: it is no candidate.
+    finished = [each for each in entrants if each.finished]
+    sides = [{(each.lr, each.seed): each for each in finished if each.arm == name} for name in (arm, BASELINE)]
+    broken = [{f.lr for f in failed if f.arm == name} for name in (arm, BASELINE)]
+    seeds, rates = _complete(sides, broken)
     if not seeds:
         return None
-    curves = [
-        {lr: [side[lr, seed].curve for seed in seeds] for lr in of_side} for side, of_side in zip(sides, rates, strict=True)
-    ]
-    ours, theirs = (best_rate(each) for each in curves)
-    taking_part = [each for side in sides for each in side.values()]
-    if ours.correct is not None and theirs.correct is not None and _same_pictures(taking_part):
+    taking_part = [side[lr, seed] for side, tried in zip(sides, rates, strict=True) for lr in tried for seed in seeds]
+    paired = _same_pictures(taking_part)
+    curves = [{lr: [side[lr, seed].curve for seed in seeds] for lr in tried} for side, tried in zip(sides, rates, strict=True)]
+    ours, theirs = (best_rate(each, cross_fit=paired) for each in curves)
+    if ours.correct is not None and theirs.correct is not None:
         accuracy = difference_of_shares(ours.correct, theirs.correct)
     else:
         accuracy = _unpaired(ours.accuracy, theirs.accuracy, taking_part)
     chosen = curves[0][ours.lr], curves[1][theirs.lr]
     at = TARGET_SHARE * float(np.mean([c.top1.max() for c in chosen[1]])) if target is None else target
+    begun = [sorted({e.lr for e in entrants if e.arm == name} | lost) for name, lost in zip((arm, BASELINE), broken, strict=True)]
+    edges = [{tried[0]: "smallest", tried[-1]: "largest"} if len(tried) > 1 else {} for tried in begun]
     found = BestRateComparison(
         arm=arm,
         reference=BASELINE,
@@ -280,6 +301,8 @@ def _compare_best(
         lr=ours.lr,
         reference_lr=theirs.lr,
         rates_tried=(len(curves[0]), len(curves[1])),
+        rates_begun=(len(begun[0]), len(begun[1])),
+        cross_fitted=ours.correct is not None and theirs.correct is not None,
         choices=ours.choices,
         reference_choices=theirs.choices,
         accuracy=accuracy,
@@ -288,7 +311,10 @@ def _compare_best(
         aulc=(float(np.mean([c.aulc for c in chosen[0]])), float(np.mean([c.aulc for c in chosen[1]]))),
         target=at,
         steps_to_target=(to_target(chosen[0], at)[0], to_target(chosen[1], at)[0]),
-        at_edge={name: side.edge for name, side in ((arm, ours), (BASELINE, theirs)) if side.edge is not None},
+        at_edge={
+            name: edge[side.lr] for name, side, edge in ((arm, ours, edges[0]), (BASELINE, theirs, edges[1])) if side.lr in edge
+        },
+        p_corrected=None,
         verdict=verdict_of(accuracy, (), ("better", "worse")),
         sentence="",
     )
@@ -300,19 +326,22 @@ def _complete(
 ) -> tuple[list[int], list[list[float]]]:
     """Seeds that both sides have, and for each side the rates that have all of them.
 
-    A rate at which some seed failed is no candidate for that side. One at which a seed is merely missing yet is none for either:
-    the other would have had more to choose from. Where that leaves a side without any, seeds are given up, those first that the
-    fewest rates have.
+    A rate at which some seed failed is no candidate for that side. For the rest, seeds are given up before rates: a sweep that
+    was cut short has all rates of its first seeds, and it is among rates that one chooses. A rate at which a seed is still
+    missing then is none for either side, for the other would have had more to choose from.
     """
-    seeds = sorted(set.intersection(*({seed for _, seed in side} for side in sides)))
+    cells = [{(lr, seed) for lr, seed in side if lr not in lost} for side, lost in zip(sides, failed, strict=True)]
+    seeds = sorted(set.intersection(*({seed for _, seed in side} for side in cells)))
+    have = {seed: sum(s == seed for side in cells for _, s in side) for seed in seeds}
+    seeds = [seed for seed in seeds if have[seed] == max(have.values())]
     while seeds:
-        begun = [{lr for lr, _ in side} for side in sides]
-        whole = [{lr for lr in tried if all((lr, s) in side for s in seeds)} for side, tried in zip(sides, begun, strict=True)]
-        yet = set().union(*(b - w - set(f) for b, w, f in zip(begun, whole, failed, strict=True)))
+        begun = [{lr for lr, _ in side} for side in cells]
+        whole = [{lr for lr in tried if all((lr, s) in side for s in seeds)} for side, tried in zip(cells, begun, strict=True)]
+        yet = set().union(*(b - w for b, w in zip(begun, whole, strict=True)))
         rates = [sorted(each - yet) for each in whole]
         if all(rates):
             return seeds, rates
-        seeds.remove(min(seeds, key=lambda seed: sum(s == seed for side in sides for _, s in side)))
+        seeds = seeds[:-1]
     return [], []
 
 

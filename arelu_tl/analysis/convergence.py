@@ -35,9 +35,9 @@ def steps_to_target(steps: Sequence[int], accuracy: Sequence[float], target: flo
     return next((step for step, value in zip(steps, accuracy, strict=True) if value >= target), None)
 
 
-def common_steps(a: Sequence[int], b: Sequence[int]) -> int:
-    """The last step up to which both curves were evaluated; 0 where one has nothing."""
-    return min(a[-1], b[-1]) if len(a) and len(b) else 0
+def common_steps(a: ArrayLike, b: ArrayLike) -> int:
+    """The last step at which both curves were evaluated; 0 where there is none."""
+    return int(max(np.intersect1d(a, b), default=0))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TimeToTarget:
 
     Attributes:
         reached, of: runs that reached it, and all runs.
-        median: Kaplan and Meier's; None where at most half of the runs reached it.
+        median: Kaplan and Meier's; None where fewer than half of the runs reached it.
         restricted_mean: mean of the time to the target or to the run's end, whichever came first; a lower bound of the mean
             where a run never reached it.
         values: of each run; None where it never did.

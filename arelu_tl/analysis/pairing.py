@@ -9,15 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arelu_tl.analysis.convergence import common_steps
 from arelu_tl.analysis.curves import Curve, read_curve
 from arelu_tl.errors import ComparisonError, ConfigError, DataError
 from arelu_tl.records.config import ARM_KEYS, PLACE_KEYS
-from arelu_tl.records.runs import RunRecord
+from arelu_tl.records.runs import RunRecord, read_environment
 
 BASELINE = "relu"
 # What both runs of a pair must share beside their settings, as summary.json's "pairing" has it.
 SHARED = {"dataset": "pictures or split", "head_init": "head initialisation", "weights": "pretrained weights"}
 _ORDER = "order"
+# Settings from which another head, or another order or augmentation, follows.
+_HEAD_FOLLOWS = frozenset({"seed", "model", "img_size", "dataset"})
+_ORDER_FOLLOWS = frozenset(
+    {"seed", "dataset", "train_split", "val_split", "val_fraction", "split_seed", "batch_size", "model", "img_size"}
+    | {"no_aug", "scale", "hflip", "color_jitter", "aa", "reprob", "on_bad_image"}
+)
 # The grid's own axes: rates are compared each with itself and best with best, seeds each with itself.
 _GRID = frozenset({"lr", "seed"})
 
@@ -62,14 +69,16 @@ class Field:
         entrants: comparable runs, each cell once.
         failed: runs that failed, which have no end to compare.
         waiting: runs that have not been evaluated yet.
-        repeated: runs of a cell that another run already stands for.
+        spare: runs of a cell that another run already stands for.
+        left_out: runs that failed under other settings, or whose cell another run has finished.
         allowed: differences that were insisted on, in words.
     """
 
     entrants: list[Entrant]
     failed: list[Failure] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
+    spare: list[Entrant] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
 
 
@@ -110,19 +119,30 @@ def gather(runs: Sequence[RunRecord], allow: Collection[str] = ()) -> Field:
     broken = [run for run in runs if run.status == "failed"]
     names = _arm_names([*(run for run, _ in evaluated), *broken])
     entrants: dict[tuple[Any, ...], Entrant] = {}
-    repeated = []
+    spare = []
     for run, curve in evaluated:
-        cell = (_setting(run), recorded(run, "dataset"), _variant(run), run.config.lr, run.config.seed)
-        if cell in entrants:
-            repeated.append(str(run.path))
-        else:
-            entrants[cell] = Entrant(run, curve, names[run.path])
+        cell = (_variant(run), run.config.lr, run.config.seed)
+        each = Entrant(run, curve, names[run.path])
+        before = entrants.setdefault(cell, each)
+        if before is each:
+            continue
+        if apart := differences(before.run, run):
+            raise ComparisonError(
+                f"{_short(before.run)} and {_short(run)} are one arm at one rate and seed, and differ: {'; '.join(apart)} "
+                "(--allow-difference lets arms differ from each other, not one from itself: name one of the two)"
+            )
+        spare.append(each)
     ordered = sorted(entrants.values(), key=lambda e: (e.lr, e.seed, e.arm != BASELINE, e.arm))
-    failed = [
-        Failure(str(run.path), names[run.path], run.config.lr, run.config.seed, str(run.summary.get("error", "unknown")))
-        for run in broken
-    ]
-    return Field(ordered, failed, waiting, repeated, sorted(insisted))
+    failed, left_out = [], []
+    for run in broken:
+        cell = (_variant(run), run.config.lr, run.config.seed)
+        # A try under other settings, or one that was made good since, says nothing of the arm.
+        if cell in entrants or differences(first, run, {*allow, *_GRID}):
+            left_out.append(str(run.path))
+        else:
+            error = str(run.summary.get("error", "unknown"))
+            failed.append(Failure(str(run.path), names[run.path], run.config.lr, run.config.seed, error))
+    return Field(ordered, failed, waiting, spare, left_out, sorted(insisted))
 
 
 def _check_allowed(allow: Collection[str], runs: Sequence[RunRecord]) -> None:
@@ -202,6 +222,12 @@ class Pair:
         one, other = (recorded(each.run, "dataset") for each in (self.arm, self.reference))
         return one == other
 
+    @property
+    def same_machine(self) -> bool:
+        """Whether both runs had the same device and number of threads, as far as they have recorded it."""
+        one, other = (read_environment(each.run.path) for each in (self.arm, self.reference))
+        return all(one.get(key) == other.get(key) for key in ("device_name", "threads"))
+
     def proof(self) -> dict[str, str | None]:
         """Hashes of what both runs have recorded and share; the order and the augmentation by their first epoch's digests."""
 
@@ -215,14 +241,19 @@ class Pair:
         return told
 
 
-def match(entrants: Sequence[Entrant], arm: str, reference: str, allow: Collection[str] = ()) -> list[Pair]:
+def match(
+    entrants: Sequence[Entrant], arm: str, reference: str, allow: Collection[str] = (), spare: Sequence[Entrant] = ()
+) -> list[Pair]:
     """Every run of ``arm`` with the run of ``reference`` of its rate and seed, in its own study where that has one.
+
+    Args:
+        spare: runs of cells that others stand for, which may still be the reference of their own study.
 
     Raises:
         ComparisonError: two runs of one rate and seed did not see the same; what differs is named.
     """
     candidates: dict[tuple[float, int], list[Entrant]] = defaultdict(list)
-    for each in entrants:
+    for each in [*entrants, *spare]:
         if each.arm == reference:
             candidates[each.lr, each.seed].append(each)
     pairs = []
@@ -236,7 +267,7 @@ def match(entrants: Sequence[Entrant], arm: str, reference: str, allow: Collecti
                 f"{_short(each.run)} and {_short(chosen.run)} differ in more than the arm: {'; '.join(apart)} "
                 "(insist with --allow-difference KEY)"
             )
-        end = min(each.curve.end, chosen.curve.end)
+        end = common_steps(each.curve.steps, chosen.curve.steps)
         pairs.append(Pair(each, chosen, each.curve.until(end), chosen.curve.until(end)))
     return pairs
 
@@ -247,15 +278,17 @@ def differences(a: RunRecord, b: RunRecord, allow: Collection[str] = ()) -> list
     unlike = [key for key in ours if key not in ARM_KEYS | PLACE_KEYS and ours[key] != theirs[key]]
     apart = [f"{key} {ours[key]} and {theirs[key]}" for key in unlike if key not in allow]
     mixed = [key for key in SHARED if (one := recorded(a, key)) and (other := recorded(b, key)) and one != other]
-    # Another seed has another head, another order and other random weights, and so may have whatever else was allowed to
-    # differ: to name them too would say the same twice.
-    implied = bool(set(allow) & {*unlike, *mixed})
-    follows = {"head_init"} if a.config.pretrained else {"head_init", "weights"}
+    # What follows from a difference that is allowed would only say it twice: another seed has another head, other random
+    # weights and another order.
+    free = set(allow) & {*unlike, *mixed}
+    follows = (_HEAD_FOLLOWS if free & _HEAD_FOLLOWS else set()) and {"head_init"}
+    if "seed" in free and not a.config.pretrained:
+        follows = follows | {"weights"}
     for key in mixed:
-        if key not in allow and not (implied and key in follows):
+        if key not in allow and key not in follows:
             one, other = (str(recorded(run, key))[:12] for run in (a, b))
             apart.append(f"{SHARED[key]} ({one} and {other})")
-    if _ORDER not in allow and not implied:
+    if _ORDER not in allow and not free & _ORDER_FOLLOWS:
         pairs = enumerate(zip(_epochs(a), _epochs(b), strict=False), start=1)
         apart += [f"order or augmentation in epoch {n}" for n, (mine, yours) in pairs if mine != yours][:1]
     return apart

@@ -35,25 +35,24 @@ class BestRate:
         accuracy: cross-fitted accuracy of each seed, float64 (S,).
         correct: the same a picture, float64 (S, N) of 0 and 1; None where pictures were not recorded, and then all of them
             have both chosen and judged.
-        edge: "smallest" or "largest" where ``lr`` is that of several tried, so that a better one may lie beyond.
     """
 
     lr: float
     choices: dict[float, float]
     accuracy: NDArray[np.float64]
     correct: NDArray[np.float64] | None
-    edge: str | None
 
 
-def best_rate(curves: Mapping[float, Sequence[Curve]]) -> BestRate:
+def best_rate(curves: Mapping[float, Sequence[Curve]], *, cross_fit: bool = True) -> BestRate:
     """Choose an arm's rate and judge it.
 
     Args:
         curves: for each rate tried, one curve a seed, the same seeds in the same order at every rate.
+        cross_fit: False where pictures cannot be told apart in all that is compared; all of them then choose and judge.
     """
     rates = sorted(curves)
     seeds = len(curves[rates[0]])
-    folds = _folds(curves)
+    folds = _folds(curves) if cross_fit else None
     counted = {lr: [_outside(each, folds) for each in of_seeds] for lr, of_seeds in curves.items()}
     chosen: Counter[float] = Counter()
     right = None if folds is None else np.zeros((seeds, len(folds)))
@@ -78,7 +77,6 @@ def best_rate(curves: Mapping[float, Sequence[Curve]]) -> BestRate:
         choices={rate: chosen[rate] / chosen.total() for rate in rates if chosen[rate]},
         accuracy=accuracy,
         correct=right,
-        edge=None if len(rates) == 1 else {rates[0]: "smallest", rates[-1]: "largest"}.get(lr),
     )
 
 

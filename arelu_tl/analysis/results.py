@@ -93,6 +93,7 @@ class RateComparison:
 
     Attributes:
         steps: last step that both were evaluated at, of the longest pair.
+        cut: whether a run of a pair went on beyond what it is compared up to.
         aulc: the difference that the verdict is about.
         failures: of the arm and of the reference at this rate.
         p_corrected: p of ``aulc``, corrected (Holm) for all comparisons with the baseline in this report.
@@ -105,6 +106,7 @@ class RateComparison:
     lr: float
     seeds: list[int]
     steps: int
+    cut: bool
     target: float
     aulc: PairedDifference
     final_top1: PairedDifference
@@ -125,12 +127,15 @@ class BestRateComparison:
     """An arm at its best rate beside its reference at its own.
 
     Attributes:
-        rates_tried: how many rates each had to choose from.
+        rates_tried: how many rates each had to choose from: those that all ``seeds`` have finished.
+        rates_begun: how many there are any runs of.
+        cross_fitted: whether the pictures that judge are others than those that chose; not where they were not recorded.
         choices, reference_choices: how often each rate was chosen, as shares.
         accuracy: cross-fitted accuracy of the best checkpoints, arm minus reference.
         arm_accuracy, reference_accuracy: the two sides of it.
         aulc: (arm, reference) mean accuracy on the way at the rates chosen most often.
         steps_to_target: (arm, reference) at those rates, to 95% of the reference's best there.
+        p_corrected: p of ``accuracy``, corrected (Holm) for all comparisons with the baseline in this report.
         at_edge: those whose best rate is the "smallest" or "largest" that was tried, so that a better one may lie beyond.
         verdict: "better", "worse" or "no detectable difference".
     """
@@ -141,6 +146,8 @@ class BestRateComparison:
     lr: float
     reference_lr: float
     rates_tried: tuple[int, int]
+    rates_begun: tuple[int, int]
+    cross_fitted: bool
     choices: dict[float, float]
     reference_choices: dict[float, float]
     accuracy: PairedDifference
@@ -150,6 +157,7 @@ class BestRateComparison:
     target: float
     steps_to_target: tuple[TimeToTarget, TimeToTarget]
     at_edge: dict[str, str]
+    p_corrected: float | None
     verdict: str
     sentence: str
 
@@ -166,7 +174,8 @@ class Comparison:
         gain: in sentences, whose the gain is.
         unpaired: runs without a partner, not in any comparison.
         unfinished: runs that count in no mean yet, because others of their rate are further.
-        failed, waiting, repeated, allowed: see ``pairing.Field``.
+        repeated: runs that do not count, because another stands for their cell, or because they failed under other settings.
+        failed, waiting, allowed: see ``pairing.Field``.
         warnings: what a reader must know to read the rest.
     """
 
@@ -196,6 +205,9 @@ class Comparison:
         """Whoever got one of ``verdicts`` ("slower", "worse"), in words."""
         told = [f"{each.arm} is slower than {each.reference} at learning rate {each.lr:g}" for each in self.rates]
         found = [text for text, each in zip(told, self.rates, strict=True) if each.verdict in verdicts]
+        if "slower" in verdicts:  # an arm that never gets through at a rate has no curve to be slower by
+            lost = {(f.arm, f.lr) for f in self.failed if self.cell(f.arm, f.lr) is None and self.cell(BASELINE, f.lr)}
+            found += [f"{arm} failed in every run at learning rate {lr:g}" for arm, lr in sorted(lost)]
         return found + [f"{e.arm} is worse than {e.reference} at their best rates" for e in self.best if e.verdict in verdicts]
 
     def to_json(self) -> dict[str, Any]:

@@ -66,8 +66,9 @@ class PairedDifference:
 
     @property
     def detectable(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        """Whether the interval leaves out 0. Never where nothing is known of the blur that the pictures cause."""
+        known = bool(self.picture_error) and self.low is not None and self.high is not None
+        return known and not self.low <= 0 <= self.high  # type: ignore[operator]
 
     @property
     def half_width(self) -> float | None:
@@ -86,8 +87,8 @@ def paired_difference(
 
     Args:
         values: arm minus reference for each seed, at least one.
-        picture_error: standard error of the mean that the choice of validation pictures causes; None where it is unknown,
-            and then it is left out beside two or more seeds; with one seed there is no interval without it.
+        picture_error: standard error of the mean that the choice of validation pictures causes; None where it is unknown.
+            The interval is then that of the seeds alone, and nothing is detectable; with one seed there is none.
         pictures: how many pictures that was taken from.
     """
     differences = np.asarray(values, dtype=float)
@@ -99,7 +100,10 @@ def paired_difference(
     seed_error = sd / math.sqrt(seeds) if sd is not None else None
     # (standard error, degrees of freedom) of each thing that blurs.
     blur = [(seed_error, seeds - 1)] if seed_error is not None else []
-    if picture_error is not None and pictures is not None and pictures > 1:
+    # A single picture, or pictures that all tell the same, tell nothing of others.
+    if not picture_error or pictures is None or pictures < 2:
+        picture_error = None
+    else:
         blur.append((picture_error, pictures - 1))
     half = _half_width(blur, 1 - CONFIDENCE) if blur else None
     return PairedDifference(

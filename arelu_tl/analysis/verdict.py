@@ -6,9 +6,10 @@ speak against whoever they belong to: an arm that failed at a rate is not called
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from arelu_tl.analysis.convergence import TimeToTarget
+from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.analysis.results import BestRateComparison, Comparison, RateComparison
 from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference
 
@@ -38,23 +39,26 @@ def rate_sentence(found: RateComparison, *, questions: int = 1) -> str:
         "slower": f"{arm} converged slower than {reference}",
         NOT_DETECTABLE: f"no detectable difference in convergence between {arm} and {reference}",
     }[found.verdict]
+    if d.detectable and found.verdict == NOT_DETECTABLE:
+        claim = f"{arm} and {reference} are not judged"
     sides = [sum(pair.aulc[side] for pair in found.pairs) / len(found.pairs) for side in (0, 1)]
     alone = " in this one run," if d.seeds == 1 else ""
     told = f"At learning rate {found.lr:g},{alone} {claim}: mean accuracy on the way {sides[0]:.3f} against {sides[1]:.3f}"
-    told += f" ({_blur(d)}); {found.target:.1%} was reached {_when(found.steps_to_target[0])} against "
-    told += f"{_when(found.steps_to_target[1])}."
+    upto = f" up to step {found.steps}" if found.cut else ""
+    reached = [_when(time) for time in found.steps_to_target]
+    told += f"{upto} ({_blur(d)}); {found.target:.1%} was reached {reached[0]} against {reached[1]}."
     for name, failed in zip((arm, reference), found.failures, strict=True):
         if failed:
-            told += f" {name} failed here in {failed} more {'run' if failed == 1 else 'runs'}, and so is not called faster."
+            told += f" {name} failed here in {failed} more {'run' if failed == 1 else 'runs'}."
     if found.verdict != NOT_DETECTABLE and found.p_corrected is not None and found.p_corrected > 1 - CONFIDENCE:
-        told += f" Corrected for {questions} such comparisons it would not hold (p = {found.p_corrected:.2g})."
+        told += _does_not_hold(questions, found.p_corrected)
     if d.seeds == 1:
         told += " One seed says little: another may tell otherwise."
     return told
 
 
-def best_sentence(found: BestRateComparison) -> str:
-    """The verdict of best rate against best rate."""
+def best_sentence(found: BestRateComparison, *, questions: int = 1) -> str:
+    """The verdict of best rate against best rate; ``questions`` as in ``rate_sentence``."""
     d = found.accuracy
     arm, reference = found.arm, found.reference
     claim = {
@@ -62,7 +66,7 @@ def best_sentence(found: BestRateComparison) -> str:
         "worse": f"{arm} is worse than {reference}",
         NOT_DETECTABLE: f"no detectable difference between {arm} and {reference}",
     }[found.verdict]
-    if max(found.rates_tried) == 1:
+    if max(found.rates_begun) == 1 and found.lr == found.reference_lr:
         where = f"At the only learning rate tried ({found.lr:g})"
     else:
         where = f"Each at its best learning rate ({arm} {found.lr:g}, {reference} {found.reference_lr:g})"
@@ -70,9 +74,17 @@ def best_sentence(found: BestRateComparison) -> str:
     told = f"{where},{alone} {claim}: accuracy {found.arm_accuracy:.3f} against {found.reference_accuracy:.3f} ({_blur(d)})."
     if found.rates_tried[0] != found.rates_tried[1]:
         told += f" {arm} had {_rates(found.rates_tried[0])} to choose from, {reference} {_rates(found.rates_tried[1])}."
+    elif found.rates_tried != found.rates_begun:
+        told += f" {_rates(found.rates_tried[0])} of {max(found.rates_begun)} could be chosen from so far."
+    if found.verdict != NOT_DETECTABLE and found.p_corrected is not None and found.p_corrected > 1 - CONFIDENCE:
+        told += _does_not_hold(questions, found.p_corrected)
     for name, edge in found.at_edge.items():
         told += f" {name}'s best is the {edge} rate tried; a better one may lie beyond."
     return told
+
+
+def _does_not_hold(questions: int, p: float) -> str:
+    return f" Corrected for {questions} such comparisons it would not hold (p = {p:.2g})."
 
 
 def _rates(count: int) -> str:
@@ -82,7 +94,7 @@ def _rates(count: int) -> str:
 def _blur(d: PairedDifference) -> str:
     """The difference with what is known of its blur."""
     pictures = f"{d.pictures} validation pictures" if d.pictures else "unknown pictures"
-    if d.half_width is None or d.low is None or d.high is None:
+    if d.half_width is None or d.low is None or d.high is None or d.picture_error is None:
         return f"difference {d.mean:+.3f}; nothing recorded to judge it by"
     if d.seeds == 1:
         beyond = "beyond" if d.detectable else "within"
@@ -100,17 +112,30 @@ def _when(time: TimeToTarget) -> str:
 
 
 def gain_sentences(
-    rates: Sequence[RateComparison], controls: Sequence[RateComparison], arm: str, batchnorm: str | None
+    rates: Sequence[RateComparison],
+    controls: Sequence[RateComparison],
+    arm: str,
+    kinds: Mapping[str, str],
+    batchnorm: str | None,
 ) -> list[str]:
-    """Whose the gain of the full swap is: what a fixed slope gives, what learning adds, what recalibration alone does."""
+    """Whose the gain of the full swap ``arm`` is: what a fixed slope gives, what learning adds, what recalibration alone does.
+
+    Args:
+        kinds: of each arm's name, what it is a variant of.
+        batchnorm: what surgery did to BatchNorm; None where it is unknown.
+    """
     told = []
     gains = {each.lr: each for each in rates if each.arm == arm}
-    by_control = {(each.reference, each.lr): each for each in controls}
-    alone = {(each.arm, each.lr): each for each in rates}
+    by_control = {(kinds[each.reference], each.lr): each for each in controls if each.arm == arm}
+    alone = {(kinds[each.arm], each.lr): each for each in rates}
     for lr, gain in gains.items():
         parts = []
         if leaky := alone.get(("leaky", lr)):
-            share = f", {leaky.aulc.mean / gain.aulc.mean:.0%} of it" if gain.verdict == "faster" else ""
+            share = (
+                f", {leaky.aulc.mean / gain.aulc.mean:.0%} of it"
+                if gain.verdict == "faster" and leaky.seeds == gain.seeds
+                else ""
+            )
             parts.append(f"a fixed leaky slope alone gives {_short(leaky.aulc)}{share}")
         if frozen := by_control.get(("arelu-frozen", lr)):
             parts.append(f"learning alpha and beta adds {_short(frozen.aulc)}")
@@ -141,17 +166,21 @@ def _short(d: PairedDifference) -> str:
 def warning_sentences(found: Comparison) -> list[str]:
     """What a reader must know to read the rest."""
     told = [f"Compared although they differ: {text}." for text in found.allowed]
-    seeds = max(each.aulc.seeds for each in found.rates)
+    seeds = min(each.aulc.seeds for each in found.rates)
     if seeds == 1:
         told.append("One seed: the intervals know the blur of the validation pictures, not that of another training.")
     elif seeds == 2:
         told.append("Two seeds: intervals are wide; three or more say far more.")
-    if len({each.lr for each in found.rates}) == 1:
+    if len({cell.lr for cell in found.cells if cell.arm == BASELINE}) == 1:
         told.append("One learning rate: a larger one may do for relu what the swap does here.")
     if any(each.aulc.pictures is not None and each.aulc.pictures < 100 for each in found.rates):
         told.append("Fewer than 100 validation pictures: only large differences can be detected.")
     for failure in found.failed:
         told.append(f"Failed: {failure.arm} at learning rate {failure.lr:g}, seed {failure.seed}: {failure.reason}")
+    if running := sum(set(pair.statuses) != {"finished"} for each in found.rates for pair in each.pairs):
+        told.append(
+            f"{running} {'pair is' if running == 1 else 'pairs are'} still being trained and counted up to where both are."
+        )
     if found.unfinished or found.waiting:
         behind = len(found.unfinished) + len(found.waiting)
         told.append(f"{behind} {'run is' if behind == 1 else 'runs are'} still behind and not counted.")

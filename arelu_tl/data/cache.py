@@ -44,7 +44,9 @@ class DecodedPictures:
         try:
             # Read and not mapped: pages of a map would count into the peak memory that a run reports.
             pixels = np.fromfile(self.path, np.uint8, count=height * width * 3, offset=offset)
-        except FileNotFoundError:  # another machine's, or the study that made it has ended
+        except OSError:  # another machine's or another user's, or the study that made it has ended
+            return None
+        if pixels.size < height * width * 3:
             return None
         return Image.fromarray(pixels.reshape(height, width, 3))
 

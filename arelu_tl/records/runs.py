@@ -129,6 +129,16 @@ def load_study(path: Path | str) -> StudyRecord:
     return StudyRecord(path=path, config=_read_config(path / STUDY_CONFIG), runs=_runs_below(path))
 
 
+def read_environment(run: Path) -> dict[str, Any]:
+    """Content of a run's environment.json; {} where there is none.
+
+    Raises:
+        ArtefactError: it is corrupt.
+    """
+    path = run / ENVIRONMENT
+    return _read_object(path) if path.exists() else {}
+
+
 def find_runs(path: Path | str) -> list[RunRecord]:
     """The run at ``path``, or all runs at most two folders below it (a study, or a parent of studies), by name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from arelu_tl.data import PictureCache, PictureFolder
-from arelu_tl.errors import AreluTlError, ConfigError, DataError, Interrupted, StorageError
+from arelu_tl.errors import AreluTlError, ConfigError, DataError, Interrupted, NonFiniteError, StorageError
 from arelu_tl.records import runs
 from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConfig, check_config, dump_yaml
 from arelu_tl.records.duration import parse_duration, told_duration
-from arelu_tl.records.storage import claim_folder, make_folder, write_json, write_text
+from arelu_tl.records.storage import claim_folder, make_folder, storage_errors, write_json, write_text
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.finetune import absolute, check_pictures, open_study, scan
 from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
@@ -36,7 +37,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
     that import the main module anew: a script that calls this needs the usual ``if __name__ == "__main__"``.
 
     Args:
-        retry_failed: train the cells that failed before once more.
+        retry_failed: train the cells that failed before once more: from their last checkpoint, or anew where it was the
+            training itself that failed.
 
     Returns:
         The study with all its runs; those that failed say so in their status, those that its time budget left out are
@@ -77,6 +79,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
             if not schedule.fits(late):
                 told = told_duration(late + schedule.block_seconds(late))
                 raise ConfigError(f"--time-budget {config.time_budget}: a run of every arm takes about {told}: allow more")
+            if retry_failed:
+                _forget_diverged(waiting)
             if path is None or not begun:
                 path = claim_folder(config.output, config.name, "sweep")
                 open_study(path, config, folder)
@@ -102,6 +106,14 @@ def plan_cells(path: Path | None, config: SweepConfig, *, retry_failed: bool = F
             done = min(1.0, record.metrics[-1]["epoch"] / cell.epochs) if record.metrics else 0.0
         cells.append(Cell(number, cell, place, status, done))
     return cells
+
+
+def _forget_diverged(cells: Sequence[Cell]) -> None:
+    """Leave no checkpoint of runs whose training became non-finite: from the last one they would do so again."""
+    for cell in cells:
+        if runs.is_run(cell.path) and runs.load_run(cell.path).summary.get("exit_code") == NonFiniteError.exit_code:
+            with storage_errors(cell.path):
+                shutil.rmtree(cell.path / runs.CHECKPOINTS, ignore_errors=True)
 
 
 def _launcher(
@@ -196,7 +208,7 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     if not isinstance(before, SweepConfig):
         raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another --name")
     ours, theirs = config.model_dump(mode="json"), before.model_dump(mode="json")
-    free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data"}
+    free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data", "pretrained_path"}
     apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key not in free and ours[key] != theirs[key]]
     if apart:
         raise ConfigError(f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name")

@@ -136,12 +136,15 @@ def test_a_seed_is_paired_with_the_same_seed(tmp_path: Path) -> None:
 
 
 def test_a_run_is_paired_within_its_own_study(tmp_path: Path) -> None:
-    for study, baseline in (("a", SLOW), ("b", FAST)):
-        write_run(tmp_path / study, "relu", baseline, name="relu")
-    write_run(tmp_path / "b", "arelu", FAST)
+    """Its seconds are then those of the same machine, also where another study's run stands for the cell."""
+    for study, seconds, arm in (("a", 0.5, "arelu"), ("b", 5.0, "leaky")):
+        for each in ("relu", arm):
+            write_run(tmp_path / study, each, SLOW, seconds_a_step=seconds)
     comparison = compare([tmp_path])
-    assert only_rate(comparison).pairs[0].reference_run == str(tmp_path / "a" / "relu")
-    assert comparison.repeated == [str(tmp_path / "b" / "relu")]
+    homes = {each.arm: Path(each.pairs[0].reference_run).parent.name for each in comparison.rates}
+    assert homes == {"arelu": "a", "leaky": "b"}
+    assert [each.cost.seconds_per_step for each in comparison.rates] == pytest.approx([1.0, 1.0])
+    assert comparison.repeated == []
 
 
 def test_runs_of_two_experiments_are_refused_with_what_parts_them(tmp_path: Path) -> None:
@@ -150,10 +153,9 @@ def test_runs_of_two_experiments_are_refused_with_what_parts_them(tmp_path: Path
             write_run(tmp_path / study, arm, curve, epochs=epochs)
     with pytest.raises(ComparisonError, match=r"epochs (3 and 30|30 and 3) .*--allow-difference"):
         compare([tmp_path])
-    comparison = compare([tmp_path], allow=["epochs"])
-    assert only_rate(comparison).seeds == [0, 0]
-    assert any("epochs" in text for text in comparison.allowed)
-    assert any(text.startswith("Compared although they differ: epochs") for text in comparison.warnings)
+    # One seed in two studies is no two seeds, whatever is allowed.
+    with pytest.raises(ComparisonError, match="one arm at one rate and seed, and differ: epochs"):
+        compare([tmp_path], allow=["epochs"])
 
 
 def test_a_difference_between_the_arms_can_be_insisted_on_and_is_told(tmp_path: Path) -> None:
@@ -163,6 +165,14 @@ def test_a_difference_between_the_arms_can_be_insisted_on_and_is_told(tmp_path: 
         compare([tmp_path])
     comparison = compare([tmp_path], allow=["batch_size"])
     assert comparison.allowed == ["batch_size 64 and 32", "order or augmentation in epoch 1"]
+    assert any(text.startswith("Compared although they differ: batch_size") for text in comparison.warnings)
+
+
+def test_another_head_is_refused_whatever_else_is_allowed(tmp_path: Path) -> None:
+    write_run(tmp_path, "arelu", FAST, epochs=4, pairing={**PAIRING, "head_init": "x" * 64})
+    write_run(tmp_path, "relu", SLOW)
+    with pytest.raises(ComparisonError, match="head initialisation"):
+        compare([tmp_path], allow=["epochs"])
 
 
 @pytest.mark.parametrize(("key", "told"), [("epoch", "no such setting"), ("lr", "best with best"), ("seed", "best with best")])
@@ -184,7 +194,7 @@ def test_two_variants_of_an_arm_are_told_apart_by_what_parts_them(tmp_path: Path
 def test_a_cell_counts_once_and_its_finished_run_counts(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "relu", SLOW, status="interrupted")
     whole = write_run(tmp_path / "b", "relu", SLOW)
-    write_run(tmp_path / "b", "arelu", FAST)
+    write_run(tmp_path / "c", "arelu", FAST)
     comparison = compare([tmp_path])
     assert only_rate(comparison).seeds == [0]
     assert only_rate(comparison).pairs[0].reference_run == str(whole)

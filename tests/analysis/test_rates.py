@@ -24,7 +24,7 @@ def draw(stream: np.random.Generator, accuracy: float, pictures: int = 400, eval
 def test_a_clearly_better_rate_is_chosen_in_every_fold() -> None:
     stream = np.random.default_rng(0)
     found = best_rate({lr: [curve(draw(stream, p)) for _ in range(2)] for lr, p in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.6))})
-    assert (found.lr, found.choices, found.edge) == (1e-3, {1e-3: 1.0}, None)
+    assert (found.lr, found.choices) == (1e-3, {1e-3: 1.0})
     assert found.accuracy == pytest.approx([0.9, 0.9], abs=0.05)
     assert found.correct is not None
     assert found.correct.shape == (2, 400)
@@ -41,20 +41,12 @@ def test_choosing_among_many_equals_does_not_flatter() -> None:
     assert abs(honest - 0.5) < 0.07
 
 
-@pytest.mark.parametrize(("best", "edge"), [(0, "smallest"), (1, None), (2, "largest")])
-def test_a_best_rate_at_the_edge_of_the_grid_is_told(best: int, edge: str | None) -> None:
-    stream = np.random.default_rng(2)
-    found = best_rate({10.0**i: [curve(draw(stream, 0.9 if i == best else 0.3))] for i in range(3)})
-    assert found.edge == edge
-
-
-def test_one_rate_has_no_edge_and_its_checkpoint_is_chosen_all_the_same() -> None:
+def test_of_one_rate_the_checkpoint_is_chosen_all_the_same() -> None:
     stream = np.random.default_rng(3)
     correct = np.concatenate(
         [draw(stream, 0.2, evaluations=1), draw(stream, 0.9, evaluations=1), draw(stream, 0.5, evaluations=1)]
     )
     found = best_rate({1e-3: [curve(correct)]})
-    assert found.edge is None
     assert found.accuracy[0] == pytest.approx(correct[1].mean())
 
 

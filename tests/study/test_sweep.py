@@ -76,11 +76,14 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(pictures: Path, tmp_pat
     told = {run.config.lr: run for run in study.runs}
     assert (told[1e30].status, told[1e-3].status) == ("failed", "finished")
     assert told[1e30].summary["exit_code"] == 4
+    stale = told[1e30].path / "checkpoints" / "step-1"
+    stale.mkdir(parents=True)
     quiet, again = Watching(), Watching()
     sweep(config, observer=quiet)
     assert quiet.trained == []
     sweep(config, retry_failed=True, observer=again)
     assert again.trained == [told[1e30].path.name]
+    assert not stale.exists()  # it diverged: to go on from where it was would only repeat it
 
 
 def test_other_pictures_are_refused(pictures: Path, tmp_path: Path, make_folder: Any) -> None:
