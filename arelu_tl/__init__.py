@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from arelu_tl.records.runs import StudyRecord as StudyRecord
     from arelu_tl.records.runs import load_run as load_run
     from arelu_tl.study.card import ModelCard as ModelCard
+    from arelu_tl.study.export import export as export
     from arelu_tl.study.finetune import finetune as finetune
     from arelu_tl.study.reload import load_model as load_model
-    from arelu_tl.study.use import export as export
     from arelu_tl.surgery import Site as Site
     from arelu_tl.surgery import SurgeryReport as SurgeryReport
     from arelu_tl.surgery import convert as convert
@@ -38,7 +38,7 @@ _HOMES = {
     "SurgeryReport": ("arelu_tl.surgery", "SurgeryReport"),
     "compare": ("arelu_tl.analysis", "compare"),
     "convert": ("arelu_tl.surgery", "convert"),
-    "export": ("arelu_tl.study.use", "export"),
+    "export": ("arelu_tl.study.export", "export"),
     "finetune": ("arelu_tl.study.finetune", "finetune"),
     "load_model": ("arelu_tl.study.reload", "load_model"),
     "load_run": ("arelu_tl.records.runs", "load_run"),

@@ -1,4 +1,4 @@
-"""arelu-tl export RUN: a trained model as a folder that outlives the run."""
+"""arelu-tl export RUN: a trained model as something that outlives the run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    format: Annotated[Literal["safetensors"], typer.Option(help="Kind of artefact.")] = "safetensors",  # noqa: A002
-    output: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="exports/RUN in the study")] = None,
+    run: Annotated[Path, typer.Argument(help="A run folder, or a study, of which the best run is taken.")],
+    format: Annotated[  # noqa: A002
+        Literal["safetensors", "onnx"], typer.Option(help="A folder for load_model, or one file for onnxruntime.")
+    ] = "safetensors",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder or file to write.", show_default="exports/RUN in the study, .onnx added")
+    ] = None,
+    fold: Annotated[bool, typer.Option(help="With onnx: fold gains and normalisations into the weights around them.")] = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Export a run's best checkpoint with class names and preprocessing inside."""
-    from arelu_tl.render.console import Output, plain
-    from arelu_tl.study.use import export as export_run
+    require_folder(run)
 
-    report = export_run(run, format, output)
-    told = f"wrote {plain(report.path)}: " + ", ".join(f"{name} ({size:,} bytes)" for name, size in report.files.items())
-    data = {"path": str(report.path), "files": report.files, "sha256": report.sha256}
-    Output(as_json=json, quiet=quiet).report(told, data=data)
+    from arelu_tl.render.console import Output, plain
+    from arelu_tl.render.tables import export_report
+    from arelu_tl.study.export import export as export_run
+
+    output_ = Output(as_json=json, quiet=quiet)
+    report = export_run(run, format, output, folding=fold, note=lambda text: output_.note(plain(text)))
+    output_.report(export_report(report), data=report.to_json())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError, StorageError
+from arelu_tl.exporting.fold import FoldReport
+from arelu_tl.exporting.proof import Proof
 from arelu_tl.records.storage import make_folder, read_json, sha256_file, write_json
 from arelu_tl.records.weights import load_weights, save_weights
 
@@ -19,14 +21,24 @@ MODEL = "model.safetensors"
 @dataclass(frozen=True)
 class ExportReport:
     """Attributes:
-    path: the folder written.
+    path: the folder or file written.
     files: sizes in bytes by name.
-    sha256: of the weights.
+    sha256: of the weights, or of the file.
+    run: the run that it was made of.
+    proofs: how near its answers are to the trained model's; [] for a folder, which holds the trained model itself.
+    fold: what became of the frozen activations' gains; None where nothing was folded.
     """
 
     path: Path
     files: dict[str, int]
     sha256: str
+    run: Path | None = None
+    proofs: list[Proof] = field(default_factory=list)
+    fold: FoldReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        told = asdict(self)
+        return {**told, "path": str(self.path), "run": str(self.run) if self.run is not None else None}
 
 
 def is_export(path: Path) -> bool:

@@ -15,6 +15,7 @@ from arelu_tl.analysis.verdict import NOT_DETECTABLE
 from arelu_tl.render.console import plain
 
 if TYPE_CHECKING:  # a comparison's tables need no torch
+    from arelu_tl.exporting.folder import ExportReport
     from arelu_tl.study.use import EvaluationReport, Prediction
 
 
@@ -35,7 +36,7 @@ def comparison_report(comparison: Comparison) -> Group:
     if comparison.unpaired:
         parts.append(Text(f"without a partner: {', '.join(comparison.unpaired)}"))
     if comparison.repeated:
-        parts.append(Text(f"left out, for another run stands for the same cell: {', '.join(comparison.repeated)}"))
+        parts.append(Text(f"left out: {', '.join(comparison.repeated)}"))
     return Group(*parts)
 
 
@@ -102,7 +103,8 @@ def _when(time: TimeToTarget) -> str:
 
 def best_table(comparison: Comparison) -> Table:
     """Best rate against best rate: what each reaches at the rate that it would be tuned to."""
-    table = Table(title="each at its best rate, chosen on other pictures than it is judged by", title_justify="left")
+    how = ", chosen on other pictures than it is judged by" if all(each.cross_fitted for each in comparison.best) else ""
+    table = Table(title=f"each at its best rate{how}", title_justify="left")
     for heading in (
         "arm",
         "best lr",
@@ -192,3 +194,21 @@ def predictions_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         }
         for p in predictions
     ]
+
+
+def export_report(report: ExportReport) -> Group:
+    """What was written, how it was proved, and what of the activations is left in it."""
+    files = ", ".join(f"{plain(name)} ({size:,} bytes)" for name, size in report.files.items())
+    parts: list[RenderableType] = [Text.from_markup(f"wrote {plain(report.path)}: {files}")]
+    if report.fold is not None:
+        fold = report.fold
+        total = len(fold.folded) + len(fold.kept)
+        gains = f"the gains of {len(fold.folded)} of {total} activations"
+        parts.append(f"in the weights around them: {gains}, {fold.batchnorms} normalisations")
+        parts += [f"  {plain(name)} keeps its product: {reason}" for name, reason in fold.kept.items()]
+    for proof in report.proofs:
+        parts.append(
+            f"{proof.runtime}: logits of {proof.inputs} pictures within {proof.difference:.2g} of the trained model's "
+            f"({proof.share:.0%} of what is allowed)"
+        )
+    return Group(*parts)

@@ -13,13 +13,10 @@ import torch
 from arelu_tl.data import eval_transform, make_eval_batches, open_picture, scan_evaluation
 from arelu_tl.data.decode import UndecodableError
 from arelu_tl.errors import ConfigError, DataError
-from arelu_tl.exporting.folder import ExportReport, write_export
 from arelu_tl.records import runs
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.reload import load_model
 from arelu_tl.training import evaluate
-
-FORMATS = ("safetensors",)
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,8 @@ def evaluate_folder(
     """
     target = choose_device(device)
     model, card = load_model(model_path)
-    held_out = _held_out(model_path, data) if split is None else None
-    folder = scan_evaluation(data, card.classes, split=split, only=held_out, on_bad_image=on_bad_image, progress=progress)
+    only = held_out(model_path, data) if split is None else None
+    folder = scan_evaluation(data, card.classes, split=split, only=only, on_bad_image=on_bad_image, progress=progress)
     samples = folder.splits["val"]
     batches = make_eval_batches(data, samples, eval_transform(card.data_config), batch_size=batch_size)
     result = evaluate(model.to(target), batches.epoch(), target)
@@ -110,7 +107,7 @@ def evaluate_folder(
     )
 
 
-def _held_out(model_path: Path, data: Path) -> set[str] | None:
+def held_out(model_path: Path, data: Path) -> set[str] | None:
     """Paths of the validation pictures, where the model is a run that was trained on this very folder."""
     split = model_path.resolve().parent / runs.SPLIT
     if not runs.is_run(model_path) or not split.is_file():
@@ -145,22 +142,3 @@ def predict(model_path: Path, images: Sequence[Path], *, top: int = 5, device: s
         best = model(transform(picture)[None].to(target)).float().softmax(1)[0].topk(min(top, len(card.classes)))
         told.append(Prediction(str(path), [card.classes[i] for i in best.indices.tolist()], best.values.tolist()))
     return told
-
-
-def export(path: Path | str, format: str = "safetensors", output: Path | str | None = None) -> ExportReport:  # noqa: A002
-    """Export a run's best checkpoint.
-
-    Args:
-        path: a run folder.
-        format: "safetensors": a folder with config.json and model.safetensors that ``load_model`` reads.
-        output: the folder to write; ``exports/RUN`` beside the study when None.
-
-    Raises:
-        ConfigError: another format. DataError, ArtefactError: see ``load_model``. StorageError: the folder is taken.
-    """
-    if format not in FORMATS:
-        raise ConfigError(f"--format {format}: only {', '.join(FORMATS)} so far")
-    path = Path(path)
-    model, card = load_model(path)
-    target = Path(output) if output is not None else path.resolve().parent / "exports" / path.resolve().name
-    return write_export(target, model.state_dict(), card.to_json())

@@ -179,7 +179,7 @@ def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere(study
 
 def test_compare_reads_the_study_and_speaks_json(study: tuple[Path, Any]) -> None:
     before = (study[0] / "comparison.json").read_bytes()
-    told = arelu_tl("compare", study[0], "--json", cwd=study[0])
+    told = arelu_tl("compare", "runs/first", "--json", cwd=study[0].parents[1])
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == json.loads((study[0] / "comparison.json").read_text()) == json.loads(before)
     pair = arelu_tl("compare", study[0] / ARELU, study[0] / RELU, "--target", "0.5", cwd=study[0])
@@ -396,3 +396,46 @@ def test_options_are_the_configuration(tmp_path: Path, study: tuple[Path, Any]) 
     for key in written:
         if key != "data":
             assert "--" + key.replace("_", "-") in help_text, key
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
+
+
+def test_an_onnx_file_says_what_predict_says_to_a_script_that_knows_neither_torch_nor_us(
+    study: tuple[Path, Any], pictures: Path, tmp_path: Path
+) -> None:
+    exported = arelu_tl(
+        "export", study[0] / ARELU, "--format", "onnx", "--output", tmp_path / "model.onnx", "--json", cwd=tmp_path
+    )
+    assert exported.returncode == 0, exported.stderr
+    report = json.loads(exported.stdout)
+    assert [proof["runtime"] for proof in report["proofs"]] == ["onnxruntime, optimisation off", "onnxruntime, optimisation on"]
+    assert all(proof["inputs"] == 20 and proof["share"] < 1 for proof in report["proofs"])
+    assert (len(report["fold"]["folded"]), report["fold"]["kept"]) == (12, {})
+    images = sorted(pictures.glob("val/*/*.png"))
+    told = arelu_tl("predict", study[0] / ARELU, *images, "--json", cwd=tmp_path)
+    labels = [each["predictions"][0]["label"] for each in json.loads(told.stdout)]
+    for image, label in list(zip(images, labels, strict=True))[::4]:
+        command = [sys.executable, str(EXAMPLE), str(tmp_path / "model.onnx"), str(image)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == label
+
+
+def test_an_onnx_file_holds_what_its_user_needs_and_nothing_of_this_machine(study: tuple[Path, Any], tmp_path: Path) -> None:
+    import onnx
+
+    done = arelu_tl("export", study[0], "--format", "onnx", "--output", tmp_path / "model.onnx", "--no-fold", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is best" in done.stderr
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert not [
+        place for place in (str(study[0]), str(Path.cwd()), "site-packages", str(Path.home())) if place.encode() in content
+    ]
+    model = onnx.load_model_from_string(content)
+    inside = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert inside["classes"] == ["class 0", "class 1", "class 2"]
+    assert inside["preprocessing"]["input_size"] == [3, 32, 32]
+    assert inside["arelu_tl"]["arm"] in ("arelu", "relu")
+    layers = {"Conv", "BatchNormalization", "AveragePool", "MaxPool", "ReduceMean", "Reshape", "Gemm"}
+    assert {node.op_type for node in model.graph.node} <= layers | {"LeakyRelu", "Relu", "Mul", "Add"}
+    again = arelu_tl("export", study[0], "--format", "onnx", "--output", tmp_path / "model.onnx", cwd=tmp_path)
+    assert (again.returncode, "exists" in again.stderr) == (5, True)
