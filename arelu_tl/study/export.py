@@ -56,13 +56,12 @@ def export(
     if format == "onnx":
         require_onnx()
     run = _best_of_study(Path(path), note or (lambda text: None))
+    target = Path(output) if output is not None else _place(run, ".onnx" if format == "onnx" else "")
+    if format == "onnx" and target.exists():
+        raise StorageError(f"{target} exists: choose another --output")
     model, card = load_model(run)
     if format == "safetensors":
-        target = Path(output) if output is not None else _place(run, "")
         return replace(write_export(target, model.state_dict(), _without_paths(card).to_json()), run=run)
-    target = Path(output) if output is not None else _place(run, ".onnx")
-    if target.exists():
-        raise StorageError(f"{target} exists: choose another --output")
     content, proofs, folded = _make_onnx(run, model, card, folding=folding, note=note or (lambda text: None))
     write_onnx(target, content)
     sha256 = hashlib.sha256(content).hexdigest()

@@ -87,6 +87,7 @@ def steps(study: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in study.glob("*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_cell_only(pictures: Path, tmp_path: Path, alone: StudyRecord) -> None:
     class Killing(Watching):
         """Kills the worker of the first cell that is left, once the other one has ended."""
