@@ -31,7 +31,7 @@ def show_comparison(
     written: list[RenderableType] = []
     if folder is not None:
         make_folder(folder)
-        write_json(folder / runs.COMPARISON, told)
+        write_json(folder / runs.COMPARISON, told, indent=None)
         files = write_report_files(comparison, compared, folder, title=study_title(compared))
         written = ["report: " + ", ".join(plain(path) for path in files)]
     output.report(comparison_report(comparison), *written, *more, data=told)

@@ -26,8 +26,8 @@ def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
     if counts or not count.isdecimal():
         raise ValueError("not packed flags: no count, or several")
     try:
-        packed = [base64.b64decode(text[len(count) + 1 :], validate=True) for text in texts]
-    except binascii.Error as error:
+        packed = [binascii.a2b_base64(text[len(count) + 1 :], strict_mode=True) for text in texts]
+    except ValueError as error:  # binascii's own among them
         raise ValueError(f"not packed flags: {error}") from None
     width = -(-int(count) // 8)
     if any(len(row) != width for row in packed):
