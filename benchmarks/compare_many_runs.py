@@ -8,6 +8,7 @@ from its start to its report.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,8 @@ def main() -> None:
                     write_run(study, arm, correct=correct, lr=lr, seed=seed, sites=50)
         size = sum(path.stat().st_size for path in study.rglob("*") if path.is_file())
         runs = sum(1 for _ in study.glob("*/run.yaml"))
+        # What was just written is on its way to the disk; the command's own files would have to wait for it.
+        os.sync()
         for options in (["--no-report"], []):
             started = time.perf_counter()
             subprocess.run(
