@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from arelu_tl.activation import AReLU as AReLU
     from arelu_tl.analysis import Comparison as Comparison
     from arelu_tl.analysis import compare as compare
-    from arelu_tl.exporting.folder import ExportReport as ExportReport
+    from arelu_tl.exporting.report import ExportReport as ExportReport
     from arelu_tl.records.config import FinetuneConfig as FinetuneConfig
     from arelu_tl.records.runs import RunRecord as RunRecord
     from arelu_tl.records.runs import StudyRecord as StudyRecord
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AReLU": ("arelu_tl.activation", "AReLU"),
     "Comparison": ("arelu_tl.analysis", "Comparison"),
-    "ExportReport": ("arelu_tl.exporting.folder", "ExportReport"),
+    "ExportReport": ("arelu_tl.exporting.report", "ExportReport"),
     "FinetuneConfig": ("arelu_tl.records.config", "FinetuneConfig"),
     "ModelCard": ("arelu_tl.study.card", "ModelCard"),
     "RunRecord": ("arelu_tl.records.runs", "RunRecord"),

@@ -92,7 +92,8 @@ def load_backbone(
         name=name,
         data_config=_data_config(model, img_size),
         weights=weights,
-        license=pretrained_cfg(model).get("license") if pretrained else None,
+        # timm knows the licence of its own weights, not that of a file.
+        license=pretrained_cfg(model).get("license") if pretrained and pretrained_path is None else None,
         model_args=_model_args(model),
     )
 
@@ -254,7 +255,7 @@ def _is_out_of_reach(error: BaseException) -> bool:
     kinds = (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {"httpx", "httpcore", "requests"}:
+        if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests"}:
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -90,6 +91,9 @@ def _tell(error: Exception, debug: bool) -> int:
     if isinstance(error, AreluTlError):
         print(f"arelu-tl: {_one_line(_unwrap(str(error)))}", file=sys.stderr)
         return error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        print(f"arelu-tl: {_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", file=sys.stderr)
+        return 2
     print(
         f"arelu-tl: unexpected {type(error).__name__}: {_one_line(str(error))} (a defect of ours: run again with --debug)",
         file=sys.stderr,

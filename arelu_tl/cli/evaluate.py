@@ -1,4 +1,4 @@
-"""arelu-tl evaluate MODEL DATA: accuracy of a trained model on a folder of pictures."""
+"""arelu-tl evaluate MODEL DATA: how good a trained model is on a folder of pictures."""
 
 from __future__ import annotations
 
@@ -8,32 +8,62 @@ from typing import Annotated, Literal
 import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.errors import DataError
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder or an exported folder.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or an .onnx file, which needs no torch.")],
     data: Annotated[Path, typer.Argument(help="Folder of pictures, one folder a class; its val folder if it has one.")],
     split: Annotated[str | None, typer.Option(help="Folder of DATA to evaluate instead, as test.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given.")] = None,
-    on_bad_image: Annotated[Literal["error", "skip"], typer.Option(help="What to do with an undecodable picture.")] = "error",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
+    ] = None,
+    on_bad_image: Annotated[
+        Literal["error", "skip"],
+        typer.Option(help="A picture that cannot be read is named and left out; with error the exit code is then 2."),
+    ] = "error",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for evaluation.json, predictions.csv, confusion.png and mistakes.png (the surest mistakes).",
+            show_default="nothing is written",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a trained model: accuracy, per-class precision and recall, confusion matrix."""
-    require_folder(model)
+    """Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.
+
+    A run is judged by its held-out pictures alone where DATA is the folder that it was trained on.
+    """
     require_folder(data)
 
-    from arelu_tl.render.console import Output
-    from arelu_tl.render.progress import StudyView
-    from arelu_tl.render.tables import evaluation_report
-    from arelu_tl.study.use import evaluate_folder
+    from arelu_tl.render.bar import PictureBar
+    from arelu_tl.render.console import Output, plain
+    from arelu_tl.render.use_tables import evaluation_report, rejected_line
+    from arelu_tl.study.classifier import open_classifier
+    from arelu_tl.study.evaluate import evaluate as evaluate_pictures
 
-    output = Output(as_json=json, quiet=quiet)
-    with StudyView(output) as view:
-        report = evaluate_folder(
-            model, data, split=split, batch_size=batch_size, device=device, on_bad_image=on_bad_image,
-            progress=view.checking_pictures,
+    if output is not None:
+        from arelu_tl.render.evaluation_files import require_room, write_evaluation
+
+        require_room(output)
+    sink = Output(as_json=json, quiet=quiet)
+    classifier = open_classifier(model, device)
+    with PictureBar(sink, "evaluating") as bar:
+        report = evaluate_pictures(
+            classifier, model, data, split=split, batch_size=batch_size, progress=bar,
+            rejected=lambda each: sink.warn(rejected_line(each)),
         )  # fmt: skip
-    output.report(evaluation_report(report), data=report.to_json())
+    written = write_evaluation(report, output) if output is not None else []
+    files = [f"wrote {', '.join(plain(path) for path in written)}"] if written else []
+    sink.report(evaluation_report(report), *files, data=report.to_json())
+    if output is None:
+        sink.note("for the confusion matrix and the worst mistakes as pictures name a folder with --output")
+    if report.rejected and on_bad_image == "error":
+        left_out = len(report.rejected)
+        raise DataError(
+            f"left out: {left_out} of {report.images + left_out} pictures, named above (--on-bad-image skip lets it pass)"
+        )

@@ -2,29 +2,80 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from arelu_tl.study.predict import Prediction
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run folder or an exported folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or an .onnx file, which needs no torch.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Pictures, folders of them (to any depth), or quoted patterns as '*/*.jpg'."),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Labels for each picture.")] = 3,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
+    ] = None,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print a row for each picture, as it is done.", rich_help_panel="Output")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Label pictures with a trained model."""
-    require_folder(model)
+    """Label pictures with a trained model.
 
+    A picture that is missing or cannot be read is named on stderr and left out, and the exit code is 2.
+    """
+    if csv and json:
+        raise ConfigError("--csv or --json, not both")
+
+    from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
-    from arelu_tl.render.tables import predictions_json, predictions_table
-    from arelu_tl.study.use import predict as predict_pictures
+    from arelu_tl.render.use_tables import predictions_json, predictions_table, rejected_line
+    from arelu_tl.study.classifier import open_classifier
+    from arelu_tl.study.predict import Prediction, find_pictures
+    from arelu_tl.study.predict import predict as predict_pictures
 
-    predictions = predict_pictures(model, images, top=top, device=device)
-    Output(as_json=json, quiet=quiet).report(predictions_table(predictions), data=predictions_json(predictions))
+    output = Output(as_json=json, quiet=quiet)
+    found = find_pictures(images)
+    for missing in found.missing:
+        output.warn(rejected_line(missing))
+    left_out = len(found.missing)
+    if not found.paths:
+        raise DataError("no picture to label")
+    classifier = open_classifier(model, device)
+    told: list[Prediction] = []
+    show = _csv_printer(min(top, len(classifier.classes))) if csv else told.append
+    # Rows on a terminal are their own progress, and a bar would stand between them.
+    with PictureBar(output, "labelling", hidden=csv and sys.stdout.isatty()) as bar:
+        for each in predict_pictures(classifier, found.paths, top=top, batch_size=batch_size, progress=bar):
+            if isinstance(each, Prediction):
+                show(each)
+            else:
+                left_out += 1
+                output.warn(rejected_line(each))
+    if not csv:
+        output.report(predictions_table(told), data=predictions_json(told))
+    if left_out:
+        raise DataError(f"left out: {left_out} of {len(found.paths) + len(found.missing)}, named above")
+
+
+def _csv_printer(top: int) -> Callable[[Prediction], None]:
+    """Prints the header now, and then each prediction that it is called with."""
+    from arelu_tl.records.storage import csv_lines
+    from arelu_tl.render.use_tables import predictions_header, predictions_row
+
+    sys.stdout.writelines(csv_lines([predictions_header(top)]))
+    return lambda prediction: sys.stdout.writelines(csv_lines([predictions_row(prediction)]))

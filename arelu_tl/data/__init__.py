@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from arelu_tl.data.folder import PictureFolder as PictureFolder
     from arelu_tl.data.folder import Rejected as Rejected
     from arelu_tl.data.folder import Sample as Sample
-    from arelu_tl.data.folder import scan_evaluation as scan_evaluation
+    from arelu_tl.data.folder import list_evaluation as list_evaluation
     from arelu_tl.data.folder import scan_folder as scan_folder
     from arelu_tl.data.loader import Batches as Batches
     from arelu_tl.data.loader import batch_digest as batch_digest
@@ -29,10 +29,10 @@ _HOMES = {
     "Sample": "folder",
     "batch_digest": "loader",
     "eval_transform": "loader",
+    "list_evaluation": "folder",
     "make_eval_batches": "loader",
     "make_train_batches": "loader",
     "open_picture": "decode",
-    "scan_evaluation": "folder",
     "scan_folder": "folder",
     "train_transform": "loader",
 }

@@ -176,16 +176,10 @@ def scan_folder(
     )
 
 
-def scan_evaluation(
-    root: Path,
-    classes: Sequence[str],
-    *,
-    split: str | None = None,
-    only: Collection[str] | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
-    progress: Callable[[int, int], None] | None = None,
-) -> PictureFolder:
-    """Read the pictures that a trained model shall be evaluated on; all of them land in the split "val".
+def list_evaluation(
+    root: Path, classes: Sequence[str], *, split: str | None = None, only: Collection[str] | None = None
+) -> list[tuple[str, int]]:
+    """(path relative to ``root``, label) of the pictures that a trained model shall be evaluated on; none is opened.
 
     Args:
         root: in either layout; with train and val folders the validation pictures are taken, else all.
@@ -194,7 +188,7 @@ def scan_evaluation(
         only: paths relative to ``root`` to which the pictures are limited, where any of them is there.
 
     Raises:
-        DataError: no folder, no pictures, a class that the model does not know, an undecodable picture.
+        DataError: no folder, no pictures, a class that the model does not know.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
@@ -205,22 +199,17 @@ def scan_evaluation(
             raise DataError(f"{root}: no folder {split!r} in it")
     else:
         folder = _child(root, VAL_NAMES) or _child(root, ("train", "training")) or root
-    by_class, ignored = _list_pictures(root, folder)
+    by_class, _ = _list_pictures(root, folder)
     if not any(by_class.values()):
         raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
     if only and any(path in only for paths in by_class.values() for path in paths):
         by_class = {name: [path for path in paths if path in only] for name, paths in by_class.items()}
-    unknown = [name for name, paths in by_class.items() if paths and name not in classes]
+    labels = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name, paths in by_class.items() if paths and name not in labels]
     if unknown:
         raise DataError(f"{folder}: the model knows no class {', '.join(unknown[:3])}; it knows {', '.join(classes[:5])}")
-    digests, rejected = _gate(root, [p for paths in by_class.values() for p in paths], None, progress)
-    _refuse(rejected, len(digests), on_bad_image)
-    samples = [
-        Sample(path, classes.index(name), digests[path]) for name, paths in by_class.items() for path in paths if path in digests
-    ]
-    if not samples:
-        raise DataError(f"{folder}: no readable picture")
-    return PictureFolder(root, list(classes), {"val": _in_order(samples)}, "flat", rejected, ignored)
+    # The lists are in natural order already.
+    return sorted(((path, labels[name]) for name, paths in by_class.items() for path in paths), key=lambda each: each[1])
 
 
 def _refuse(rejected: list[Rejected], good: int, on_bad_image: Literal["error", "skip"]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, fx, nn
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.exporting.freeze import FrozenAReLU
+from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite
 
 _ATEN = torch.ops.aten
+_FROZEN = f"{FrozenAReLU.__module__}.{FrozenAReLU.__qualname__}"
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -32,23 +36,53 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     for node in list(module.graph.nodes):
         if node.op == "call_module":  # checks of the input's shape, which is stated with the exported file
             module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
+    drop_unused(module)
     module.recompile()
     return module
 
 
-def site_products(module: fx.GraphModule) -> tuple[dict[fx.Node, tuple[str, float]], list[str]]:
-    """({product: (site's name, gain)}, names of sites whose gain differs from channel to channel)."""
-    kind = f"{FrozenAReLU.__module__}.{FrozenAReLU.__qualname__}"
-    products: dict[fx.Node, tuple[str, float]] = {}
-    by_channel = []
+def drop_unused(module: fx.GraphModule) -> None:
+    """Forget what the graph does not need (any more), weights included."""
+    module.graph.eliminate_dead_code()
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        if name not in used:
+            owner, _, attribute = name.rpartition(".")
+            delattr(module.get_submodule(owner), attribute)
+
+
+@dataclass(frozen=True)
+class SiteProducts:
+    """The products by which frozen sites amplify.
+
+    Attributes:
+        scalar: {product: (site's name, gain)}.
+        by_channel: {product: (site's name, gain of each channel)}.
+    """
+
+    scalar: dict[fx.Node, tuple[str, float]]
+    by_channel: dict[fx.Node, tuple[str, list[float]]]
+
+
+def site_of(node: fx.Node) -> str | None:
+    """Name of the frozen site that says ``node``; None where something else does."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack or stack[-1][1] not in (_FROZEN, FrozenAReLU):
+        return None
+    # A module's second call is noted as that of NAME@1.
+    return str(stack[-1][0]).partition("@")[0]
+
+
+def site_products(module: fx.GraphModule, sites: Sequence[FrozenSite]) -> SiteProducts:
+    """Find the products of ``sites`` in the graph of the model that they are in."""
+    gains = {site.name: site.gains for site in sites}
+    products = SiteProducts({}, {})
     for node in module.graph.nodes:
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        if node.target != _ATEN.mul.Tensor or not stack or stack[-1][1] not in (kind, FrozenAReLU):
+        if node.target != _ATEN.mul.Tensor or (name := site_of(node)) is None:
             continue
-        name, gain = str(stack[-1][0]), node.args[1]
+        gain = node.args[1]
         if isinstance(gain, float):
-            products[node] = name, gain
+            products.scalar[node] = name, gain
         elif node.args[0].target in (_ATEN.prelu.default, _ATEN.where.self):
-            by_channel.append(name)
-    return products, by_channel
+            products.by_channel[node] = name, gains[name]
+    return products

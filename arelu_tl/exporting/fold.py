@@ -1,74 +1,30 @@
-"""Fold the constants of frozen activations into the weights around them, exactly.
+"""Fold the constants of frozen activations, and normalisations, into the weights around them, exactly.
 
-Every tensor t of the graph may be carried as s t with a positive number s of its own, if whoever makes and takes it agrees:
+A frozen site multiplies by its gain g. That product can be left out where the scales of its output and input (``scales``) are
+s_out = s_in / g. So all other conditions are written down first, which never contradict each other, and then that of each site
+in turn; where one would contradict what already holds, its product stays, and the report says what stood in the way. A gain of
+every channel's own goes into the layer right in front, where there is one. The rest is arithmetic on weights, in float64.
 
-* a convolution or linear layer makes any s from any other: its weight is multiplied by s_out / s_in, its bias by s_out;
-* a normalisation with constant statistics likewise; right behind a convolution it becomes part of it first;
-* additions and concatenations need the same s on all sides; pooling, padding with zeros, views, means and leaky ReLUs hand s on;
-* a cap at c becomes a cap at s c; a product of two tensors has the product of their numbers;
-* everything else (sigmoids, softmax, other activations), the graph's input and its output need s = 1.
-
-A frozen site multiplies by its gain g. That product can be left out where s_out = s_in / g holds. So all other conditions are
-written down first, which never contradict each other, and then that of each site in turn; where one would contradict what already
-holds, its product stays, and the report says which tensor stood in the way. The rest is arithmetic on weights, in float64.
+``fold`` does this to a graph, whose layers may be given weights of their own. ``fold_weights`` does it to a model's state dict,
+whose modules stay, so that normalisations remain and a module that runs several times keeps one weight for all its calls.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from arelu_tl.exporting.capture import SiteProducts, drop_unused, site_of
+from arelu_tl.exporting.scales import CONVOLUTIONS, LINEAR, NORM, ONE, Numbers, bind, cap, has_own_weights, obstacle
+
 _ATEN = torch.ops.aten
-
-_LINEAR = {_ATEN.conv2d.default, _ATEN.conv1d.default, _ATEN.conv3d.default, _ATEN.convolution.default, _ATEN.linear.default}
-_CONVOLUTIONS = _LINEAR - {_ATEN.linear.default}
-_NORM = _ATEN._native_batch_norm_legit_no_training.default
-_BATCH_NORM = _ATEN.batch_norm.default
-
-# One tensor in, one out, and f(s x) = s f(x) for every s > 0.
-_HOMOGENEOUS = {
-    _ATEN.leaky_relu.default,
-    _ATEN.relu.default,
-    _ATEN.prelu.default,
-    _ATEN.max_pool2d.default,
-    _ATEN.avg_pool2d.default,
-    _ATEN.adaptive_avg_pool2d.default,
-    _ATEN.adaptive_max_pool2d.default,
-    _ATEN.mean.dim,
-    _ATEN.mean.default,
-    _ATEN.sum.dim_IntList,
-    _ATEN.amax.default,
-    _ATEN.view.default,
-    _ATEN.reshape.default,
-    _ATEN._unsafe_view.default,
-    _ATEN.flatten.using_ints,
-    _ATEN.permute.default,
-    _ATEN.transpose.int,
-    _ATEN.squeeze.dims,
-    _ATEN.squeeze.dim,
-    _ATEN.unsqueeze.default,
-    _ATEN.expand.default,
-    _ATEN.slice.Tensor,
-    _ATEN.select.int,
-    _ATEN.clone.default,
-    _ATEN.alias.default,
-    _ATEN.detach.default,
-    _ATEN.contiguous.default,
-    _ATEN.dropout.default,
-    _ATEN.split.Tensor,
-    _ATEN.split_with_sizes.default,
-    _ATEN.chunk.default,
-    _ATEN.upsample_nearest2d.vec,
-    _ATEN.upsample_bilinear2d.vec,
-    _ATEN.pixel_shuffle.default,
-    operator.getitem,
-}
-_NO_TENSORS = {_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default}
 
 
 @dataclass
@@ -84,63 +40,126 @@ class FoldReport:
     batchnorms: int = 0
 
 
-class _Numbers:
-    """Which tensors' numbers are bound to each other, as sums of logarithms: a union-find whose edges carry differences."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Any, tuple[Any, float]] = {}
-        self.reason: dict[Any, str] = {}
-
-    def find(self, key: Any) -> tuple[Any, float]:
-        """(representative, log of key's number over the representative's)."""
-        parent, offset = self._parent.setdefault(key, (key, 0.0))
-        if parent is key:
-            return key, 0.0
-        root, further = self.find(parent)
-        self._parent[key] = root, offset + further
-        return root, offset + further
-
-    def bind(self, a: Any, b: Any, log_ratio: float = 0.0) -> bool:
-        """Ask for number(a) = number(b) * exp(log_ratio); False, and nothing changes, where that contradicts what holds."""
-        (root_a, of_a), (root_b, of_b) = self.find(a), self.find(b)
-        if root_a is root_b:
-            return abs(of_a - of_b - log_ratio) < 1e-9
-        # The plain 1 stays a representative, so that everything bound to it is measured by it.
-        if root_a is ONE:
-            root_a, root_b, of_a, of_b, log_ratio = root_b, root_a, of_b, of_a, -log_ratio
-        self._parent[root_a] = root_b, of_b + log_ratio - of_a
-        return True
-
-    def number(self, key: Any) -> float:
-        return math.exp(self.find(key)[1])
-
-
-class _One:
-    """The number of tensors that must stay as they are."""
-
-
-ONE = _One()
-
-
-def fold(module: fx.GraphModule, gains: dict[fx.Node, tuple[str, float]]) -> FoldReport:
-    """Fold the products of ``module``, a graph of ATen operators in inference, into its weights, in place.
-
-    Args:
-        gains: for each product that comes from a frozen site, the site's name and the factor.
-    """
+def fold(module: fx.GraphModule, products: SiteProducts) -> FoldReport:
+    """Fold ``products`` of ``module``, a graph of ATen operators in inference, into its weights, in place."""
     _leave_out_copies(module)
     report = FoldReport(batchnorms=_fold_batchnorms(module))
-    numbers = _Numbers()
+    _fold_channels(module, products, report)
+    numbers = _solve(module, products, report)
+    _rewrite(module, numbers, products.scalar)
+    return report
+
+
+@dataclass(frozen=True)
+class FoldedWeights:
+    """Attributes:
+    tensors: by name, those of the state dict that change.
+    gains: {site: what is left of its gain}, 1 where it was folded; sites with a gain for each channel are not among them.
+    caps: {site: its cap, which moves with the scale of its output}, for sites with a cap.
+    """
+
+    tensors: dict[str, Tensor]
+    gains: dict[str, float]
+    caps: dict[str, float]
+
+
+def fold_weights(module: fx.GraphModule, products: SiteProducts) -> tuple[FoldedWeights, FoldReport]:
+    """What the state dict and the sites become when ``products`` are folded; ``module`` (as captured) keeps its weights.
+
+    Its copies are left out, which changes no answer.
+    """
+    _leave_out_copies(module)
+    report = FoldReport()
+    changed: dict[str, Tensor] = {}
+    numbers = Numbers()
+    _bind_calls(numbers, module, products)
+    _solve(module, products, report, numbers)
     for node in module.graph.nodes:
-        if node not in gains:
-            _bind(numbers, node)
-    for node, (name, gain) in gains.items():
+        if node.op == "call_function" and has_own_weights(node):
+            made, taken = numbers.number(node), numbers.number(node.all_input_nodes[0])
+            for place, factor in _factors(node, made, taken).items():
+                changed[str(node.args[place].target)] = _value(module, node.args[place]) * factor
+    gains = {
+        name: gain * numbers.number(product) / numbers.number(product.args[0])
+        for product, (name, gain) in products.scalar.items()
+    }
+    caps = {}
+    for node in module.graph.nodes:
+        if (bounds := cap(node)) is not None and bounds[1] is not None and (capped := site_of(node)) is not None:
+            caps[capped] = bounds[1] * numbers.number(node)
+    for name, _ in products.by_channel.values():
+        report.kept[name] = "its gain differs from channel to channel, and the modules of the model stay"
+    kept = {key: value for key, value in changed.items() if not torch.equal(value, _named(module, key).double())}
+    return FoldedWeights({key: value.to(_named(module, key).dtype) for key, value in kept.items()}, gains, caps), report
+
+
+def _bind_calls(numbers: Numbers, module: fx.GraphModule, products: SiteProducts) -> None:
+    """Tie the scales around all calls that one module's state serves, layers by their constants and products by their site;
+    and those around a cap that is written in a module of its own, as ReLU6's is."""
+    served: dict[object, list[fx.Node]] = defaultdict(list)
+    for node in module.graph.nodes:
+        if node.op == "call_function" and cap(node) is not None and site_of(node) is None:
+            numbers.bind(node, ONE)
+        if node in products.scalar:
+            served[products.scalar[node][0]].append(node)
+        elif node.op == "get_attr":
+            served[_named(module, str(node.target)).data_ptr()] += node.users
+    for nodes in served.values():
+        calls = [node for node in nodes if node in products.scalar or has_own_weights(node)]
+        # A constant that is also an operand somewhere else has to stay as it is.
+        free = len(calls) == len(nodes)
+        for node in calls:
+            numbers.bind(node, calls[0] if free else ONE)
+            numbers.bind(node.all_input_nodes[0], calls[0].all_input_nodes[0] if free else ONE)
+
+
+def _factors(node: fx.Node, made: float, taken: float) -> dict[int, float]:
+    """{place among a layer's arguments: what its constant is multiplied by}, for scales ``made`` from ``taken``."""
+    factors = {1: made / taken, 2: made}
+    if node.target == NORM:
+        factors[3] = taken  # the mean of what it takes; the variance keeps its place beside epsilon
+    return {place: f for place, f in factors.items() if len(node.args) > place and node.args[place] is not None}
+
+
+def _solve(module: fx.GraphModule, products: SiteProducts, report: FoldReport, numbers: Numbers | None = None) -> Numbers:
+    """The scale of every tensor; ``report`` is told which sites' products they make superfluous."""
+    numbers = numbers or Numbers()
+    for node in module.graph.nodes:
+        if node not in products.scalar:
+            bind(numbers, node)
+    taken: set[fx.Node] = set()
+    for node, (name, gain) in products.scalar.items():
         if numbers.bind(node, node.args[0], -math.log(gain)):
+            taken.add(node)
             report.folded.append(name)
         else:
-            report.kept[name] = "its output meets tensors whose scale is fixed by another path"
-    _rewrite(module, numbers, gains)
-    return report
+            report.kept[name] = obstacle(node, products.scalar, taken)
+    return numbers
+
+
+def _fold_channels(module: fx.GraphModule, products: SiteProducts, report: FoldReport) -> None:
+    """Multiply the layer in front by a gain of each channel's own, where nothing else takes what it gives."""
+    for node, (name, gains) in list(products.by_channel.items()):
+        activation: Any = node.args[0]
+        layer = activation.args[0] if activation.target == _ATEN.prelu.default else None
+        if layer is None:
+            report.kept[name] = "its gain differs from channel to channel, and channels are not in dimension 1"
+        elif (
+            set(layer.users) != {activation}
+            or layer.op != "call_function"
+            or layer.target not in LINEAR
+            or not has_own_weights(layer)
+        ):
+            report.kept[name] = "its gain differs from channel to channel, and it does not follow a layer of its own"
+        else:
+            factor = torch.tensor(gains, dtype=torch.float64)
+            weight = _value(module, layer.args[1])
+            _replace_constant(module, layer, 1, weight * factor.view(-1, *[1] * (weight.dim() - 1)))
+            if len(layer.args) > 2 and layer.args[2] is not None:
+                _replace_constant(module, layer, 2, _value(module, layer.args[2]) * factor)
+            node.replace_all_uses_with(activation)
+            module.graph.erase_node(node)
+            report.folded.append(name)
 
 
 def _leave_out_copies(module: fx.GraphModule) -> None:
@@ -151,84 +170,7 @@ def _leave_out_copies(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
 
 
-def _tensors(node: fx.Node) -> list[fx.Node]:
-    """The nodes that ``node`` takes tensors from (not sizes, and not weights)."""
-    return [n for n in node.all_input_nodes if n.op != "get_attr" and n.target not in _NO_TENSORS]
-
-
-def _bind(numbers: _Numbers, node: fx.Node) -> None:
-    """Write down what ``node`` asks of the tensors that it takes and makes."""
-    if node.op == "get_attr" or node.target in _NO_TENSORS:
-        return
-    inputs = _tensors(node)
-    if node.op == "call_function" and _free(node):
-        return
-    if node.op == "call_function" and _hands_on(node):
-        for each in inputs:
-            numbers.bind(node, each)
-    elif node.target == _ATEN.mul.Tensor and len(inputs) == 2:
-        _bind_product(numbers, node, *inputs)
-    elif node.target in (_ATEN.mul.Tensor, _ATEN.div.Tensor) and len(inputs) == 1 and node.args[0] is inputs[0]:
-        numbers.bind(node, inputs[0])  # by a number or a constant tensor
-    else:
-        for each in [*inputs, node]:
-            numbers.bind(each, ONE)
-
-
-def _bind_product(numbers: _Numbers, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
-    for known, other in ((b, a), (a, b)):
-        root, offset = numbers.find(known)
-        if root is ONE:
-            numbers.bind(node, other, offset)
-            return
-    for each in (a, b, node):
-        numbers.bind(each, ONE)
-
-
-def _free(node: fx.Node) -> bool:
-    """Whether a layer with weights of its own stands between input and output."""
-    if node.target in _LINEAR:
-        return _constant(node.args[1]) and (len(node.args) < 3 or node.args[2] is None or _constant(node.args[2]))
-    return node.target == _NORM and all(_constant(a) for a in node.args[1:5])
-
-
-def _constant(argument: object) -> bool:
-    return isinstance(argument, fx.Node) and argument.op == "get_attr"
-
-
-def _hands_on(node: fx.Node) -> bool:
-    """Whether the number of what ``node`` takes is that of what it makes."""
-    if node.target in _HOMOGENEOUS:
-        return True
-    if node.target in (_ATEN.add.Tensor, _ATEN.sub.Tensor):
-        # With a number or a constant tensor added, the sum is no longer homogeneous.
-        return len(node.args) == 2 and all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
-    if node.target == _ATEN.cat.default:
-        return all(n.op != "get_attr" for n in node.all_input_nodes)
-    if node.target in (_ATEN.pad.default, _ATEN.constant_pad_nd.default):
-        given: list[Any] = [*node.args[2:], None, None]
-        mode, value = (
-            ("constant", given[0]) if node.target == _ATEN.constant_pad_nd.default else (given[0] or "constant", given[1])
-        )
-        return mode != "constant" or value in (None, 0)
-    return _cap(node) is not None
-
-
-def _cap(node: fx.Node) -> tuple[float | None, float | None] | None:
-    """(least, most) of a clamp at numbers; None for anything else."""
-    if node.target == _ATEN.clamp.default:
-        least, most = (tuple(node.args[1:]) + (None, None))[:2]
-        least, most = node.kwargs.get("min", least), node.kwargs.get("max", most)
-    elif node.target == _ATEN.hardtanh.default:
-        least, most = (tuple(node.args[1:]) + (-1.0, 1.0)[len(node.args) - 1 :])[:2]
-    elif node.target == _ATEN.relu6.default:
-        least, most = 0.0, 6.0
-    else:
-        return None
-    return least, most  # type: ignore[return-value]
-
-
-def _rewrite(module: fx.GraphModule, numbers: _Numbers, gains: dict[fx.Node, tuple[str, float]]) -> None:
+def _rewrite(module: fx.GraphModule, numbers: Numbers, gains: Mapping[fx.Node, tuple[str, float]]) -> None:
     """Give every layer the weights, and every cap the bound, that fit the numbers of the tensors around it."""
     # Told before anything moves: once a product is gone, a layer's input is another node.
     told = {
@@ -244,54 +186,44 @@ def _rewrite(module: fx.GraphModule, numbers: _Numbers, gains: dict[fx.Node, tup
                 module.graph.erase_node(node)
             else:
                 node.args = (node.args[0], left)
-        elif node.op == "call_function" and _free(node):
+        elif node.op == "call_function" and has_own_weights(node):
             if made != 1 or taken != 1:
                 _scale_layer(module, node, made, taken)
-        elif (bounds := _cap(node)) is not None and made != 1:
+        elif (bounds := cap(node)) is not None and made != 1:
             least, most = (None if bound is None else bound * made for bound in bounds)
             node.target, node.args, node.kwargs = _ATEN.clamp.default, (node.args[0], least, most), {}
     module.graph.lint()
+    drop_unused(module)
     module.recompile()
 
 
 def _scale_layer(module: fx.GraphModule, node: fx.Node, made: float, taken: float) -> None:
-    if node.target in _LINEAR:
-        _replace_constant(module, node, 1, _value(module, node.args[1]) * (made / taken))
-        if len(node.args) > 2 and node.args[2] is not None:
-            _replace_constant(module, node, 2, _value(module, node.args[2]) * made)
-        return
-    # A normalisation by constants is k x + b: written with mean 0 and variance 1.
-    k, b = _affine(module, node)
-    for place, value in ((1, k * made / taken), (2, b * made), (3, torch.zeros_like(k)), (4, torch.ones_like(k))):
-        _replace_constant(module, node, place, value)
-    node.args = (*node.args[:6], 0.0, *node.args[7:])
+    for place, factor in _factors(node, made, taken).items():
+        _replace_constant(module, node, place, _value(module, node.args[place]) * factor)
+
+
+def _named(module: fx.GraphModule, name: str) -> Tensor:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
 
 
 def _value(module: fx.GraphModule, node: Any) -> Tensor:
     """A constant in float64."""
-    value: Any = module
-    for part in node.target.split("."):
-        value = getattr(value, part)
-    assert isinstance(value, Tensor)
-    return value.detach().double()
+    return _named(module, node.target).double()
 
 
 def _replace_constant(module: fx.GraphModule, node: fx.Node, place: int, value: Tensor) -> None:
     """Give argument ``place`` of ``node`` a constant of its own: another layer may share the old one."""
     name = f"folded_{node.name}_{place}"
     old = node.args[place]
-    dtype = torch.float32 if not isinstance(old, fx.Node) else _dtype(module, old)
+    dtype = _named(module, str(old.target)).dtype if isinstance(old, fx.Node) else torch.float32
     module.register_buffer(name, value.to(dtype))
     with module.graph.inserting_before(node):
         fresh = module.graph.get_attr(name)
     node.update_arg(place, fresh)
-
-
-def _dtype(module: fx.GraphModule, node: fx.Node) -> torch.dtype:
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value.dtype  # type: ignore[no-any-return]
 
 
 def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
@@ -307,10 +239,10 @@ def _fold_batchnorms(module: fx.GraphModule) -> int:
     """Make each normalisation right behind a convolution part of it; how many there were."""
     count = 0
     for node in list(module.graph.nodes):
-        if node.target != _NORM or not _free(node):
+        if node.target != NORM or not has_own_weights(node):
             continue
         before = node.args[0]
-        if before.target not in _CONVOLUTIONS or not _free(before) or set(before.users) != {node}:
+        if before.target not in CONVOLUTIONS or not has_own_weights(before) or set(before.users) != {node}:
             continue
         k, b = _affine(module, node)
         weight = _value(module, before.args[1])

@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN, AReLU, named_arelus
+from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN, AReLU, SiteActivation, named_activations
 
 
 @dataclass(frozen=True)
 class FrozenSite:
-    """What an AReLU comes to: ``min(gain * leaky_relu(x, slope), cap)``, one slope and gain, or one a channel.
+    """What a trained site comes to: ``min(gain * leaky_relu(x, slope), cap)``, one slope and gain, or one a channel.
 
     Attributes:
         name: of the module.
-        slopes: clamp(alpha) / (1 + sigmoid(beta)), below 1, since alpha is and the gain is not.
-        gains: (1 + sigmoid(beta)) * scale.
+        slopes: of AReLU clamp(alpha) / (1 + sigmoid(beta)), below 1, since alpha is and the gain is not.
+        gains: of AReLU (1 + sigmoid(beta)) * scale; of a leaky ReLU or a PReLU 1.
     """
 
     name: str
@@ -29,17 +29,28 @@ class FrozenSite:
     cap: float | None
 
 
-def frozen_site(name: str, module: AReLU) -> FrozenSite:
-    """The constants of ``module``, computed in float64."""
-    alphas, betas = (p.detach().double().cpu().tolist() for p in (module.alpha, module.beta))
-    scale = float(module.scale.detach().double())
-    gains = [1 + 1 / (1 + math.exp(-beta)) for beta in betas]
-    slopes = [min(max(alpha, ALPHA_MIN), ALPHA_MAX) / gain for alpha, gain in zip(alphas, gains, strict=True)]
-    return FrozenSite(name, slopes, [gain * scale for gain in gains], module.cap)
+def frozen_site(name: str, module: nn.Module) -> FrozenSite | None:
+    """The constants of ``module``, computed in float64; None where it is no leaky ReLU of any kind."""
+    if isinstance(module, AReLU):
+        alphas, betas = (p.detach().double().cpu().tolist() for p in (module.alpha, module.beta))
+        scale = float(module.scale.detach().double())
+        gains = [1 + 1 / (1 + math.exp(-beta)) for beta in betas]
+        slopes = [min(max(alpha, ALPHA_MIN), ALPHA_MAX) / gain for alpha, gain in zip(alphas, gains, strict=True)]
+        return FrozenSite(name, slopes, [gain * scale for gain in gains], module.cap)
+    if isinstance(module, SiteActivation):
+        kind = module.activation
+        if isinstance(kind, nn.LeakyReLU):
+            return FrozenSite(name, [kind.negative_slope], [1.0], module.cap)
+        if isinstance(kind, nn.PReLU):
+            slopes = kind.weight.detach().double().cpu().tolist()
+            return FrozenSite(name, slopes, [1.0] * len(slopes), module.cap)
+    return None
 
 
 class FrozenAReLU(nn.Module):
-    """An AReLU as a leaky ReLU, a product and, where there is a cap, a minimum.
+    """A leaky ReLU, a product and, where there is a cap, a minimum: what a site is when nothing is left to learn.
+
+    Its constants are in the state dict too (``slopes``, ``gains``), so that no other activation is taken for it.
 
     Args:
         site: its constants.
@@ -52,13 +63,13 @@ class FrozenAReLU(nn.Module):
         self.site = site
         self.channel_dim = channel_dim
         self.inplace = inplace
-        if len(site.slopes) > 1:
-            self.register_buffer("slopes", torch.tensor(site.slopes))
-            self.register_buffer("gains", torch.tensor(site.gains))
+        self.register_buffer("slopes", torch.tensor(site.slopes))
+        self.register_buffer("gains", torch.tensor(site.gains))
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.site.slopes) == 1:
-            y = F.leaky_relu(x, self.site.slopes[0]) * self.site.gains[0]
+            y = F.leaky_relu(x, self.site.slopes[0])
+            y = y if self.site.gains[0] == 1 else y * self.site.gains[0]
         else:
             shape = [1] * x.dim()
             shape[self.channel_dim] = -1
@@ -72,12 +83,26 @@ class FrozenAReLU(nn.Module):
 
 
 def freeze(model: nn.Module) -> tuple[nn.Module, list[FrozenSite]]:
-    """A copy of ``model`` in eval mode without gradients, every AReLU frozen; and the constants, in module order."""
+    """A copy of ``model`` in eval mode without gradients, its sites frozen; and their constants, in module order.
+
+    Rivals that are no leaky ReLU (GELU, ...) have nothing to freeze and stay.
+    """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     sites = []
-    for name, module in list(named_arelus(frozen)):
-        site = frozen_site(name, module)
-        sites.append(site)
-        replacement = FrozenAReLU(site, channel_dim=module.channel_dim, inplace=module.inplace)
-        frozen.set_submodule(name, replacement.to(module.alpha.device).eval())
+    for name, module in list(named_activations(frozen)):
+        if (site := frozen_site(name, module)) is not None:
+            sites.append(site)
+            put_site(frozen, site)
     return frozen, sites
+
+
+def put_site(model: nn.Module, site: FrozenSite) -> None:
+    """Put the constants of ``site`` where the activation is that they were learnt by, under each of its names."""
+    module = model.get_submodule(site.name)
+    channel_dim = module.channel_dim if isinstance(module, AReLU) else 1
+    inplace = module.inplace if isinstance(module, AReLU | SiteActivation | FrozenAReLU) else False
+    device = next((t.device for t in (*module.parameters(), *module.buffers())), None)
+    replacement = FrozenAReLU(site, channel_dim=channel_dim, inplace=inplace).to(device).eval()
+    for name, each in list(model.named_modules(remove_duplicate=False)):
+        if each is module:
+            model.set_submodule(name, replacement)

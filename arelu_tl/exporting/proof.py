@@ -21,20 +21,22 @@ class Proof:
     """Attributes:
     runtime: what answered.
     inputs: pictures compared, in all batches.
-    difference: largest absolute difference of a logit.
+    difference: largest absolute difference of an answer.
     share: that difference as a share of what was allowed there.
+    answers: logits or probabilities.
     """
 
     runtime: str
     inputs: int
     difference: float
     share: float
+    answers: str = "logits"
 
 
-def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[Tensor]) -> Proof:
-    """Compare two models' logits on ``batches`` (B, C, H, W) each.
+def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[Tensor], *, answers: str = "logits") -> Proof:
+    """Compare what two models answer to ``batches``, (B, C, H, W) each unless they take something else.
 
-    A logit may differ by 1e-4 of itself and 1e-5 of the batch's largest (of 1, where that is smaller), and the first class
+    An answer may differ by 1e-4 of itself and by 1e-5 of the batch's largest (of 1, where that is smaller), and the first class
     must be the same unless two logits are closer to each other than that.
 
     Raises:
@@ -45,14 +47,14 @@ def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[
         expected, told = reference(batch).double(), candidate(batch).double()
         if expected.shape != told.shape:
             raise ArtefactError(
-                f"{runtime}: logits of shape {tuple(told.shape)} where the trained model has {tuple(expected.shape)}"
+                f"{runtime}: {answers} of shape {tuple(told.shape)} where the trained model has {tuple(expected.shape)}"
             )
         allowed = RTOL * expected.abs() + ATOL * max(1.0, float(expected.abs().max()))
         apart = (told - expected).abs()
         # Written so that an undefined number is not let through.
         if not bool((apart <= allowed).all()):
             raise ArtefactError(
-                f"{runtime} does not answer as the trained model: a logit differs by {float(apart.max()):.3g}, "
+                f"{runtime} does not answer as the trained model: {answers} differ by {float(apart.max()):.3g}, "
                 f"allowed {float(allowed.flatten()[int((apart / allowed).argmax())]):.3g}; nothing was written"
             )
         first, said = expected.argmax(1, keepdim=True), told.argmax(1, keepdim=True)
@@ -62,7 +64,7 @@ def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[
         inputs += len(batch)
         difference = max(difference, float(apart.max()))
         share = max(share, float((apart / allowed).max()))
-    return Proof(runtime, inputs, difference, share)
+    return Proof(runtime, inputs, difference, share, answers)
 
 
 def proof_batches(input_size: Sequence[int], pictures: Tensor | None, *, seed: int = 0) -> list[Tensor]:

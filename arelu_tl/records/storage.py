@@ -111,11 +111,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``path`` so that a reader sees the old content or the new, never a part."""
     beside = path.with_name(path.name + ".tmp")
     with storage_errors(path):
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
         fsync_folder(path.parent)
 
 
@@ -131,14 +135,17 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A CSV table that every reader splits into the same cells; lines end in a line feed."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    # The writer quotes what it must for its own line end only; a lone carriage return would end a line for a reader.
-    quoting = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(header)
+    return "".join(csv_lines([header, *rows]))
+
+
+def csv_lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Each row as one record of such a table, with its line end."""
     for row in rows:
-        (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-    return out.getvalue()
+        out = io.StringIO()
+        # The writer quotes what it must for its own line end only; a lone carriage return would end a line for a reader.
+        lone = any("\r" in cell for cell in row)
+        csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if lone else csv.QUOTE_MINIMAL).writerow(row)
+        yield out.getvalue()
 
 
 def read_json(path: Path) -> Any:
@@ -151,7 +158,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing: not a complete run folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from None
 
 

@@ -56,7 +56,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object] | Non
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         card = json.loads(metadata[_KEY]) if _KEY in metadata else None
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ArtefactError(f"{path}: not a sound safetensors file: {' '.join(str(error).split())}") from None
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ArtefactError(f"{path}: holds something that is not a tensor")

@@ -35,10 +35,16 @@ class Output:
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
         self.out = Console(file=sys.stdout, highlight=False, width=width)
         self.err = Console(file=sys.stderr, highlight=False, quiet=quiet)
+        # Where there is a progress bar, a warning must go through its console.
+        self._warnings = Console(file=sys.stderr, highlight=False) if quiet else self.err
 
     def note(self, text: str) -> None:
         """A line on stderr, in rich markup."""
         self.err.print(text, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, in rich markup, ``quiet`` or not."""
+        self._warnings.print(text, soft_wrap=True)
 
     def report(self, *shown: RenderableType, data: Any, paged: bool = False) -> None:
         """The command's result: ``data`` with --json, else ``shown``; ``paged`` where it is longer than the terminal."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,8 +14,7 @@ from arelu_tl.analysis.verdict import NOT_DETECTABLE
 from arelu_tl.render.console import plain
 
 if TYPE_CHECKING:  # a comparison's tables need no torch
-    from arelu_tl.exporting.folder import ExportReport
-    from arelu_tl.study.use import EvaluationReport, Prediction
+    from arelu_tl.exporting.report import ExportReport
 
 
 def _or_dash(value: float | int | None, form: str = "") -> str:
@@ -142,60 +140,6 @@ def _proof(pair: PairResult) -> str:
     return f"same in both (seed {pair.seed}): {same or 'not recorded yet'}{tail}"
 
 
-def evaluation_report(report: EvaluationReport) -> Group:
-    """Accuracy, the classes' precision and recall, and for up to 20 classes the confusion matrix."""
-    summary = Text(f"{report.images} pictures: accuracy {report.top1:.4f}, loss {report.loss:.4f}", style="bold")
-    per_class = Table(title="per class", title_justify="left")
-    for heading in ("class", "pictures", "precision", "recall"):
-        per_class.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in report.per_class():
-        per_class.add_row(
-            plain(row["class"]), str(row["support"]), _or_dash(row["precision"], ".3f"), _or_dash(row["recall"], ".3f")
-        )
-    parts: list[RenderableType] = [summary, per_class]
-    if len(report.classes) <= 20:
-        parts.append(_confusion(report))
-    if report.rejected:
-        parts.append(Text(f"left out: {', '.join(plain(path) for path in report.rejected)}"))
-    return Group(*parts)
-
-
-def _confusion(report: EvaluationReport) -> Table:
-    table = Table(title="confusion: row is the true class, column the predicted one", title_justify="left")
-    table.add_column("")
-    for name in report.classes:
-        table.add_column(plain(name), justify="right")
-    for i, (name, counts) in enumerate(zip(report.classes, report.confusion, strict=True)):
-        cells = [f"[bold]{n}[/]" if i == j else str(n) if n else "·" for j, n in enumerate(counts)]
-        table.add_row(plain(name), *cells)
-    return table
-
-
-def predictions_table(predictions: Sequence[Prediction]) -> Table:
-    """A row for each picture."""
-    table = Table()
-    table.add_column("picture")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    table.add_column("then")
-    for prediction in predictions:
-        told = list(zip(prediction.labels, prediction.probabilities, strict=True))
-        rest = ", ".join(f"{plain(label)} {p:.3f}" for label, p in told[1:])
-        table.add_row(plain(prediction.path), plain(told[0][0]), f"{told[0][1]:.3f}", rest)
-    return table
-
-
-def predictions_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """[{path, predictions: [{label, probability}]}]."""
-    return [
-        {
-            "path": p.path,
-            "predictions": [{"label": a, "probability": b} for a, b in zip(p.labels, p.probabilities, strict=True)],
-        }
-        for p in predictions
-    ]
-
-
 def export_report(report: ExportReport) -> Group:
     """What was written, how it was proved, and what of the activations is left in it."""
     files = ", ".join(f"{plain(name)} ({size:,} bytes)" for name, size in report.files.items())
@@ -204,11 +148,40 @@ def export_report(report: ExportReport) -> Group:
         fold = report.fold
         total = len(fold.folded) + len(fold.kept)
         gains = f"the gains of {len(fold.folded)} of {total} activations"
-        parts.append(f"in the weights around them: {gains}, {fold.batchnorms} normalisations")
-        parts += [f"  {plain(name)} keeps its product: {reason}" for name, reason in fold.kept.items()]
+        normalisations = f", {fold.batchnorms} normalisations" if fold.batchnorms else ""
+        parts.append(f"in the weights around them: {gains}{normalisations}")
+        parts += [f"  {plain(name)} keeps its product: {plain(reason)}" for name, reason in fold.kept.items()]
     for proof in report.proofs:
         parts.append(
-            f"{proof.runtime}: logits of {proof.inputs} pictures within {proof.difference:.2g} of the trained model's "
+            f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of the trained model's "
             f"({proof.share:.0%} of what is allowed)"
         )
+    if report.accuracy is not None:
+        change = report.accuracy
+        parts.append(
+            f"in fewer bits: accuracy {change.after:.4f} where the trained model has {change.before:.4f}, the same class on "
+            f"{change.same:.1%} of {change.pictures} validation pictures"
+        )
+    if report.form == "timm":
+        parts.append(
+            "loads with arelu_tl.load_model, and with timm alone: timm.create_model('local-dir:FOLDER', pretrained=True)"
+        )
+    elif report.unlike_timm is not None:
+        parts.append(f"loads with arelu_tl.load_model, not with timm alone: {plain(report.unlike_timm)}")
+    if report.timings:
+        parts.append(_timings(report))
+    if report.url is not None:
+        parts.append(f"uploaded: {plain(report.url)}")
     return Group(*parts)
+
+
+def _timings(report: ExportReport) -> Table:
+    table = Table(title=f"beside {plain(report.baseline)}, in turns", title_justify="left")
+    for name in ("batch", "ms", "baseline ms", "pictures/s", "ratio", "least .. greatest", "rounds"):
+        table.add_column(name, justify="right")
+    for t in report.timings:
+        table.add_row(
+            str(t.batch), f"{t.milliseconds:.1f}", f"{t.baseline_milliseconds:.1f}", f"{t.pictures_per_second:.1f}",
+            f"{t.ratio:.2f}", f"{t.least:.2f} .. {t.greatest:.2f}", str(t.rounds),
+        )  # fmt: skip
+    return table

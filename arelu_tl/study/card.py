@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from arelu_tl.errors import ArtefactError
 
@@ -15,14 +17,19 @@ class ModelCard:
     architecture: timm's architecture, which needs no network to build.
     model_args: timm.create_model's arguments beyond the architecture's defaults.
     img_size: the image size that was asked for, None for the model's own.
-    arm: relu or arelu.
+    arm: relu, arelu, or one of the controls and rivals.
     classes: class names; logit i belongs to classes[i].
     data_config: preprocessing: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode.
     sites: the sites of surgery.json, [] for the unmodified arm.
-    step, top1, loss: where in training the weights come from, with their validation accuracy and loss.
+    step, top1, loss: where in training the weights come from, with their validation accuracy and loss; None where a
+        checkpoint was not evaluated.
     weights: where the pretrained weights came from.
     license: their licence, where known.
     version: of arelu-tl.
+    form: "trained": as it was trained, alpha and beta included; "frozen": its sites are constants, ``frozen_sites``;
+        "timm": plain layers, which timm builds from ``architecture`` and ``model_args`` alone.
+    frozen_sites: name, slopes, gains and cap of each site, where they are constants.
+    training: how it was trained, in short; {} where that is not told.
     """
 
     backbone: str
@@ -34,11 +41,14 @@ class ModelCard:
     model_args: dict[str, Any]
     sites: list[dict[str, Any]] = field(repr=False)
     step: int
-    top1: float
-    loss: float
+    top1: float | None
+    loss: float | None
     weights: str
     license: str | None
     version: str
+    form: str = "trained"
+    frozen_sites: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,8 +61,9 @@ class ModelCard:
             ArtefactError: it is none.
         """
         try:
-            if not isinstance(value, dict):
-                raise TypeError("not an object")
-            return cls(**value)
-        except TypeError as error:
-            raise ArtefactError(f"{source}: no arelu-tl model card in it ({error})") from None
+            if not isinstance(value, dict) or (unknown := set(value) - {f.name for f in fields(cls)}):
+                raise TypeError(f"unknown {', '.join(sorted(map(str, unknown)))}" if isinstance(value, dict) else "not an object")
+            return TypeAdapter(cls).validate_python(value)
+        except (TypeError, ValidationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ArtefactError(f"{source}: no arelu-tl model card in it ({reason})") from None

@@ -4,28 +4,62 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import timm
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.data import eval_transform, open_picture
-from arelu_tl.data.decode import UndecodableError
-from arelu_tl.errors import ConfigError, DataError, StorageError
-from arelu_tl.exporting.capture import capture, site_products
-from arelu_tl.exporting.fold import FoldReport, fold
-from arelu_tl.exporting.folder import ExportReport, write_export
-from arelu_tl.exporting.freeze import freeze
-from arelu_tl.exporting.onnx_file import answers, onnx_metadata, require_onnx, to_onnx, write_onnx
+from arelu_tl.errors import ArtefactError, ConfigError, DataError, StorageError
+from arelu_tl.exporting.folder import MODEL as WEIGHTS
+from arelu_tl.exporting.folder import require_free, write_export
+from arelu_tl.exporting.onnx_file import answers, require_onnx
 from arelu_tl.exporting.proof import Proof, proof_batches, prove
+from arelu_tl.exporting.report import AccuracyChange, ExportReport
 from arelu_tl.records import runs
+from arelu_tl.records.storage import make_folder, sha256_file, write_bytes
+from arelu_tl.study import hub
+from arelu_tl.study.artefacts import (
+    UNTOUCHED,
+    Artefact,
+    PlainModel,
+    Precision,
+    make_onnx,
+    make_plain,
+    make_pt2,
+    training_summary,
+    without_paths,
+)
 from arelu_tl.study.card import ModelCard
+from arelu_tl.study.export_pictures import ExportPictures, moved
+from arelu_tl.study.export_timing import time_export
 from arelu_tl.study.reload import load_model
-from arelu_tl.study.use import held_out
+from arelu_tl.study.run_pictures import run_of, run_pictures
 
-FORMATS = ("safetensors", "onnx")
-_PROOF_PICTURES = 10
+FORMATS = ("safetensors", "onnx", "pt2")
+_PRECISIONS: dict[str | None, Precision] = {None: "float32", "dynamic": "int8-dynamic", "static": "int8-static"}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Attributes:
+    folding: let the sites' gains (and, in a graph, the normalisations) disappear into the weights around them.
+    trainable: a folder with alpha and beta as they were learnt, to be trained on; nothing is frozen.
+    preprocessing: ONNX only: decoded pictures uint8 (batch, height, width, 3) in, probabilities out.
+    precision: ONNX only: float32, fp16, int8-dynamic or int8-static (calibrated on training pictures).
+    data: where the run's pictures are now, if not where they were.
+    timed: time the file beside the baseline's.
+    """
+
+    folding: bool = True
+    trainable: bool = False
+    preprocessing: bool = False
+    precision: Precision = "float32"
+    data: Path | None = None
+    timed: bool = False
 
 
 def export(
@@ -34,96 +68,188 @@ def export(
     output: Path | str | None = None,
     *,
     folding: bool = True,
-    note: Callable[[str], None] | None = None,
+    trainable: bool = False,
+    with_preprocessing: bool = False,
+    quantize: Literal["dynamic", "static"] | None = None,
+    fp16: bool = False,
+    data: Path | str | None = None,
+    benchmark: bool = False,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    note: Say | None = None,
 ) -> ExportReport:
-    """Export a run's best checkpoint.
+    """Export a run, as something that answers as its model does or is not written.
 
     Args:
-        path: a run folder, or a study, of which the run with the best validation accuracy is taken.
-        format: "safetensors": a folder with config.json and model.safetensors, the trained model itself, for ``load_model``.
-            "onnx": one file, its activations frozen, which answers as the trained model does or is not written.
-        output: the folder or file to write; ``exports/RUN`` or ``exports/RUN.onnx`` in the study when None.
-        folding: with "onnx", let the frozen activations' gains and the normalisations disappear into the weights around them.
+        path: a run folder (its best checkpoint is taken), one of its checkpoints, or a study, of which the run with the best
+            validation accuracy is taken.
+        format: "safetensors": a folder with config.json and model.safetensors for ``load_model``, and for timm alone where timm
+            has such layers. "onnx", "pt2": one file.
+        output: the folder or file to write; ``exports/RUN`` in the study, with the format's ending, when None.
+        folding: let the frozen activations' gains disappear into the weights around them, and in a file normalisations too.
+        trainable: with "safetensors", keep alpha and beta as they were learnt, to be trained on.
+        with_preprocessing: with "onnx", take decoded pictures uint8 (batch, height, width, 3) and give probabilities.
+        quantize: with "onnx", 8 bits: "dynamic", or "static", by the ranges seen on training pictures.
+        fp16: with "onnx", 16 bits.
+        data: where the run's pictures are now, if not where they were.
+        benchmark: time it beside the baseline arm's export.
+        push_to_hub: USER/NAME on the Hugging Face Hub to upload it to, with a README.
+        private: let that repository be private.
         note: told what a user should know and need not act on.
 
     Raises:
-        ConfigError: another format, or its packages are missing.
-        DataError, ArtefactError: see ``load_model``; ArtefactError too where the proof fails.
-        StorageError: the place is taken.
+        ConfigError: an option that the format does not have, or its packages are missing.
+        DataError, ArtefactError: see ``load_model``; ArtefactError too where a proof fails, DataError where fewer bits were
+            asked for and the run's pictures are gone.
+        StorageError: the place is taken, or the hub refuses; the export stays where it is then.
+    """
+    if quantize not in (None, "dynamic", "static"):
+        raise ConfigError(f"--quantize {quantize}: dynamic or static")
+    if quantize is not None and fp16:
+        raise ConfigError("--quantize and --fp16: choose one")
+    precision = "fp16" if fp16 else _PRECISIONS[quantize]
+    place = moved(Path(data) if data is not None else None)
+    options = ExportOptions(folding, trainable, with_preprocessing, precision, place, benchmark)
+    check_options(format, options)
+    if push_to_hub is not None:
+        hub.check_hub(push_to_hub)
+    elif private:
+        raise ConfigError("--private: with --push-to-hub only")
+    say: Say = note or (lambda text: None)
+    source = _best_of_study(Path(path), say)
+    target = Path(output) if output is not None else _place(source, format)
+    require_free(target)
+    if format != "safetensors" and target.exists():
+        raise StorageError(f"{target} is a folder: choose another --output")
+    model, card = load_model(source)
+    if card.form != "trained" or not (runs.is_run(run_of(source))):
+        raise DataError(f"{source}: is an export already; name the run that it was made of")
+    run = runs.load_run(run_of(source))
+    card = replace(without_paths(card), training=training_summary(run.config.model_dump(mode="json"), run.summary))
+    pictures = ExportPictures(run_pictures(source, place), card.classes, card.data_config)
+    if precision != "float32":
+        pictures.require()
+    with torch.inference_mode():
+        report = _write(format, target, model, card, pictures, options, say)
+    report = replace(report, run=run.path)
+    if benchmark:
+        report = time_export(report, format, card, options.folding, run, say)
+    if push_to_hub is not None:
+        report = replace(report, url=hub.push_to_hub(report, card, push_to_hub, private=private))
+    return report
+
+
+def check_options(format: str, options: ExportOptions) -> None:  # noqa: A002
+    """
+    Raises:
+        ConfigError: an option that the format does not have, or its packages are missing.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format {format}: only {', '.join(FORMATS)} so far")
+        raise ConfigError(f"--format {format}: one of {', '.join(FORMATS)}")
+    for name, asked in (
+        ("--with-preprocessing", options.preprocessing),
+        ("--quantize and --fp16", options.precision != "float32"),
+    ):
+        if asked and format != "onnx":
+            raise ConfigError(f"{name}: with --format onnx only")
+    if options.trainable and format != "safetensors":
+        raise ConfigError("--trainable: with --format safetensors only; a file of operators has nothing to train")
     if format == "onnx":
         require_onnx()
-    run = _best_of_study(Path(path), note or (lambda text: None))
-    target = Path(output) if output is not None else _place(run, ".onnx" if format == "onnx" else "")
-    if format == "onnx" and target.exists():
-        raise StorageError(f"{target} exists: choose another --output")
-    model, card = load_model(run)
+
+
+def _write(
+    format: str,  # noqa: A002
+    target: Path,
+    model: nn.Module,
+    card: ModelCard,
+    pictures: ExportPictures,
+    options: ExportOptions,
+    say: Say,
+) -> ExportReport:
+    shown = pictures.proof()
+    if shown is None:
+        say("the validation pictures are gone: proved on random input alone")
+    batches = proof_batches(card.data_config["input_size"], shown)
     if format == "safetensors":
-        return replace(write_export(target, model.state_dict(), _without_paths(card).to_json()), run=run)
-    content, proofs, folded = _make_onnx(run, model, card, folding=folding, note=note or (lambda text: None))
-    write_onnx(target, content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return ExportReport(target, {target.name: len(content)}, sha256, run=run, proofs=proofs, fold=folded)
+        return _write_folder(target, model, card, batches, options)
+    if format == "onnx":
+        made = make_onnx(
+            model, card, batches, pictures,
+            folding=options.folding, precision=options.precision, preprocessing=options.preprocessing,
+        )  # fmt: skip
+    else:
+        made = make_pt2(model, card, batches, folding=options.folding)
+    accuracy = None
+    if options.precision != "float32":
+        accuracy = _accuracy_change(model, made, pictures)
+    make_folder(target.parent)
+    write_bytes(target, made.content)
+    return ExportReport(
+        target, {target.name: len(made.content)}, hashlib.sha256(made.content).hexdigest(),
+        proofs=made.proofs, fold=made.fold, accuracy=accuracy,
+    )  # fmt: skip
 
 
-def _place(run: Path, ending: str) -> Path:
-    return run.resolve().parent / "exports" / f"{run.resolve().name}{ending}"
+def _write_folder(target: Path, model: nn.Module, card: ModelCard, batches: list[Tensor], options: ExportOptions) -> ExportReport:
+    plain = _plain(model, card, options)
+    described = getattr(model, "pretrained_cfg", None) or {}
+    proofs: list[Proof] = []
+
+    def check(folder: Path) -> None:
+        proofs[:] = [prove("read back", model, load_model(folder)[0], batches)]
+        if plain.card.form == "timm":
+            try:
+                theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+                proofs.append(prove("timm alone", model, theirs, batches))
+            except (RuntimeError, TypeError, ArtefactError) as error:
+                raise _UnlikeTimmError(" ".join(str(error).split())[:200]) from None
+
+    try:
+        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, check)
+    except _UnlikeTimmError as error:
+        plain = _plain(model, card, options, unlike_timm=f"timm does not load it ({error})")
+        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, check)
+    return ExportReport(
+        target, files, sha256_file(target / WEIGHTS),
+        form=plain.card.form, unlike_timm=plain.unlike_timm, proofs=proofs, fold=plain.fold,
+    )  # fmt: skip
 
 
-def _best_of_study(path: Path, note: Callable[[str], None]) -> Path:
+class _UnlikeTimmError(Exception):
+    """timm alone does not load the folder, or makes another model of it."""
+
+
+def _plain(model: nn.Module, card: ModelCard, options: ExportOptions, unlike_timm: str | None = None) -> PlainModel:
+    if options.trainable and card.arm not in UNTOUCHED:
+        return PlainModel(model, card, None, f"what its activations ({card.arm}) have learnt is kept to be trained on")
+    return make_plain(model, card, folding=options.folding and not options.trainable, unlike_timm=unlike_timm)
+
+
+def _accuracy_change(model: nn.Module, made: Artefact, pictures: ExportPictures) -> AccuracyChange:
+    after = answers(made.core)
+    count = right_before = right_after = same = 0
+    for batch, labels in pictures.judged():
+        first, then = model(batch).argmax(1), after(batch).argmax(1)
+        count += len(labels)
+        right_before += int((first == labels).sum())
+        right_after += int((then == labels).sum())
+        same += int((first == then).sum())
+    return AccuracyChange(count, right_before / count, right_after / count, same / count)
+
+
+def _place(source: Path, format: str) -> Path:  # noqa: A002
+    run = run_of(source)
+    name = run.name if source.resolve() == run else f"{run.name}-{source.resolve().name}"
+    return run.parent / "exports" / (name if format == "safetensors" else f"{name}.{format}")
+
+
+def _best_of_study(path: Path, say: Say) -> Path:
     if runs.is_run(path) or not runs.is_study(path):
         return path
     trained = [run for run in runs.load_study(path).runs if run.status == "finished"]
     if not trained:
         raise DataError(f"{path}: no run of this study has finished")
     best = max(trained, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))
-    note(f"of {len(trained)} runs {best.path.name} is best: validation accuracy {best.summary['best_top1']:.4f}")
+    say(f"of {len(trained)} runs {best.path.name} is best: validation accuracy {best.summary['best_top1']:.4f}")
     return best.path
-
-
-def _without_paths(card: ModelCard) -> ModelCard:
-    """``card`` without the folder that a local backbone was read from."""
-    kind, colon, place = card.backbone.partition(":")
-    return replace(card, backbone=f"{kind}:{Path(place).name}") if colon and kind == "local-dir" else card
-
-
-def _make_onnx(
-    run: Path, model: nn.Module, card: ModelCard, *, folding: bool, note: Callable[[str], None]
-) -> tuple[bytes, list[Proof], FoldReport | None]:
-    frozen, sites = freeze(model)
-    size = card.data_config["input_size"]
-    module = capture(frozen, torch.zeros(2, *size))
-    products, by_channel = site_products(module)
-    folded = None
-    if folding:
-        folded = fold(module, products)
-        folded.kept |= dict.fromkeys(by_channel, "its gain differs from channel to channel")
-    told = _without_paths(card).to_json()
-    told["frozen_sites"] = [{"name": s.name, "slopes": s.slopes, "gains": s.gains, "cap": s.cap} for s in sites]
-    content = to_onnx(module, torch.zeros(2, *size), onnx_metadata(told))
-    pictures = _pictures(run, card)
-    if pictures is None:
-        note("the validation pictures are gone: proved on random input alone")
-    batches = proof_batches(size, pictures)
-    with torch.inference_mode():
-        proofs = [
-            prove(f"onnxruntime, optimisation {state}", model, answers(content, optimised=state == "on"), batches)
-            for state in ("off", "on")
-        ]
-    return content, proofs, folded
-
-
-def _pictures(run: Path, card: ModelCard) -> Tensor | None:
-    """A few validation pictures (N, C, H, W), spread over the classes; None where they are not there any more."""
-    if not runs.is_run(run):
-        return None
-    root = runs.load_run(run).config.data
-    paths = sorted(held_out(run, root) or ()) if root is not None else []
-    chosen = paths[:: max(1, len(paths) // _PROOF_PICTURES)][:_PROOF_PICTURES]
-    transform = eval_transform(card.data_config)
-    try:
-        return torch.stack([transform(open_picture(root / path)) for path in chosen]) if root is not None and chosen else None
-    except (OSError, UndecodableError):
-        return None

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
-from torch import nn
+import timm
+from torch import Tensor, nn
 
 from arelu_tl.backbone import build_architecture
 from arelu_tl.errors import ArtefactError, BackboneError, ConfigError, DataError, SurgeryError
 from arelu_tl.exporting.folder import is_export, read_export
+from arelu_tl.exporting.freeze import FrozenSite, put_site
 from arelu_tl.records import runs
 from arelu_tl.records.weights import load_weights
 from arelu_tl.study.card import ModelCard
 from arelu_tl.surgery import restore_sites
+from arelu_tl.training.checkpoint import is_checkpoint, load_checkpoint_model
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     """Rebuild a trained model: the architecture, swapped at the recorded sites, with its weights loaded strictly.
 
     Args:
-        path: a run folder (its best checkpoint is taken) or an exported safetensors folder.
+        path: a run folder (its best checkpoint is taken), one of its checkpoints, or an exported safetensors folder.
 
     Returns:
         (model in eval mode on the CPU, its card). ``card.classes[i]`` names logit i and ``card.data_config`` the
@@ -34,18 +38,53 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         weights, described = read_export(path)
     elif runs.is_run(path):
         weights, described = load_weights(path / runs.BEST)
+    elif is_checkpoint(path) and runs.is_run(path.resolve().parents[1]):
+        weights, described = _checkpoint(path)
     elif runs.is_study(path):
         names = ", ".join(run.path.name for run in runs.load_study(path).runs)
         raise DataError(f"{path} is a study: name one of its runs ({names})")
     else:
-        raise DataError(f"{path} is neither a run folder nor an exported one")
+        raise DataError(f"{path} is neither a run folder nor a checkpoint in one nor an exported folder")
     card = ModelCard.from_json(described, path)
+    _require_harmless(card, path)
     try:
         model = build_architecture(
             card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
         )
-        restore_sites(model, card.sites, arm=card.arm)
+        if card.form != "timm":
+            restore_sites(model, card.sites, arm=card.arm)
+        for site in card.frozen_sites if card.form == "frozen" else ():
+            put_site(model, FrozenSite(**site))
         model.load_state_dict(weights, strict=True)
-    except (BackboneError, ConfigError, SurgeryError, RuntimeError, KeyError, TypeError) as error:
+    except (BackboneError, ConfigError, SurgeryError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None
     return model.eval(), card
+
+
+# What timm.create_model would read files or the network for, or build something else by.
+_NOT_THE_ARCHITECTURES = frozenset(inspect.signature(timm.create_model).parameters) - {"model_name", "kwargs"}
+
+
+def _require_harmless(card: ModelCard, path: Path) -> None:
+    """A card comes from whoever made the folder: it may name an architecture and its arguments, and no files or addresses.
+
+    Raises:
+        ArtefactError: it does.
+    """
+    if not timm.is_model(card.architecture):
+        raise ArtefactError(f"{path}: timm has no architecture {card.architecture!r}")
+    if foreign := sorted(_NOT_THE_ARCHITECTURES & set(card.model_args)):
+        raise ArtefactError(f"{path}: {', '.join(foreign)} is no argument of an architecture")
+
+
+def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """(weights, card) of a run's checkpoint: as trained, not averaged, and not necessarily evaluated."""
+    weights, step = load_checkpoint_model(path)
+    run = path.resolve().parents[1]
+    _, described = load_weights(run / runs.BEST)
+    if described is None:
+        raise ArtefactError(f"{run / runs.BEST}: no arelu-tl model card in it")
+    evaluated = {row["step"]: row for row in runs.load_run(run).curve("val")}
+    averaged = runs.load_run(run).config.model_ema
+    row = {} if averaged else evaluated.get(step, {})
+    return weights, {**described, "step": step, "top1": row.get("top1"), "loss": row.get("loss")}

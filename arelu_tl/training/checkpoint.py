@@ -86,14 +86,32 @@ def _intact(path: Path) -> bool:
         return False
 
 
+def is_checkpoint(path: Path) -> bool:
+    return (path / MANIFEST).is_file() and (path / STATE).is_file()
+
+
+def load_checkpoint_model(path: Path) -> tuple[dict[str, Tensor], int]:
+    """(model state dict on the CPU, steps done) of a checkpoint folder.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    _require_intact(path)
+    return load_weights(path / MODEL)[0], int(read_json(path / MANIFEST)["step"])
+
+
+def _require_intact(path: Path) -> None:
+    if not _intact(path):
+        raise ArtefactError(f"{path}: checkpoint is damaged (its hashes do not match {MANIFEST})")
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(model state dict, state) of a checkpoint folder, on the CPU.
 
     Raises:
         ArtefactError: it is damaged, or holds more than data.
     """
-    if not _intact(path):
-        raise ArtefactError(f"{path}: checkpoint is damaged (its hashes do not match {MANIFEST})")
+    _require_intact(path)
     try:
         state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:

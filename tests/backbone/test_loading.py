@@ -149,6 +149,7 @@ WRAPPINGS: dict[str, Callable[[Weights, Path], Path]] = {
 def test_pretrained_path_loads(write: Callable[[Weights, Path], Path], trained: Weights, tmp_path: Path) -> None:
     path = write(trained, tmp_path)
     backbone = load_backbone(TINY, pretrained_path=path)
+    assert backbone.license is None  # timm's own weights have one, which is not this file's
     assert_holds(backbone.model, trained)
     assert path.name in backbone.weights
 

@@ -1,4 +1,7 @@
-"""The command line as a user meets it: real processes, exact exit codes, one line for each error."""
+"""The command line as a user meets it: real processes, exact exit codes, one line for each error.
+
+``run_alone`` starts an interpreter, ``run_command`` forks one that has torch: what is compared is told by both.
+"""
 
 import json
 import os
@@ -6,25 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import ENVIRONMENT, run_alone, run_command
 
 FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0"]
-
-
-def arelu_tl(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "arelu_tl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env},
-        timeout=300,
-    )
 
 
 def rows_without_seconds(run: Path) -> list[dict[str, Any]]:
@@ -41,7 +33,7 @@ def pictures(make_folder: Any) -> Path:
 @pytest.fixture(scope="module")
 def study(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     place = tmp_path_factory.mktemp("study")
-    done = arelu_tl("finetune", pictures, *FAST, "--lr", "1e-3", "--name", "first", cwd=place)
+    done = run_alone("finetune", pictures, *FAST, "--lr", "1e-3", "--name", "first", cwd=place)
     assert done.returncode == 0, done.stderr
     return place / "runs" / "first", done
 
@@ -102,7 +94,7 @@ def test_report_names_both_arms_the_verdict_and_the_next_commands(study: tuple[P
 
 
 def test_same_command_and_seed_give_the_same_metrics(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
-    again = arelu_tl("finetune", pictures, *FAST, "--lr", "1e-3", cwd=tmp_path)
+    again = run_command("finetune", pictures, *FAST, "--lr", "1e-3", cwd=tmp_path)
     assert again.returncode == 0
     for arm in (ARELU, RELU):
         ours, theirs = study[0] / arm, tmp_path / "runs" / "study-1" / arm
@@ -111,7 +103,7 @@ def test_same_command_and_seed_give_the_same_metrics(study: tuple[Path, Any], pi
 
 
 def test_resolved_configuration_repeats_the_study(study: tuple[Path, Any], tmp_path: Path) -> None:
-    again = arelu_tl("finetune", "--config", study[0] / "study.yaml", "--output", tmp_path, "--no-baseline", cwd=tmp_path)
+    again = run_command("finetune", "--config", study[0] / "study.yaml", "--output", tmp_path, "--no-baseline", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert rows_without_seconds(tmp_path / "first" / ARELU) == rows_without_seconds(study[0] / ARELU)
     assert not (tmp_path / "first" / RELU).exists()
@@ -119,9 +111,7 @@ def test_resolved_configuration_repeats_the_study(study: tuple[Path, Any], tmp_p
 
 def test_interrupt_saves_and_resume_ends_as_if_nothing_had_been(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arelu_tl", "finetune", str(pictures), *FAST, "--lr", "1e-3", "--name", "broken"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
     metrics = tmp_path / "runs" / "broken" / RELU / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):
@@ -133,7 +123,7 @@ def test_interrupt_saves_and_resume_ends_as_if_nothing_had_been(study: tuple[Pat
     assert process.returncode == 130, told
     assert "arelu-tl finetune --resume runs/broken" in told.splitlines()[-1]
     assert json.loads((metrics.parent / "summary.json").read_text())["status"] == "interrupted"
-    resumed = arelu_tl("finetune", "--resume", "runs/broken", cwd=tmp_path)
+    resumed = run_command("finetune", "--resume", "runs/broken", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     for arm in (ARELU, RELU):
         assert rows_without_seconds(tmp_path / "runs" / "broken" / arm) == rows_without_seconds(study[0] / arm)
@@ -143,26 +133,18 @@ def test_interrupt_saves_and_resume_ends_as_if_nothing_had_been(study: tuple[Pat
 
 def test_resume_refuses_changed_pictures_and_other_settings(study: tuple[Path, Any], make_folder: Any, tmp_path: Path) -> None:
     mine: Path = make_folder(train=4, val=2)
-    assert arelu_tl("finetune", mine, *FAST, "--no-baseline", "--name", "x", cwd=tmp_path).returncode == 0
-    other = arelu_tl("finetune", "--resume", "runs/x", "--lr", "1", cwd=tmp_path)
+    assert run_command("finetune", mine, *FAST, "--no-baseline", "--name", "x", cwd=tmp_path).returncode == 0
+    other = run_command("finetune", "--resume", "runs/x", "--lr", "1", cwd=tmp_path)
     assert (other.returncode, "leave out: lr" in other.stderr) == (2, True)
     next(mine.rglob("*.png")).unlink()
-    changed = arelu_tl("finetune", "--resume", "runs/x", cwd=tmp_path)
+    changed = run_command("finetune", "--resume", "runs/x", cwd=tmp_path)
     assert (changed.returncode, "pictures are not those" in changed.stderr) == (2, True)
-
-
-def test_evaluating_a_run_on_its_own_flat_folder_leaves_the_training_pictures_out(make_folder: Any, tmp_path: Path) -> None:
-    root: Path = make_folder(train=9, val=1)
-    done = arelu_tl("finetune", "train", *FAST, "--no-baseline", "--output", tmp_path, "--name", "x", "--lr", "1e-3", cwd=root)
-    assert done.returncode == 0, done.stderr
-    told = arelu_tl("evaluate", tmp_path / "x" / ARELU, root / "train", "--json", cwd=tmp_path)
-    assert json.loads(told.stdout)["images"] == 6  # two of nine, of three classes
 
 
 def test_runs_inside_the_folder_of_pictures_are_no_class(make_folder: Any) -> None:
     root: Path = make_folder(train=6, val=1) / "train"
     for number in (1, 2):
-        done = arelu_tl("finetune", ".", *FAST, "--no-baseline", "--lr", "1e-3", cwd=root)
+        done = run_command("finetune", ".", *FAST, "--no-baseline", "--lr", "1e-3", cwd=root)
         assert done.returncode == 0, done.stderr
         dataset = json.loads((root / "runs" / f"study-{number}" / "dataset.json").read_text())
         assert dataset["classes"] == ["class 0", "class 1", "class 2"]
@@ -172,54 +154,25 @@ def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere(study
     for name in ("study.yaml", "dataset.json", "split.csv"):
         (tmp_path / "early").mkdir(exist_ok=True)
         (tmp_path / "early" / name).write_bytes((study[0] / name).read_bytes())
-    resumed = arelu_tl("finetune", "--resume", tmp_path / "early", cwd=tmp_path)
+    resumed = run_command("finetune", "--resume", tmp_path / "early", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert rows_without_seconds(tmp_path / "early" / ARELU) == rows_without_seconds(study[0] / ARELU)
 
 
 def test_compare_reads_the_study_and_speaks_json(study: tuple[Path, Any]) -> None:
     before = (study[0] / "comparison.json").read_bytes()
-    told = arelu_tl("compare", "runs/first", "--json", cwd=study[0].parents[1])
+    told = run_command("compare", "runs/first", "--json", cwd=study[0].parents[1])
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == json.loads((study[0] / "comparison.json").read_text()) == json.loads(before)
-    pair = arelu_tl("compare", study[0] / ARELU, study[0] / RELU, "--target", "0.5", cwd=study[0])
+    pair = run_command("compare", study[0] / ARELU, study[0] / RELU, "--target", "0.5", cwd=study[0])
     assert "target 50.0%" in pair.stdout
     assert "--output" in pair.stderr
-    alone = arelu_tl("compare", study[0] / ARELU, cwd=study[0])
+    alone = run_command("compare", study[0] / ARELU, cwd=study[0])
     assert (alone.returncode, "without a baseline" in alone.stderr) == (2, True)
 
 
-def test_evaluate_export_and_predict_agree_with_the_run(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
-    run = study[0] / ARELU
-    best = json.loads((run / "summary.json").read_text())["best_top1"]
-    exported = arelu_tl("export", run, "--output", tmp_path / "out", "--json", cwd=tmp_path)
-    assert exported.returncode == 0, exported.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
-    for model in (run, tmp_path / "out"):
-        told = arelu_tl("evaluate", model, pictures, "--json", cwd=tmp_path)
-        assert json.loads(told.stdout)["top1"] == pytest.approx(best)
-    lines = (run / "predictions.csv").read_text().splitlines()[1:]
-    path, _, predicted, probability = lines[0].split(",")
-    told = arelu_tl("predict", tmp_path / "out", pictures / path, "--json", cwd=tmp_path)
-    first = json.loads(told.stdout)[0]["predictions"][0]
-    assert first["label"] == predicted
-    assert first["probability"] == pytest.approx(float(probability), abs=1e-4)
-    again = arelu_tl("export", run, "--output", tmp_path / "out", cwd=tmp_path)
-    assert again.returncode == 5
-
-
-def test_one_changed_byte_of_an_export_is_noticed(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
-    assert arelu_tl("export", study[0] / RELU, "--output", tmp_path / "out", cwd=tmp_path).returncode == 0
-    weights = tmp_path / "out" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-5] ^= 1
-    weights.write_bytes(content)
-    told = arelu_tl("evaluate", tmp_path / "out", pictures, cwd=tmp_path)
-    assert (told.returncode, "has changed since" in told.stderr) == (3, True)
-
-
 def test_inspect_lists_every_site_and_its_totals(tmp_path: Path, pictures: Path) -> None:
-    told = arelu_tl("inspect", "resnet18", "--no-pretrained", "--json", cwd=tmp_path)
+    told = run_command("inspect", "resnet18", "--no-pretrained", "--json", cwd=tmp_path)
     report = json.loads(told.stdout)
     assert len(report["sites"]) == 17  # the stem's, and two in each of eight residual blocks
     assert report["parameters_added"] == 2 * 17
@@ -228,7 +181,7 @@ def test_inspect_lists_every_site_and_its_totals(tmp_path: Path, pictures: Path)
 
 
 def test_inspect_measures_every_init_on_pictures_and_draws(tmp_path: Path, pictures: Path) -> None:
-    told = arelu_tl(
+    told = run_command(
         "inspect", "test_resnet", "--no-pretrained", "--img-size", "32", "--images", pictures, "--plot", "sites.png", "--json",
         cwd=tmp_path,
     )  # fmt: skip
@@ -242,7 +195,7 @@ def test_inspect_measures_every_init_on_pictures_and_draws(tmp_path: Path, pictu
 
 
 def test_inspect_shows_functional_calls_and_what_stays(tmp_path: Path) -> None:
-    told = arelu_tl("inspect", "mobilevitv2_050", "--no-pretrained", "--exclude", "stages.4*", cwd=tmp_path)
+    told = run_command("inspect", "mobilevitv2_050", "--no-pretrained", "--exclude", "stages.4*", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert "6 of 9 sites would be replaced (9 functional, 3 excluded)" in told.stdout
 
@@ -257,9 +210,9 @@ def test_the_list_of_supported_architectures_needs_no_torch(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [row["functional"] for row in json.loads(done.stdout)["architectures"]] == [9] * 7
-    table = arelu_tl("inspect", "--list-supported", "resnet50.a1_in1k", cwd=tmp_path, COLUMNS="80")
+    table = run_command("inspect", "--list-supported", "resnet50.a1_in1k", cwd=tmp_path, COLUMNS="80")
     assert "resnet50 " in table.stdout
-    nothing = arelu_tl("inspect", "--list-supported", "vit_tiny_patch16_224", cwd=tmp_path)
+    nothing = run_command("inspect", "--list-supported", "vit_tiny_patch16_224", cwd=tmp_path)
     assert (nothing.returncode, "no architecture" in nothing.stderr) == (2, True)
 
 
@@ -294,10 +247,12 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "pattern without match": (["finetune", "good", "--include", "layer9.*", *FAST], 2, "matches no site"),
     "unknown policy": (["finetune", "good", "--aa", "foo", *FAST], 2, "a training step fails"),
     "too small for BatchNorm": (["finetune", "good", *FAST, "--model", "resnet18", "-b", "1"], 2, "a training step fails"),
-    "not a run": (["predict", "good", "x.png"], 2, "neither a run folder nor"),
+    "not a run": (["evaluate", "good", "good"], 2, "neither a run folder nor"),
     "nothing to compare": (["compare", "good"], 2, "holds no runs"),
     "unknown command": (["fintune"], 2, "No such command"),
 }
+# Two that end before torch is imported, and one in training.
+ALONE = ("unknown command", "missing folder", "too small for BatchNorm")
 
 
 @pytest.fixture(scope="module")
@@ -318,10 +273,7 @@ def bad_place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def bad_results(bad_place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
-    """All of them, two at a time: importing torch is what takes their time."""
-    with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(lambda case: arelu_tl(*BAD[case][0], cwd=bad_place), BAD))
-    return dict(zip(BAD, told, strict=True))
+    return {case: (run_alone if case in ALONE else run_command)(*BAD[case][0], cwd=bad_place) for case in BAD}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -342,7 +294,7 @@ def test_bad_input_leaves_no_study_behind(bad_results: dict[str, Any], bad_place
 
 
 def test_debug_shows_the_traceback(bad_place: Path) -> None:
-    told = arelu_tl("finetune", "nowhere", "--debug", cwd=bad_place)
+    told = run_alone("finetune", "nowhere", "--debug", cwd=bad_place)
     assert "Traceback" in told.stderr
     assert told.returncode == 2
 
@@ -351,9 +303,9 @@ def test_corrupt_picture_is_skipped_in_both_arms_when_asked(make_folder: Any, tm
     root: Path = make_folder()
     bad = root / "train" / "class 0" / "bad.png"
     bad.write_bytes((root / "train" / "class 0" / "0.png").read_bytes()[:200])
-    refused = arelu_tl("finetune", root, *FAST, cwd=tmp_path)
+    refused = run_command("finetune", root, *FAST, cwd=tmp_path)
     assert (refused.returncode, "bad.png" in refused.stderr) == (2, True)
-    done = arelu_tl("finetune", root, *FAST, "--on-bad-image", "skip", "--lr", "1e-3", cwd=tmp_path)
+    done = run_command("finetune", root, *FAST, "--on-bad-image", "skip", "--lr", "1e-3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bad.png" in done.stderr
     study = tmp_path / "runs" / "study-1"
@@ -361,30 +313,19 @@ def test_corrupt_picture_is_skipped_in_both_arms_when_asked(make_folder: Any, tm
     assert "bad.png" not in (study / "split.csv").read_text()
 
 
-def test_class_names_cannot_speak_to_the_terminal(make_folder: Any, tmp_path: Path) -> None:
-    root: Path = make_folder(val=3)
-    for split in ("train", "val"):
-        (root / split / "class 0").rename(root / split / "[red]a[b]")
-        (root / split / "class 1").rename(root / split / "b\x1b[31m")
-    done = arelu_tl("finetune", root, *FAST, "--no-baseline", "--lr", "1e-3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = arelu_tl("evaluate", f"runs/study-1/{ARELU}", root, cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "[red]a[b]" in told.stdout
-    assert "\x1b" not in told.stdout
-
-
 def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
+    commands = ("demo", "finetune", "sweep", "compare", "inspect", "evaluate", "predict", "export")
     code = (
         "import sys\nfrom arelu_tl.cli import main\n"
-        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
+        "for command in ([], *([name] for name in sys.argv[1:])):\n"
+        "    try:\n        main([*command, '--help'])\n"
+        "    except SystemExit as end:\n        assert not end.code, (command, end.code)\n"
+        "    loaded = {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)\n    assert not loaded, (command, loaded)"
     )
-    for command in ([], ["demo"], ["finetune"], ["sweep"], ["compare"], ["inspect"], ["evaluate"], ["predict"], ["export"]):
-        done = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0, (command, done.stderr)
-        assert "Usage" in done.stdout
-    version = arelu_tl("--version", cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == 1 + len(commands)
+    version = run_alone("--version", cwd=tmp_path)
     assert version.stdout.startswith("arelu-tl ")
 
 
@@ -392,7 +333,7 @@ def test_options_are_the_configuration(tmp_path: Path, study: tuple[Path, Any]) 
     written = yaml.safe_load((study[0] / "study.yaml").read_text())
     assert written["model"] == "test_resnet"
     assert written["img_size"] == 32
-    help_text = arelu_tl("finetune", "--help", cwd=tmp_path, COLUMNS="200").stdout
+    help_text = run_command("finetune", "--help", cwd=tmp_path, COLUMNS="200").stdout
     for key in written:
         if key != "data":
             assert "--" + key.replace("_", "-") in help_text, key
@@ -405,7 +346,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 def onnx_file(study: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The study's best run as one file, and what its export reported."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    done = arelu_tl("export", study[0], "--format", "onnx", "--output", path, "--json", cwd=path.parent)
+    done = run_command("export", study[0], "--format", "onnx", "--output", path, "--json", cwd=path.parent)
     assert done.returncode == 0, done.stderr
     assert "is best" in done.stderr
     return path, json.loads(done.stdout)
@@ -418,7 +359,7 @@ def test_an_onnx_file_says_what_predict_says_to_a_script_that_knows_neither_torc
     assert [proof["runtime"] for proof in report["proofs"]] == ["onnxruntime, optimisation off", "onnxruntime, optimisation on"]
     assert all(proof["inputs"] == 20 and proof["share"] < 1 for proof in report["proofs"])
     images = sorted(pictures.glob("val/*/*.png"))
-    told = arelu_tl("predict", report["run"], *images, "--json", cwd=tmp_path)
+    told = run_command("predict", report["run"], *images, "--json", cwd=tmp_path)
     labels = [each["predictions"][0]["label"] for each in json.loads(told.stdout)]
     for image, label in list(zip(images, labels, strict=True))[::4]:
         command = [sys.executable, str(EXAMPLE), str(path), str(image)]
@@ -442,5 +383,5 @@ def test_an_onnx_file_holds_what_its_user_needs_and_nothing_of_this_machine(stud
     assert len(report["fold"]["folded"]) == len(inside["arelu_tl"]["frozen_sites"]) == (12 if arm == "arelu" else 0)
     layers = {"Conv", "AveragePool", "MaxPool", "ReduceMean", "Reshape", "Gemm", "Add", "LeakyRelu" if arm == "arelu" else "Relu"}
     assert {node.op_type for node in model.graph.node} <= layers
-    again = arelu_tl("export", study[0], "--format", "onnx", "--output", path, cwd=path.parent)
+    again = run_command("export", study[0], "--format", "onnx", "--output", path, cwd=path.parent)
     assert (again.returncode, "exists" in again.stderr) == (5, True)

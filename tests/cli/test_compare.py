@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_alone, run_command
 from run_folders import PAIRING, draw_correct, write_run
 
 from arelu_tl.records.config import check_config, dump_yaml
@@ -18,8 +18,7 @@ SLOW, FAST = (0.1, 0.3, 0.5, 0.6), (0.1, 0.7, 0.9, 0.95)
 
 
 def compare(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "arelu_tl", "compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200"}, timeout=120)
+    return run_command("compare", *arguments, cwd=cwd, COLUMNS="200")
 
 
 def write_study(place: Path, *, arm: tuple[float, ...] = FAST, relu: tuple[float, ...] = SLOW) -> Path:
@@ -38,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_gets_its_answer_its_figures_and_its_page(study: Path) -> None:
-    told = compare(study, cwd=study.parent)
+    told = run_alone("compare", study, cwd=study.parent, COLUMNS="200")
     assert told.returncode == 0, told.stderr
     for words in (
         "95% interval",

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arelu_tl.data.folder import PictureFolder, natural_key, scan_evaluation, scan_folder
+from arelu_tl.data.folder import PictureFolder, list_evaluation, natural_key, scan_folder
 from arelu_tl.errors import DataError
 
 TEXT = b"this is no picture\n"
@@ -443,36 +443,33 @@ def test_a_class_left_without_a_readable_picture_is_refused_even_with_skip(tmp_p
 
 
 def test_evaluation_takes_the_validation_pictures(tmp_path: Path) -> None:
-    folder = scan_evaluation(write(tmp_path, SPLIT), ["cat", "dog"])
-    assert paths(folder, "val") == sorted(name for name in SPLIT if name.startswith("val"))
+    listed = list_evaluation(write(tmp_path, SPLIT), ["cat", "dog"])
+    assert sorted(path for path, _ in listed) == sorted(name for name in SPLIT if name.startswith("val"))
 
 
-def test_evaluation_takes_all_of_a_flat_folder(tmp_path: Path) -> None:
-    assert every_path(scan_evaluation(write(tmp_path, FLAT), ["cat", "dog"])) == sorted(FLAT)
+def test_evaluation_takes_all_of_a_flat_folder_in_natural_order(tmp_path: Path) -> None:
+    listed = list_evaluation(write(tmp_path, FLAT), ["dog", "cat"])
+    assert listed == [(name, label) for label, kind in enumerate(("dog", "cat")) for name in FLAT if name.startswith(kind)]
 
 
 def test_evaluation_takes_the_split_that_is_named(tmp_path: Path) -> None:
-    folder = scan_evaluation(write(tmp_path, SPLIT | pictures("test/cat", each=2)), ["cat", "dog"], split="test")
-    assert paths(folder, "val") == ["test/cat/0.png", "test/cat/1.png"]
+    root = write(tmp_path, SPLIT | pictures("test/cat", each=2))
+    assert list_evaluation(root, ["cat", "dog"], split="test") == [("test/cat/0.png", 0), ("test/cat/1.png", 0)]
+
+
+def test_evaluation_can_be_limited_to_what_was_held_out(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT)
+    assert list_evaluation(root, ["cat", "dog"], only={"dog/0.png"}) == [("dog/0.png", 1)]
+    elsewhere = list_evaluation(root, ["cat", "dog"], only={"another/folder.png"})
+    assert len(elsewhere) == len(FLAT)
 
 
 def test_labels_of_an_evaluation_are_the_models_not_the_folders(tmp_path: Path) -> None:
-    folder = scan_evaluation(write(tmp_path, pictures("cat", each=1)), ["dog", "horse", "cat"])
-    assert [sample.label for sample in folder.splits["val"]] == [2]
-    assert folder.classes == ["dog", "horse", "cat"]
+    assert list_evaluation(write(tmp_path, pictures("cat", each=1)), ["dog", "horse", "cat"]) == [("cat/0.png", 2)]
 
 
-def test_one_picture_of_one_class_is_enough_to_evaluate(tmp_path: Path) -> None:
-    assert len(scan_evaluation(write(tmp_path, {"dog/1.png": png(1)}), ["cat", "dog"]).splits["val"]) == 1
-
-
-def test_evaluation_can_skip_corrupt_pictures(tmp_path: Path) -> None:
-    root = write(tmp_path, FLAT | {"dog/broken.jpg": TEXT})
-    with pytest.raises(DataError, match=r"dog/broken\.jpg"):
-        scan_evaluation(root, ["cat", "dog"])
-    folder = scan_evaluation(root, ["cat", "dog"], on_bad_image="skip")
-    assert [entry.path for entry in folder.rejected] == ["dog/broken.jpg"]
-    assert len(folder.splits["val"]) == len(FLAT)
+def test_a_list_for_an_evaluation_opens_no_picture(tmp_path: Path) -> None:
+    assert list_evaluation(write(tmp_path, {"dog/broken.jpg": TEXT}), ["cat", "dog"]) == [("dog/broken.jpg", 1)]
 
 
 @pytest.mark.parametrize(
@@ -488,9 +485,9 @@ def test_a_folder_that_cannot_be_evaluated_is_refused(
     files: dict[str, bytes], split: str | None, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=hint):
-        scan_evaluation(write(tmp_path, files), ["cat", "dog"], split=split)
+        list_evaluation(write(tmp_path, files), ["cat", "dog"], split=split)
 
 
 def test_a_missing_folder_cannot_be_evaluated(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        scan_evaluation(tmp_path / "nowhere", ["cat"])
+        list_evaluation(tmp_path / "nowhere", ["cat"])

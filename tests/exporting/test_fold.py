@@ -15,6 +15,7 @@ from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
 from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.proof import prove
+from tests.trained_runs import disturb
 
 # Family: plain and residual, ReLU6, functional, shared, squeeze-excite, fused norm-act, concatenating.
 FAMILIES = {
@@ -29,22 +30,6 @@ FAMILIES = {
 FAST = ("mobilevitv2_050",)
 
 
-def disturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights, statistics, alphas and betas as training might leave them, all different."""
-    stream = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, AReLU):
-                module.alpha.uniform_(0.01, 0.99, generator=stream)
-                module.beta.normal_(1.0, 1.0, generator=stream)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.2, generator=stream)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5, generator=stream)  # type: ignore[union-attr]
-                module.weight.uniform_(0.5, 1.5, generator=stream)
-                module.bias.normal_(0, 0.2, generator=stream)
-    return model.eval()
-
-
 def swapped(name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7)
@@ -55,10 +40,12 @@ def swapped(name: str, **options: Any) -> nn.Module:
 def check(model: nn.Module, batches: list[Tensor]) -> Any:
     frozen, sites = freeze(model)
     module = capture(frozen, batches[0])
-    products, by_channel = site_products(module)
-    assert len(products) + len(by_channel) == len(sites)
-    assert {name for name, _ in products.values()} | set(by_channel) == {site.name for site in sites}
+    products = site_products(module, sites)
+    names = [name for name, _ in (*products.scalar.values(), *products.by_channel.values())]
+    assert len(names) == len(sites)
+    assert set(names) == {site.name for site in sites}
     report = fold(module, products)
+    assert all(node.op != "get_attr" or node.users for node in module.graph.nodes)
     with torch.inference_mode():
         prove("the folded graph", model, module, batches)
     return report
@@ -78,10 +65,12 @@ def test_every_family_answers_as_before(name: str) -> None:
         assert len(report.kept) == kept, report.kept
 
 
-def test_gains_of_single_channels_keep_their_products() -> None:
-    model = swapped("test_resnet", granularity="channel")
-    report = check(model, pictures())
-    assert report.folded == []
+def test_gains_of_single_channels_go_into_the_layer_right_in_front() -> None:
+    """Behind a convolution (and its normalisation) they fold; behind a sum they stay."""
+    report = check(swapped("test_resnet", granularity="channel"), pictures())
+    assert report.folded
+    assert report.kept
+    assert all("channel" in reason for reason in report.kept.values())
 
 
 class Branches(nn.Module):
@@ -124,7 +113,24 @@ def test_what_cannot_be_folded_is_kept_with_a_reason() -> None:
     torch.manual_seed(0)
     report = check(Tied().eval(), pictures(16))
     assert (report.folded, list(report.kept)) == (["a"], ["b"])
-    assert "fixed by another path" in report.kept["b"]
+    assert report.kept["b"] == "its scale is tied to that of another activation, whose gain is folded (a)"
+
+
+def test_the_reason_names_the_operator_that_is_in_the_way() -> None:
+    class Squashed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = AReLU(0.3, 1.0, scale=0.5)
+            self.gate = nn.Sigmoid()
+            self.last = nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            told: Tensor = self.last(self.gate(self.act(x.tanh())).mean((2, 3)))
+            return told
+
+    report = check(Squashed().eval(), pictures(16))
+    assert report.folded == []
+    assert report.kept["act"] in ("sigmoid in gate needs it as it is", "tanh in the model itself needs it as it is")
 
 
 def test_a_layer_used_twice_is_given_weights_of_its_own_each_time() -> None:
@@ -141,3 +147,19 @@ def test_a_layer_used_twice_is_given_weights_of_its_own_each_time() -> None:
     torch.manual_seed(0)
     report = check(Twice().eval(), pictures(16))
     assert report.folded == ["a", "b"]
+
+
+@pytest.mark.parametrize("square", [lambda y: y * y, lambda y: y / (y + 1), lambda y: 0.5 * y, lambda y: y.square()])
+def test_a_tensor_times_itself_is_not_a_tensor_times_a_number(square: Any) -> None:
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.a, self.b = AReLU(0.3, 1.0, scale=0.9), AReLU(0.7, -1.0, scale=0.9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            told: Tensor = self.b(self.second(square(self.a(self.first(x))))).mean((2, 3))
+            return told
+
+    torch.manual_seed(0)
+    check(Squared().eval(), pictures(16))

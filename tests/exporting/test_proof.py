@@ -21,10 +21,10 @@ def reference(batch: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda y: y + 1e-3, "a logit differs"),
-        (lambda y: y * float("nan"), "a logit differs"),
+        (lambda y: y + 1e-3, "logits differ"),
+        (lambda y: y * float("nan"), "logits differ"),
         (lambda y: y[:, :2], "shape"),
-        (lambda y: y.flip(1), "a logit differs"),
+        (lambda y: y.flip(1), "logits differ"),
     ],
 )
 def test_another_answer_is_refused(change: Callable[[Tensor], Tensor], told: str) -> None:

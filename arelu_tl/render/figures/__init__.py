@@ -4,8 +4,9 @@ A ``*_figure`` function draws and returns; ``canvas.png`` and ``canvas.svg`` mak
 """
 
 from arelu_tl.render.figures.canvas import png, svg
-from arelu_tl.render.figures.confusion import confusion_figure
+from arelu_tl.render.figures.confusion import confusion_figure, most_confused
 from arelu_tl.render.figures.convergence import convergence_figure
+from arelu_tl.render.figures.mistakes import mistakes_figure
 from arelu_tl.render.figures.plan import draw_sites
 from arelu_tl.render.figures.rates import rates_figure
 from arelu_tl.render.figures.sites import SiteValues, activations_figure, read_site_values, site_values_figure
@@ -16,6 +17,8 @@ __all__ = [
     "confusion_figure",
     "convergence_figure",
     "draw_sites",
+    "mistakes_figure",
+    "most_confused",
     "png",
     "rates_figure",
     "read_site_values",

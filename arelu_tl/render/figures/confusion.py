@@ -1,4 +1,4 @@
-"""Which class was taken for which, of two runs side by side."""
+"""Which class was taken for which, of one run or of two side by side."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from arelu_tl.render.figures.canvas import INK, drawable, house_style, new_figure, panel
 
-# Up to so many classes a cell has room for its count, and a matrix for its names.
+# Up to so many classes a cell of two matrices has room for its count, and a matrix for its names.
 MOST_COUNTED = 15
 MOST_DRAWN = 60
+_ROOM_FOR_A_COUNT = 0.35
 
 Counts = NDArray[np.int64]
 
@@ -30,6 +31,22 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], classes: S
     return counts
 
 
+def most_confused(counts: Counts, classes: Sequence[str], most: int) -> tuple[Counts, list[str]]:
+    """At most ``most`` rows and columns: the classes with most mistakes in their own order, and all others as one, the last.
+
+    The cell of the others with themselves holds what of them was taken for any of them.
+    """
+    if len(classes) <= most:
+        return counts, list(classes)
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    kept = np.sort(np.argsort(-mistakes, kind="stable")[: most - 1])
+    group = np.full(len(classes), most - 1)
+    group[kept] = np.arange(most - 1)
+    merged = np.zeros((most, most), dtype=np.int64)
+    np.add.at(merged, (group[:, None], group[None, :]), counts)
+    return merged, [classes[i] for i in kept] + [f"{len(classes) - len(kept)} others"]
+
+
 @house_style
 def confusion_figure(matrices: Sequence[tuple[str, Counts]], classes: Sequence[str]) -> Figure | None:
     """A matrix for each (title, counts); shades are shares of the true class. None for more classes than can be read."""
@@ -37,10 +54,12 @@ def confusion_figure(matrices: Sequence[tuple[str, Counts]], classes: Sequence[s
     if count > MOST_DRAWN:
         return None
     names = [drawable(name, 14) for name in classes]
-    size = 8 if count <= MOST_COUNTED else 5.5 if count <= 40 else 4
     # Inches: a matrix, and what the names beside and below it take.
-    side, room = min(5.3, max(2.4, 0.42 * count)), 0.35 + 0.0095 * size * max(map(len, names))
-    figure = new_figure(room + 2 * side + 1.4, room + side + 0.55)
+    side = min(5.3 if len(matrices) > 1 else 9.5, max(2.4, 0.42 * count))
+    size = min(8, max(4, 43 * side / count))
+    room = 0.35 + 0.0095 * size * max(map(len, names))
+    edge = room + len(matrices) * (side + 0.2) - 0.2
+    figure = new_figure(edge + 1.2, room + side + 0.55)
     for number, (title, counts) in enumerate(matrices):
         axes = panel(figure, room + number * (side + 0.2), room + 0.15, side, side)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -51,10 +70,10 @@ def confusion_figure(matrices: Sequence[tuple[str, Counts]], classes: Sequence[s
         axes.set_xlabel("predicted")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        if count <= MOST_COUNTED:
+        if side / count >= _ROOM_FOR_A_COUNT:
             _write_counts(axes, counts, shares)
     figure.axes[0].set_ylabel("true class")
-    bar = figure.colorbar(drawn, cax=panel(figure, room + 2 * side + 0.35, room + 0.15, 0.13, side))
+    bar = figure.colorbar(drawn, cax=panel(figure, edge + 0.15, room + 0.15, 0.13, side))
     bar.outline.set_visible(False)
     bar.set_label("share of the true class")
     return figure

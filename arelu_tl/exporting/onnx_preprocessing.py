@@ -1,0 +1,133 @@
+"""The preprocessing as part of an ONNX graph: decoded pictures in, probabilities out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from arelu_tl.errors import ConfigError
+from arelu_tl.exporting.onnx_file import OPSET
+from arelu_tl.exporting.onnx_session import INPUT, LOGITS, PROBABILITIES
+
+# Pillow's resize is a filter as wide as the step between pixels, cut off at the border: ONNX says it like this. onnxruntime
+# filters rows first, then columns, as Pillow does up to 12; Pillow 13 sometimes turns this round, which rounds differently.
+_FILTERS: dict[str, dict[str, Any]] = {
+    "bilinear": {"mode": "linear"},
+    "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
+}
+_PIXELS = "pixels"
+
+
+def with_preprocessing(content: bytes, data_config: Mapping[str, Any]) -> bytes:
+    """``content`` for pictures uint8 (batch, height, width, 3), RGB and of any size, to probabilities (batch, classes).
+
+    Resize, centre crop and normalisation are those of ``data_config``. onnxruntime's resized pixels are, up to one level of
+    256, those of Pillow filtering rows first.
+
+    Raises:
+        ConfigError: ONNX cannot say this preprocessing.
+    """
+    import onnx
+
+    graph_pixels = pixel_graph(data_config)
+    model = onnx.load_from_string(content)
+    inner = "preprocessed"
+    for node in model.graph.node:
+        node.input[:] = [inner if name == INPUT else name for name in node.input]
+    nodes, constants = graph_pixels
+    nodes = nodes + [
+        onnx.helper.make_node("Cast", [_PIXELS], ["preprocessing/float"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Div", ["preprocessing/float", "preprocessing/255"], ["preprocessing/unit"]),
+        onnx.helper.make_node("Sub", ["preprocessing/unit", "preprocessing/mean"], ["preprocessing/centred"]),
+        onnx.helper.make_node("Div", ["preprocessing/centred", "preprocessing/std"], [inner]),
+    ]
+    constants = constants | {
+        "preprocessing/255": np.float32(255),
+        "preprocessing/mean": np.array(data_config["mean"], np.float32).reshape(1, 3, 1, 1),
+        "preprocessing/std": np.array(data_config["std"], np.float32).reshape(1, 3, 1, 1),
+    }
+    body = [*nodes, *model.graph.node, onnx.helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=1)]
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    graph = onnx.helper.make_graph(
+        body,
+        model.graph.name,
+        [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [onnx.helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, ["batch", classes])],
+        [*model.graph.initializer, *(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())],
+    )
+    model.graph.CopyFrom(graph)
+    return bytes(model.SerializeToString())
+
+
+def pixel_model(data_config: Mapping[str, Any]) -> bytes:
+    """A model of the resize and crop alone: pictures uint8 (batch, height, width, 3) to pixels uint8 (batch, 3, H, W).
+
+    Raises:
+        ConfigError: see ``with_preprocessing``.
+    """
+    import onnx
+
+    nodes, constants = pixel_graph(data_config)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "preprocessing",
+        [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [onnx.helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, ["batch", 3, *data_config["input_size"][1:]])],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def pixel_graph(data_config: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """(nodes from INPUT to the resized and cropped picture, their constants)."""
+    import onnx
+
+    _, height, width = data_config["input_size"]
+    crop_pct, mode = data_config["crop_pct"], data_config["crop_mode"]
+    scaled = math.floor(height / crop_pct), math.floor(width / crop_pct)
+    kind = _FILTERS.get(data_config["interpolation"])
+    if kind is None:
+        raise ConfigError(f"--with-preprocessing: ONNX has no resize like Pillow's {data_config['interpolation']}")
+    if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]) or crop_pct > 1:
+        raise ConfigError(f"--with-preprocessing: crop mode {mode} at {height} x {width} and {crop_pct} is not supported")
+    node = onnx.helper.make_node
+    constants: dict[str, Any] = {}
+
+    def constant(name: str, value: Any) -> str:
+        constants[f"preprocessing/{name}"] = np.asarray(value, np.int64)
+        return f"preprocessing/{name}"
+
+    def made(name: str) -> str:
+        return f"preprocessing/{name}"
+
+    nodes = []
+    if mode == "squash":
+        size = constant("size", scaled)
+    else:
+        # torchvision's: the shorter side becomes the target, the longer is cut to whole pixels.
+        size = made("size")
+        nodes += [
+            node("Shape", [INPUT], [made("sides")], start=1, end=3),
+            node("ReduceMin", [made("sides")], [made("short")], keepdims=1),
+            node("Mul", [made("sides"), constant("target", [scaled[0]])], [made("product")]),
+            node("Div", [made("product"), made("short")], [size]),
+        ]
+    crop = constant("crop", [height, width])
+    nodes += [
+        node("Resize", [INPUT, "", "", size], [made("resized")], antialias=1, axes=[1, 2], exclude_outside=1, **kind),
+        # The middle; halves go to the even number, as round() has it.
+        node("Sub", [size, crop], [made("spare")]),
+        node("Cast", [made("spare")], [made("spare_float")], to=onnx.TensorProto.FLOAT),
+        node("Div", [made("spare_float"), made("two")], [made("half")]),
+        node("Round", [made("half")], [made("half_rounded")]),
+        node("Cast", [made("half_rounded")], [made("start")], to=onnx.TensorProto.INT64),
+        node("Add", [made("start"), crop], [made("end")]),
+        node("Slice", [made("resized"), made("start"), made("end"), constant("axes", [1, 2])], [made("cropped")]),
+        node("Transpose", [made("cropped")], [_PIXELS], perm=[0, 3, 1, 2]),
+    ]
+    constants["preprocessing/two"] = np.float32(2)
+    return nodes, constants

@@ -1,0 +1,90 @@
+"""Frozen models whose modules stay: what a state dict holds, and the same as timm alone would build it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from arelu_tl.errors import BackboneError, ConfigError
+from arelu_tl.exporting.capture import capture, site_products
+from arelu_tl.exporting.fold import FoldReport, fold_weights
+from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, put_site
+
+# What timm is asked for in place of ReLU: a leaky ReLU whose slope is in the state dict.
+TIMM_ACTIVATION = "prelu"
+
+
+def fold_modules(frozen: nn.Module, sites: list[FrozenSite], example: Tensor) -> tuple[nn.Module, list[FrozenSite], FoldReport]:
+    """A copy of ``frozen`` with its sites' gains in the weights of its modules, as far as that is exact.
+
+    Args:
+        frozen, sites: of ``freeze``.
+        example: pictures (2, C, H, W).
+
+    Returns:
+        (the copy, its sites as they are now, what became of their gains).
+    """
+    module = capture(frozen, example)
+    folded, report = fold_weights(module, site_products(module, sites))
+    model = copy.deepcopy(frozen)
+    # One tensor may go by several names.
+    places = {key: value.data_ptr() for key, value in frozen.state_dict().items()}
+    state = model.state_dict()
+    with torch.no_grad():
+        for key, value in folded.tensors.items():
+            for name, place in places.items():
+                if place == places[key]:
+                    state[name].copy_(value)
+    changed = []
+    for site in sites:
+        gain = folded.gains.get(site.name)
+        gains = site.gains if gain is None else [1.0 if abs(gain - 1) < 1e-9 else gain]
+        changed.append(replace(site, gains=gains, cap=folded.caps.get(site.name, site.cap)))
+        put_site(model, changed[-1])
+    return model, changed, report
+
+
+def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[str], nn.Module]) -> tuple[nn.Module | None, str]:
+    """The model as timm builds it, its sites PReLUs; or None and why timm has no such model.
+
+    Where a ReLU was left as it was, a PReLU of slope 0 is the same.
+
+    Args:
+        frozen, sites: of ``fold_modules``.
+        build: the architecture with timm's activation of that name.
+    """
+    for site in sites:
+        if site.cap is not None:
+            return None, f"timm has no leaky ReLU with a cap, as ReLU6 has ({site.name})"
+        if len(site.slopes) > 1:
+            return None, f"timm has no slope for each channel ({site.name})"
+        if site.gains != [1.0]:
+            return None, f"a gain could not be folded ({site.name})"
+    try:
+        model = build(TIMM_ACTIVATION).eval().requires_grad_(False)
+    except (BackboneError, ConfigError):
+        return None, "this architecture of timm takes no other activation"
+    here, there = dict(frozen.named_modules()), dict(model.named_modules())
+    slopes = {site.name: site.slopes[0] for site in sites}
+    for name in slopes:
+        if not isinstance(there.get(name), nn.PReLU):
+            return None, f"timm's own has no activation of its own there ({name})"
+    state = {key: value for key, value in frozen.state_dict().items() if not isinstance(_owner(here, key), FrozenAReLU)}
+    for name, module in there.items():
+        if isinstance(module, nn.PReLU):
+            if name not in slopes and not isinstance(here.get(name), nn.ReLU):
+                return None, f"timm builds another activation there ({name})"
+            state[f"{name}.weight"] = torch.tensor([slopes.get(name, 0.0)])
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError:
+        return None, "with this activation timm builds other modules"
+    return model, ""
+
+
+def _owner(modules: dict[str, nn.Module], key: str) -> nn.Module | None:
+    return modules.get(key.rpartition(".")[0])

@@ -1,0 +1,231 @@
+"""What each operator asks of the scales of the tensors around it.
+
+Every tensor t of a graph may be carried as s t with a positive number s of its own, if whoever makes and takes it agrees:
+
+* a convolution or linear layer makes any s from any other: its weight is multiplied by s_out / s_in, its bias by s_out;
+* a normalisation with constant statistics likewise;
+* additions and concatenations need the same s on all sides; pooling, padding with zeros, views, means and leaky ReLUs hand s on;
+* a cap at c becomes a cap at s c; a product of two tensors has the product of their numbers;
+* everything else (sigmoids, softmax, other activations), the graph's input and its output need s = 1.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Container, Set
+from typing import Any
+
+import torch
+from torch import fx
+
+_ATEN = torch.ops.aten
+
+LINEAR = {_ATEN.conv2d.default, _ATEN.conv1d.default, _ATEN.conv3d.default, _ATEN.convolution.default, _ATEN.linear.default}
+CONVOLUTIONS = LINEAR - {_ATEN.linear.default}
+NORM = _ATEN._native_batch_norm_legit_no_training.default
+_BATCH_NORM = _ATEN.batch_norm.default
+
+# One tensor in, one out, and f(s x) = s f(x) for every s > 0.
+HOMOGENEOUS = {
+    _ATEN.leaky_relu.default,
+    _ATEN.relu.default,
+    _ATEN.prelu.default,
+    _ATEN.max_pool2d.default,
+    _ATEN.avg_pool2d.default,
+    _ATEN.adaptive_avg_pool2d.default,
+    _ATEN.adaptive_max_pool2d.default,
+    _ATEN.mean.dim,
+    _ATEN.mean.default,
+    _ATEN.sum.dim_IntList,
+    _ATEN.amax.default,
+    _ATEN.view.default,
+    _ATEN.reshape.default,
+    _ATEN._unsafe_view.default,
+    _ATEN.flatten.using_ints,
+    _ATEN.permute.default,
+    _ATEN.transpose.int,
+    _ATEN.squeeze.dims,
+    _ATEN.squeeze.dim,
+    _ATEN.unsqueeze.default,
+    _ATEN.expand.default,
+    _ATEN.slice.Tensor,
+    _ATEN.select.int,
+    _ATEN.clone.default,
+    _ATEN.alias.default,
+    _ATEN.detach.default,
+    _ATEN.contiguous.default,
+    _ATEN.dropout.default,
+    _ATEN.split.Tensor,
+    _ATEN.split_with_sizes.default,
+    _ATEN.chunk.default,
+    _ATEN.upsample_nearest2d.vec,
+    _ATEN.upsample_bilinear2d.vec,
+    _ATEN.pixel_shuffle.default,
+    operator.getitem,
+}
+NO_TENSORS = {_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default}
+
+
+class Numbers:
+    """Which tensors' numbers are bound to each other, as sums of logarithms: a union-find whose edges carry differences."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Any, tuple[Any, float]] = {}
+
+    def find(self, key: Any) -> tuple[Any, float]:
+        """(representative, log of key's number over the representative's)."""
+        parent, offset = self._parent.setdefault(key, (key, 0.0))
+        if parent is key:
+            return key, 0.0
+        root, further = self.find(parent)
+        self._parent[key] = root, offset + further
+        return root, offset + further
+
+    def bind(self, a: Any, b: Any, log_ratio: float = 0.0) -> bool:
+        """Ask for number(a) = number(b) * exp(log_ratio); False, and nothing changes, where that contradicts what holds."""
+        (root_a, of_a), (root_b, of_b) = self.find(a), self.find(b)
+        if root_a is root_b:
+            return abs(of_a - of_b - log_ratio) < 1e-9
+        # The plain 1 stays a representative, so that everything bound to it is measured by it.
+        if root_a is ONE:
+            root_a, root_b, of_a, of_b, log_ratio = root_b, root_a, of_b, of_a, -log_ratio
+        self._parent[root_a] = root_b, of_b + log_ratio - of_a
+        return True
+
+    def number(self, key: Any) -> float:
+        return math.exp(self.find(key)[1])
+
+
+class One:
+    """The number of tensors that must stay as they are."""
+
+
+ONE = One()
+
+
+def tensors(node: fx.Node) -> list[fx.Node]:
+    """The nodes that ``node`` takes tensors from (not sizes, and not weights)."""
+    return [n for n in node.all_input_nodes if n.op != "get_attr" and n.target not in NO_TENSORS]
+
+
+def bind(numbers: Numbers, node: fx.Node) -> None:
+    """Write down what ``node`` asks of the tensors that it takes and makes."""
+    if node.op == "get_attr" or node.target in NO_TENSORS:
+        return
+    inputs = tensors(node)
+    if node.op == "call_function" and has_own_weights(node):
+        return
+    if not inputs:  # made of constants alone, it is what it is
+        numbers.bind(node, ONE)
+    elif node.op == "call_function" and hands_on(node):
+        for each in inputs:
+            numbers.bind(node, each)
+    elif node.target == _ATEN.mul.Tensor and len(inputs) == 2:
+        _bind_product(numbers, node, *inputs)
+    elif _by_constant(node):
+        numbers.bind(node, inputs[0])
+    else:
+        for each in [*inputs, node]:
+            numbers.bind(each, ONE)
+
+
+def _by_constant(node: fx.Node) -> bool:
+    """Whether ``node`` is a tensor times, or over, a number or a constant tensor; x * x has one tensor too, taken twice."""
+    if node.target not in (_ATEN.mul.Tensor, _ATEN.div.Tensor):
+        return False
+    inputs = tensors(node)
+    return len(inputs) == 1 and node.args[0] is inputs[0] and node.args[1] is not inputs[0]
+
+
+def _bind_product(numbers: Numbers, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
+    for known, other in ((b, a), (a, b)):
+        root, offset = numbers.find(known)
+        if root is ONE:
+            numbers.bind(node, other, offset)
+            return
+    for each in (a, b, node):
+        numbers.bind(each, ONE)
+
+
+def has_own_weights(node: fx.Node) -> bool:
+    """Whether a layer with weights of its own stands between input and output."""
+    if node.target in LINEAR:
+        return is_constant(node.args[1]) and (len(node.args) < 3 or node.args[2] is None or is_constant(node.args[2]))
+    return node.target == NORM and all(is_constant(a) for a in node.args[1:5])
+
+
+def is_constant(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
+def hands_on(node: fx.Node) -> bool:
+    """Whether the number of what ``node`` takes is that of what it makes."""
+    if node.target in HOMOGENEOUS:
+        return True
+    if node.target in (_ATEN.add.Tensor, _ATEN.sub.Tensor):
+        # With a number or a constant tensor added, the sum is no longer homogeneous.
+        return len(node.args) == 2 and all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
+    if node.target == _ATEN.cat.default:
+        return all(n.op != "get_attr" for n in node.all_input_nodes)
+    if node.target in (_ATEN.pad.default, _ATEN.constant_pad_nd.default):
+        given: list[Any] = [*node.args[2:], None, None]
+        mode, value = (
+            ("constant", given[0]) if node.target == _ATEN.constant_pad_nd.default else (given[0] or "constant", given[1])
+        )
+        return mode != "constant" or value in (None, 0)
+    return cap(node) is not None
+
+
+def cap(node: fx.Node) -> tuple[float | None, float | None] | None:
+    """(least, most) of a clamp at numbers; None for anything else."""
+    if node.target == _ATEN.clamp.default:
+        least, most = (tuple(node.args[1:]) + (None, None))[:2]
+        least, most = node.kwargs.get("min", least), node.kwargs.get("max", most)
+    elif node.target == _ATEN.hardtanh.default:
+        least, most = (tuple(node.args[1:]) + (-1.0, 1.0)[len(node.args) - 1 :])[:2]
+    elif node.target == _ATEN.relu6.default:
+        least, most = 0.0, 6.0
+    else:
+        return None
+    return least, most  # type: ignore[return-value]
+
+
+def obstacle(product: fx.Node, products: Container[fx.Node], folded: Set[fx.Node]) -> str:
+    """Why a site's product cannot be left out: the nearest thing that ties the scale of its output, or of its input.
+
+    Args:
+        product: the site's.
+        products: of all sites.
+        folded: those whose gains the scales already carry.
+    """
+    seen: set[fx.Node] = set()
+    queue = [product, *tensors(product)]
+    while queue:
+        tensor = queue.pop(0)
+        if tensor in seen:
+            continue
+        seen.add(tensor)
+        if tensor.op == "placeholder":
+            return "the pictures themselves would have to be scaled"
+        for node in (tensor, *tensor.users):
+            if node in products:
+                if node in folded and node is not product:
+                    return f"its scale is tied to that of another activation, whose gain is folded ({_where(node)})"
+            elif node.op == "output":
+                return "the model's output would be scaled"
+            elif node.op == "call_function" and not has_own_weights(node):
+                if not hands_on(node) and not _by_constant(node):
+                    return f"{_name(node)} in {_where(node)} needs it as it is"
+                queue += [node, *tensors(node)]
+    return "its output meets tensors whose scale is fixed by another path"
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
+
+
+def _where(node: fx.Node) -> str:
+    """The module in which the model says ``node``."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]) if stack and stack[-1][0] else "the model itself"

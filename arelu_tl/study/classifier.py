@@ -1,0 +1,147 @@
+"""A trained model as something that labels pictures, whatever it lies in: a run, a folder, a checkpoint or an ONNX file.
+
+Only a model that torch runs imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from arelu_tl.data.preprocess import Preprocessing
+from arelu_tl.errors import ArtefactError, DataError
+from arelu_tl.exporting.onnx_session import OnnxSession
+
+# torch.load, torch.export.load and pickle.load run what such a file tells them to.
+EXECUTABLE_ENDINGS = (".pt2", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+class Classifier(ABC):
+    """Attributes:
+    classes: class names; answer i belongs to classes[i].
+    data_config: the preprocessing.
+    largest_batch: how many prepared pictures ``log_probabilities`` takes at once, None for any number.
+    """
+
+    classes: list[str]
+    data_config: dict[str, Any]
+    largest_batch: int | None = None
+
+    @abstractmethod
+    def prepare(self, picture: Image.Image) -> NDArray[Any]:
+        """An RGB picture in the form that ``log_probabilities`` takes. Several threads may call it.
+
+        Raises:
+            UndecodableError: it cannot be preprocessed.
+        """
+
+    @abstractmethod
+    def log_probabilities(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        """Logarithms of the classes' probabilities (N, classes), all finite.
+
+        Raises:
+            ArtefactError: the model does not answer with finite numbers.
+        """
+
+    def probabilities(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+        """Probabilities of the classes (N, classes) of RGB pictures of any sizes.
+
+        Raises:
+            UndecodableError, ArtefactError: see ``prepare`` and ``log_probabilities``.
+        """
+        size = self.largest_batch or max(1, len(pictures))
+        batches = [pictures[first : first + size] for first in range(0, len(pictures), size)]
+        told = [np.exp(self.log_probabilities([self.prepare(picture) for picture in batch])) for batch in batches]
+        return np.concatenate([np.empty((0, len(self.classes))), *told])
+
+
+def open_classifier(path: Path, device: str | None = None) -> Classifier:
+    """Open what ``load_model`` takes, or an .onnx file that ``arelu-tl export`` wrote.
+
+    Args:
+        device: where it runs; the best there is when None, the processor for an .onnx file.
+
+    Raises:
+        DataError: there is no model at ``path``.
+        ArtefactError: it is damaged, or of a kind that is never loaded because loading it can execute code.
+        ConfigError: the device, or a package that an .onnx file needs, is missing.
+    """
+    if path.is_dir():
+        return _TorchClassifier(path, device)
+    if path.suffix.lower() in EXECUTABLE_ENDINGS:
+        raise ArtefactError(
+            f"{path}: files of this kind can execute code when they are loaded, and are never loaded here: "
+            "name the run, an exported safetensors folder or an .onnx file"
+        )
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or file")
+    if path.suffix.lower() != ".onnx":
+        raise DataError(f"{path}: no model: name a run folder, an exported folder or an .onnx file")
+    return _OnnxClassifier(path, device)
+
+
+class _OnnxClassifier(Classifier):
+    def __init__(self, path: Path, device: str | None) -> None:
+        self._path = path
+        self._session = OnnxSession(path, device)
+        self.classes, self.data_config = self._session.classes, self._session.data_config
+        # The pictures differ in size: no two fit into one array.
+        self.largest_batch = 1 if self._session.takes_pictures else None
+        self._prepare: Callable[[Image.Image], NDArray[Any]] = (
+            np.asarray if self._session.takes_pictures else _preprocessing(self.data_config, path)
+        )
+
+    def prepare(self, picture: Image.Image) -> NDArray[Any]:
+        return self._prepare(picture)
+
+    def log_probabilities(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        answers = self._session.run(np.stack(prepared))
+        if not self._session.gives_probabilities:
+            return _log_softmax(answers, self._path)
+        if not (np.isfinite(answers).all() and (answers >= 0).all()):
+            raise ArtefactError(f"{self._path}: its answers are no probabilities")
+        # A probability below the least that float32 knows has come out as 0.
+        return np.log(np.maximum(answers, np.finfo(np.float32).smallest_subnormal).astype(np.float64))
+
+
+class _TorchClassifier(Classifier):
+    def __init__(self, path: Path, device: str | None) -> None:
+        from arelu_tl.study.environment import choose_device
+        from arelu_tl.study.reload import load_model
+
+        self._path = path
+        self._device = choose_device(device)
+        model, card = load_model(path)
+        self._model = model.to(self._device)
+        self.classes, self.data_config = card.classes, card.data_config
+        self._prepare = _preprocessing(self.data_config, path)
+
+    def prepare(self, picture: Image.Image) -> NDArray[Any]:
+        return self._prepare(picture)
+
+    def log_probabilities(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(np.stack(prepared)).to(self._device))
+        return _log_softmax(logits.float().cpu().numpy(), self._path)
+
+
+def _preprocessing(data_config: dict[str, Any], path: Path) -> Preprocessing:
+    try:
+        return Preprocessing(data_config)
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: {error}") from None
+
+
+def _log_softmax(logits: NDArray[np.float32], path: Path) -> NDArray[np.float64]:
+    if not np.isfinite(logits).all():
+        raise ArtefactError(f"{path}: its logits are not finite: the weights are damaged, or overflow in this precision")
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

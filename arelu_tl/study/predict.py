@@ -1,0 +1,131 @@
+"""Label pictures: files, folders and patterns of them, however many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from arelu_tl.data.decode import PICTURE_ENDINGS
+from arelu_tl.data.folder import Rejected, natural_key
+from arelu_tl.errors import ConfigError
+from arelu_tl.study.classifier import Classifier
+from arelu_tl.study.classify import Answer, classify
+
+_PATTERN = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture's labels, most probable first; ``probabilities`` are of the softmax over all classes."""
+
+    path: str
+    labels: list[str]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Attributes:
+    paths: each picture once, in the order in which they were asked for; a folder's in natural order.
+    missing: arguments that gave none, with the reason.
+    """
+
+    paths: list[Path]
+    missing: list[Rejected]
+
+
+def find_pictures(arguments: Iterable[str]) -> Pictures:
+    """Expand files, folders (to any depth; files that are pictures by name) and patterns (``*``, ``?``, ``[...]``, ``**``).
+
+    A file that is named itself is taken whatever its name. Links to folders are followed, into each folder once.
+    """
+    paths: dict[Path, Path] = {}
+    missing = []
+    place = lru_cache(maxsize=1024)(Path.resolve)
+    for argument in arguments:
+        found, reason = _expand(argument)
+        if not found:
+            missing.append(Rejected(argument, reason))
+        for path in found:
+            paths.setdefault(place(path.parent) / path.name, path)
+    return Pictures(list(paths.values()), missing)
+
+
+def _expand(argument: str) -> tuple[list[Path], str]:
+    """The pictures of one argument, and why there are none."""
+    path = Path(argument)
+    if path.is_dir():
+        return _in_folder(path), "no picture in this folder"
+    if path.is_file() or path.is_symlink():
+        return [path], ""
+    if not _PATTERN & set(argument):
+        return [], "no such file or folder"
+    found: list[Path] = []
+    try:
+        matches = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except ValueError as error:
+        return [], f"no pattern: {error}"
+    for match in sorted(matches, key=lambda p: natural_key(str(p))):
+        if match.is_dir():
+            # Of ** every folder on the way is a match; the pictures in it are matches of their own.
+            found += _in_folder(match) if "**" not in argument else []
+        elif match.suffix.lower() in PICTURE_ENDINGS:
+            found.append(match)
+    return found, "no picture matches this pattern"
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = []
+    entered: set[tuple[int, int]] = set()
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in entered:  # a link that leads back
+            subfolders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=natural_key)
+        pictures = (Path(place, name) for name in files if not name.startswith("."))
+        found += [picture for picture in pictures if picture.suffix.lower() in PICTURE_ENDINGS]
+    return sorted(found, key=lambda p: natural_key(str(p)))
+
+
+def predict(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    *,
+    top: int = 3,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction | Rejected]:
+    """The ``top`` labels of each picture, in the order of ``paths``; ``Rejected`` for one that cannot be read.
+
+    Args:
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        ConfigError: ``top`` or ``batch_size`` is below 1.
+        ArtefactError: the model does not answer with finite numbers.
+    """
+    if top < 1 or batch_size < 1:
+        raise ConfigError("--top and --batch-size must be at least 1")
+    return _predict(classifier, paths, min(top, len(classifier.classes)), batch_size, progress)
+
+
+def _predict(
+    classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Prediction | Rejected]:
+    for done, answer in enumerate(classify(classifier, paths, batch_size=batch_size), start=1):
+        yield _labelled(answer, classifier.classes, top) if isinstance(answer, Answer) else answer
+        if progress is not None:
+            progress(done, len(paths))
+
+
+def _labelled(answer: Answer, classes: Sequence[str], top: int) -> Prediction:
+    # Stable: of equal probabilities the first class leads, as argmax has it.
+    best = np.argsort(-answer.log_probabilities, kind="stable")[:top]
+    return Prediction(str(answer.path), [classes[i] for i in best], np.exp(answer.log_probabilities[best]).tolist())

@@ -1,0 +1,59 @@
+"""The pictures that a run was trained and validated on, where they still are. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from arelu_tl.records import runs
+
+
+@dataclass(frozen=True)
+class RunPictures:
+    """Attributes:
+    root: their folder.
+    train, val: (path below root, class name) of each.
+    """
+
+    root: Path
+    train: list[tuple[str, str]]
+    val: list[tuple[str, str]]
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that ``path``, a run folder or a checkpoint in one, belongs to; ``path`` itself where it is neither."""
+    here = path.resolve()
+    return here.parents[1] if here.parent.name == runs.CHECKPOINTS else here
+
+
+def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
+    """What the study's split says; None where ``path`` is no run, or its pictures are not there.
+
+    Args:
+        path: a run folder, or a checkpoint in one.
+        data: where the pictures are now, if not where they were.
+
+    Raises:
+        ArtefactError: the run's files are corrupt.
+    """
+    run = run_of(path)
+    split = run.parent / runs.SPLIT
+    if not runs.is_run(run) or not split.is_file():
+        return None
+    root = data or runs.load_run(run).config.data
+    if root is None or not root.is_dir():
+        return None
+    listed: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
+    with open(split, encoding="utf-8", newline="", errors="surrogateescape") as file:
+        for row in csv.DictReader(file):
+            if row["split"] in listed:
+                listed[row["split"]].append((row["path"], row["label"]))
+    return RunPictures(root, listed["train"], listed["val"])
+
+
+def spread(pictures: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """``count`` of the pictures, evenly spread over all of them in order of class and path."""
+    ordered = sorted(pictures, key=lambda picture: (picture[1], picture[0]))
+    count = min(count, len(ordered))
+    return [ordered[i * len(ordered) // count] for i in range(count)]

@@ -1,0 +1,43 @@
+"""A .pt2 file gives its module's bits, holds what it needs, and nothing of this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from arelu_tl.activation import AReLU
+from arelu_tl.errors import ArtefactError
+from arelu_tl.exporting.capture import capture, site_products
+from arelu_tl.exporting.fold import fold
+from arelu_tl.exporting.freeze import freeze
+from arelu_tl.exporting.pt2_file import pt2_answers, same_to_the_bit, to_pt2
+
+
+def test_it_gives_the_same_bits_and_has_each_weight_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), AReLU(0.3, 1.0), nn.Flatten(), nn.Linear(64 * 36, 5)
+    )
+    frozen, sites = freeze(model)
+    batches = [torch.randn(n, 3, 8, 8) for n in (1, 2, 7)]
+    module = capture(frozen, batches[1])
+    fold(module, site_products(module, sites))
+    content = to_pt2(module, batches[1], {"card": json.dumps({"a": "ä"})})
+    with torch.inference_mode():
+        same_to_the_bit(module, pt2_answers(content), batches)
+        with pytest.raises(ArtefactError, match="same bits"):
+            same_to_the_bit(lambda x: module(x) + 1e-7, pt2_answers(content), batches)
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    files = {info.filename: archive.read(info) for info in archive.infolist()}
+    weights = [len(data) for name, data in files.items() if "/weights/weight_" in name]
+    assert sorted(weights) == sorted(4 * n for n in (64 * 27, 64, 64 * 36 * 5, 5))
+    (card,) = (data for name, data in files.items() if name.endswith("extra/card"))
+    assert json.loads(card) == {"a": "ä"}
+    for text in (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), str(tmp_path)):
+        assert not any(text.encode() in data for data in files.values())
