@@ -12,11 +12,17 @@ from PIL import Image
 torch.set_num_threads(1)
 
 # The longest files first, so that they do not begin when all others have ended.
-_LONGEST = ("test_end_to_end.py", "test_launch.py", "test_cli.py")
+_LONGEST = ("test_end_to_end.py", "test_cli.py", "test_launch.py", "test_use.py", "test_compare.py", "test_report.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files of the most tests, which are not those that take long.
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 MakeFolder = Callable[..., Path]

@@ -38,13 +38,13 @@ def crops(each: int) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def backbone() -> nn.Module:
-    return load_backbone("tf_efficientnet_lite0", img_size=160).model
+    return load_backbone("tf_efficientnet_lite0", img_size=128).model
 
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[list[Tensor], list[Tensor]]:
     """(batches to calibrate on, batches of other crops to judge by)."""
-    transform = eval_transform(load_backbone("tf_efficientnet_lite0", img_size=160).data_config)
+    transform = eval_transform(load_backbone("tf_efficientnet_lite0", img_size=128).data_config)
     tensors = [transform(crop) for crop in crops(4)]
     return calibration_batches(tensors[0::2]), calibration_batches(tensors[1::2])
 

@@ -1,5 +1,7 @@
 """The loop: reproducible, resumable anywhere, stopped by signals and by numbers that are none."""
 
+import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,18 @@ def batches(make_folder: Any) -> tuple[Batches, Batches]:
     return train, val
 
 
-def make_model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
+@functools.cache
+def prototype() -> nn.Module:
+    torch.manual_seed(0)
     model: nn.Module = timm.create_model("test_resnet", num_classes=3, drop_rate=0.3)
     convert(model, example_input=torch.zeros(1, 3, 32, 32))
+    return model
+
+
+def make_model() -> nn.Module:
+    """The same one every time, with torch's generator in the same state."""
+    model = copy.deepcopy(prototype())
+    torch.manual_seed(0)
     return model
 
 
@@ -129,16 +139,22 @@ def test_another_seed_gives_other_dropout(batches: tuple[Batches, Batches]) -> N
     assert first[1].rows != second[1].rows
 
 
-@pytest.mark.parametrize("stop_at", range(1, 9))
-@pytest.mark.parametrize(
-    "settings",
-    [FitSettings(epochs=2, eval_every=3, log_every=2), FitSettings(epochs=2, ema_decay=0.9, grad_accum_steps=1)],
+@pytest.fixture(
+    scope="module",
+    params=[FitSettings(epochs=2, eval_every=3, log_every=2), FitSettings(epochs=2, ema_decay=0.9, grad_accum_steps=1)],
     ids=["plain", "ema"],
 )
+def uninterrupted(request: pytest.FixtureRequest, batches: tuple[Batches, Batches]) -> tuple[FitSettings, nn.Module, Memory]:
+    """What every interrupted training is held to; nothing trains this model further."""
+    model, journal, _ = run(batches, request.param)
+    return request.param, model, journal
+
+
+@pytest.mark.parametrize("stop_at", range(1, 9))
 def test_interrupted_anywhere_and_resumed_ends_bit_equal(
-    batches: tuple[Batches, Batches], settings: FitSettings, stop_at: int
+    batches: tuple[Batches, Batches], uninterrupted: tuple[FitSettings, nn.Module, Memory], stop_at: int
 ) -> None:
-    whole_model, whole, _ = run(batches, settings)
+    settings, whole_model, whole = uninterrupted
     stop = StopRequest()
     broken = Memory(stop, stop_at)
     with pytest.raises(Interrupted) as error:
