@@ -28,7 +28,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --rounds 15
+	$(BIN)/python benchmarks/activation_cost.py
+	$(BIN)/python benchmarks/export_latency.py --seconds 25
 
 clean:
 	rm -rf $(VENV) runs demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis

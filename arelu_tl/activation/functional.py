@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arelu_tl.activation import fused
+
 __all__ = ["ALPHA_MAX", "ALPHA_MIN", "arelu", "two_slope"]
 
 ALPHA_MIN = 0.01
@@ -55,6 +57,16 @@ class _TwoSlope(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, inplace: bool, channel_dim: int
     ) -> Tensor:
+        ctx.cap = cap
+        ctx.inplace = inplace
+        ctx.channel_dim = channel_dim
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.fused = fused.serves(x, positive, negative)
+        if ctx.fused:
+            y = fused.forward(x, float(positive), float(negative), cap, inplace=inplace)
+            ctx.save_for_backward(y if inplace else x, positive, negative)
+            return y
         pos, neg = _over_channels(positive, x, channel_dim), _over_channels(negative, x, channel_dim)
         # Both slopes are positive and negative <= positive, so the larger product is the right branch, and each product
         # is rounded once: the result equals the paper's relu(x) * p - relu(-x) * n to the last bit.
@@ -65,11 +77,6 @@ class _TwoSlope(torch.autograd.Function):
             y = torch.maximum(x * pos, x * neg)
         if cap is not None:
             y = y.clamp_(max=cap)
-        if inplace:
-            ctx.mark_dirty(x)
-        ctx.cap = cap
-        ctx.inplace = inplace
-        ctx.channel_dim = channel_dim
         # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets
         # an in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
         ctx.save_for_backward(y if inplace else x, positive, negative)
@@ -79,6 +86,12 @@ class _TwoSlope(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         kept, positive, negative = ctx.saved_tensors
+        if ctx.fused:
+            slopes = float(positive), float(negative)
+            on_x, above, below = fused.backward(grad, kept, *slopes, ctx.cap, output=ctx.inplace)
+            if ctx.inplace:  # the sums are of the output, which is the input times its slope
+                above, below = above / slopes[0], below / slopes[1]
+            return on_x, positive.new_tensor([above]), negative.new_tensor([below]), None, None, None
         pos, neg = _over_channels(positive, kept, ctx.channel_dim), _over_channels(negative, kept, ctx.channel_dim)
         over = ctx.channel_dim if positive.numel() > 1 or negative.numel() > 1 else None
         if ctx.cap is not None:

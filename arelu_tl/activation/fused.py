@@ -1,0 +1,164 @@
+"""AReLU on the processor in one pass over memory each way: a small C file, built on first use where there is a compiler.
+
+ATen needs several passes forward and a dozen backward for what ReLU does in one. The C file needs no header of torch's, so that
+building it takes about a second; the result is kept in the user's cache. Without a compiler everything works as before, slower,
+and ``kernel_state`` says why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("two_slope.c")
+# Compared numbers raise no traps here, which the compiler may rely on to do eight at a time.
+_ALWAYS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c99")
+# Best first; Apple's compiler has no OpenMP, some know no -march=native.
+_WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
+# Below this many elements a second thread costs more than it saves.
+_ONE_THREAD = 65_536
+
+
+def kernel_state() -> str:
+    """What AReLU runs on the processor, in words: "fused (...)" or "portable: " and why."""
+    return _build()[1]
+
+
+def serves(x: Tensor, positive: Tensor, negative: Tensor) -> bool:
+    """Whether the kernel can take ``x``: float32 in the processor's memory without gaps, one slope a side, not being traced."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
+        and positive.numel() == negative.numel() == 1
+        and (x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)))
+        and _build()[0] is not None
+    )
+
+
+def forward(x: Tensor, positive: float, negative: float, cap: float | None, *, inplace: bool) -> Tensor:
+    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere, in ``x`` itself or in a tensor like it."""
+    y = x if inplace else torch.empty_like(x)
+    _library().two_slope_forward(x.data_ptr(), y.data_ptr(), x.numel(), positive, negative, _cap(cap), _threads(x))
+    return y
+
+
+def backward(
+    grad: Tensor, kept: Tensor, positive: float, negative: float, cap: float | None, *, output: bool
+) -> tuple[Tensor, float, float]:
+    """(gradient of x, sum of grad * kept where kept > 0, the same where kept < 0); nothing flows where the cap was reached.
+
+    Args:
+        grad: of the output, as ``kept`` in shape.
+        kept: the input, or with ``output`` the output.
+    """
+    if grad.stride() != kept.stride() or grad.dtype is not kept.dtype or type(grad) is not Tensor:
+        grad = torch.empty_like(kept).copy_(grad)
+    grad_x = torch.empty_like(kept)
+    library = _library()
+    sums = (ctypes.c_double * (2 * max(1, library.two_slope_blocks(kept.numel()))))()
+    library.two_slope_backward(
+        grad.data_ptr(), kept.data_ptr(), grad_x.data_ptr(), kept.numel(),
+        positive, negative, 1.0 if output else positive, _cap(cap), sums, _threads(kept),
+    )  # fmt: skip
+    return grad_x, sums[0], sums[1]
+
+
+def _cap(cap: float | None) -> float:
+    return math.inf if cap is None else cap
+
+
+def _threads(x: Tensor) -> int:
+    return 1 if x.numel() < _ONE_THREAD else torch.get_num_threads()
+
+
+def _library() -> ctypes.CDLL:
+    library = _build()[0]
+    assert library is not None
+    return library
+
+
+@lru_cache(maxsize=1)
+def _build() -> tuple[ctypes.CDLL | None, str]:
+    """(the library, what it is), built now or found in the cache; (None, why not)."""
+    if os.environ.get("ARELU_TL_FUSED", "1") == "0":
+        return None, "portable: ARELU_TL_FUSED is 0"
+    asked = os.environ.get("CC")
+    compiler = shutil.which(asked) if asked else next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return None, f"portable: no C compiler ({asked or 'cc, gcc, clang'})"
+    try:
+        path, flags = _compiled(compiler)
+        return _opened(path), f"fused ({Path(compiler).name} {' '.join(flags)})".replace(" )", ")")
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"portable: the C file does not build ({' '.join(str(error).split())[:200]})"
+
+
+def _compiled(compiler: str) -> tuple[Path, tuple[str, ...]]:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    folder = _cache()
+    reason = "no attempt"
+    for flags in _WISHES:
+        command = [compiler, *_ALWAYS, *flags]
+        # A file built for this processor must not be taken by another that shares the home folder.
+        key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), repr(command).encode(), version, _processor()])).hexdigest()
+        path = folder / f"two_slope-{key[:24]}.so"
+        if path.is_file():
+            return path, flags
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
+            made = Path(place) / "two_slope.so"
+            done = subprocess.run(
+                [*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False, timeout=120
+            )
+            if done.returncode == 0:
+                made.replace(path)  # whole, whoever else builds it at the same time
+                return path, flags
+            reason = done.stderr
+    raise OSError(reason)
+
+
+def _cache() -> Path:
+    """The user's own cache folder, which nobody else may write to: what lies there is executed."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "arelu-tl"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
+            return folder
+    own = tempfile.mkdtemp(prefix="arelu-tl-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
+
+
+def _processor() -> bytes:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = ""
+    return f"{platform.machine()} {platform.processor()} {flags}".encode()
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    size, pointer, number, count = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_int
+    library.two_slope_blocks.argtypes, library.two_slope_blocks.restype = [size], size
+    library.two_slope_forward.argtypes = [pointer, pointer, size, number, number, number, count]
+    library.two_slope_forward.restype = None
+    library.two_slope_backward.argtypes = [pointer] * 3 + [size, number, number, number, number, pointer, count]
+    library.two_slope_backward.restype = None
+    return library
