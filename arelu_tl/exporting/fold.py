@@ -134,6 +134,7 @@ def _solve(module: fx.GraphModule, products: SiteProducts, report: FoldReport, n
             report.folded.append(name)
         else:
             report.kept[name] = obstacle(node, products.scalar, taken)
+    numbers.centre()
     return numbers
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import defaultdict
 from collections.abc import Container, Set
 from typing import Any
 
@@ -72,6 +73,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._parent: dict[Any, tuple[Any, float]] = {}
+        self._unit: dict[Any, float] = {}
 
     def find(self, key: Any) -> tuple[Any, float]:
         """(representative, log of key's number over the representative's)."""
@@ -93,8 +95,18 @@ class Numbers:
         self._parent[root_a] = root_b, of_b + log_ratio - of_a
         return True
 
+    def centre(self) -> None:
+        """Choose what is left open, the unit of everything not bound to 1, so that no number is far from 1: gains that multiply
+        up over a hundred layers would else leave the range of float16."""
+        members: dict[Any, list[float]] = defaultdict(list)
+        for key in list(self._parent):
+            root, offset = self.find(key)
+            members[root].append(offset)
+        self._unit = {root: sum(logs) / len(logs) for root, logs in members.items() if root is not ONE}
+
     def number(self, key: Any) -> float:
-        return math.exp(self.find(key)[1])
+        root, offset = self.find(key)
+        return math.exp(offset - self._unit.get(root, 0.0))
 
 
 class One:

@@ -127,3 +127,28 @@ def test_controls_freeze_to_the_same_layers(arm: str) -> None:
     assert told is not None, problem
     with torch.inference_mode():
         prove("timm's", model, told, [torch.randn(3, 3, 64, 64)])
+
+
+def test_gains_that_multiply_up_leave_the_weights_in_the_middle() -> None:
+    class Stream(nn.Module):
+        """A residual stream with a gain at every sum, as in a ResNet that starts as the paper does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+            self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(24))
+            self.acts = nn.ModuleList(AReLU(0.3, 2.0) for _ in range(24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for layer, act in zip(self.layers, self.acts, strict=True):
+                x = act(x + 0.1 * layer(x))
+            told: Tensor = self.last(x.mean((2, 3)))
+            return told
+
+    torch.manual_seed(0)
+    model = Stream().eval()
+    folded, _, report = plain(model, 8)
+    assert len(report.folded) == 24
+    sizes = [new.std() / old.std() for new, old in zip(folded.parameters(), model.parameters(), strict=False) if old.dim() > 1]
+    assert 1e-4 < min(sizes) < max(sizes) < 1e4
