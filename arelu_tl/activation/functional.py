@@ -64,7 +64,8 @@ class _TwoSlope(torch.autograd.Function):
             ctx.mark_dirty(x)
         ctx.fused = fused.serves(x, positive, negative)
         if ctx.fused:
-            y = fused.forward(x, float(positive), float(negative), cap, inplace=inplace)
+            ctx.slopes = slopes = float(positive), float(negative)
+            y = fused.forward(x, *slopes, cap, inplace=inplace)
             ctx.save_for_backward(y if inplace else x, positive, negative)
             return y
         pos, neg = _over_channels(positive, x, channel_dim), _over_channels(negative, x, channel_dim)
@@ -87,7 +88,7 @@ class _TwoSlope(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         kept, positive, negative = ctx.saved_tensors
         if ctx.fused:
-            slopes = float(positive), float(negative)
+            slopes: tuple[float, float] = ctx.slopes
             on_x, above, below = fused.backward(grad, kept, *slopes, ctx.cap, output=ctx.inplace)
             if ctx.inplace:  # the sums are of the output, which is the input times its slope
                 above, below = above / slopes[0], below / slopes[1]

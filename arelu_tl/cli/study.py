@@ -67,7 +67,7 @@ def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> Non
 
 def _next_commands(study: runs.StudyRecord) -> str:
     """What a user would want next: is it the activation, and how is the model used."""
-    run = shlex.quote(str(_best_run(study).path))
+    run = shlex.quote(str(study.best().path))
     config = shlex.quote(str(study.path / runs.STUDY_CONFIG))
     return "\n".join(
         [
@@ -82,7 +82,7 @@ def _next_commands(study: runs.StudyRecord) -> str:
 
 def _next_after_sweep(study: runs.StudyRecord, comparison: Comparison) -> str:
     """A wider grid where the best rate lies at its edge, and how the best model is used."""
-    run = shlex.quote(str(_best_run(study).path))
+    run = shlex.quote(str(study.best().path))
     lines = ["next:"]
     rates = sorted({cell.lr for cell in comparison.cells})
     edges = {edge for found in comparison.best for edge in found.at_edge.values()}
@@ -91,8 +91,3 @@ def _next_after_sweep(study: runs.StudyRecord, comparison: Comparison) -> str:
         config, name = shlex.quote(str(study.path / runs.STUDY_CONFIG)), shlex.quote(study.path.name)
         lines.append(f"  arelu-tl sweep --config {config} --name {name} --lrs {wider}   # does a better rate lie beyond?")
     return "\n".join([*lines, f"  arelu-tl predict {run} PICTURE", f"  arelu-tl export {run} --format safetensors"])
-
-
-def _best_run(study: runs.StudyRecord) -> runs.RunRecord:
-    trained = [run for run in study.runs if run.status == "finished"]
-    return max(trained, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ def write_export(
     made = [folder for folder in path.parents if not folder.exists()]
     make_folder(path.parent)
     with storage_errors(path):
-        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=".export-"))
+        beside = path.parent / f".export-{secrets.token_hex(8)}"
+        beside.mkdir()
         try:
-            beside.chmod(0o777 & ~_umask())
             save_weights(beside / MODEL, weights)
             write_json(beside / CONFIG, _config(card, architecture, sha256_file(beside / MODEL)))
             check(beside)
@@ -86,12 +86,6 @@ def write_export(
             raise
         fsync_folder(path.parent)
     return {name: (path / name).stat().st_size for name in (CONFIG, MODEL)}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _config(card: dict[str, Any], architecture: Mapping[str, Any], sha256: str) -> dict[str, Any]:

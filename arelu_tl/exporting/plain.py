@@ -48,14 +48,14 @@ def fold_modules(frozen: nn.Module, sites: list[FrozenSite], example: Tensor) ->
     return model, changed, report
 
 
-def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[str], nn.Module]) -> tuple[nn.Module | None, str]:
+def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
     """The model as timm builds it, its sites PReLUs; or None and why timm has no such model.
 
     Where a ReLU was left as it was, a PReLU of slope 0 is the same.
 
     Args:
         frozen, sites: of ``fold_modules``.
-        build: the architecture with timm's activation of that name.
+        build: the architecture with ``TIMM_ACTIVATION`` for its ReLUs.
     """
     for site in sites:
         if site.cap is not None:
@@ -65,7 +65,7 @@ def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[str], n
         if site.gains != [1.0]:
             return None, f"a gain could not be folded ({site.name})"
     try:
-        model = build(TIMM_ACTIVATION).eval().requires_grad_(False)
+        model = build().eval().requires_grad_(False)
     except (BackboneError, ConfigError):
         return None, "this architecture of timm takes no other activation"
     here, there = dict(frozen.named_modules()), dict(model.named_modules())

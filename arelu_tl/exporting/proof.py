@@ -24,6 +24,7 @@ class Proof:
     difference: largest absolute difference of an answer.
     share: that difference as a share of what was allowed there.
     answers: logits or probabilities.
+    of: whose answers these were compared with.
     """
 
     runtime: str
@@ -31,9 +32,18 @@ class Proof:
     difference: float
     share: float
     answers: str = "logits"
+    of: str = "the trained model's"
 
 
-def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[Tensor], *, answers: str = "logits") -> Proof:
+def prove(
+    runtime: str,
+    reference: Answer,
+    candidate: Answer,
+    batches: Sequence[Tensor],
+    *,
+    answers: str = "logits",
+    of: str = "the trained model's",
+) -> Proof:
     """Compare what two models answer to ``batches``, (B, C, H, W) each unless they take something else.
 
     An answer may differ by 1e-4 of itself and by 1e-5 of the batch's largest (of 1, where that is smaller), and the first class
@@ -64,7 +74,7 @@ def prove(runtime: str, reference: Answer, candidate: Answer, batches: Sequence[
         inputs += len(batch)
         difference = max(difference, float(apart.max()))
         share = max(share, float((apart / allowed).max()))
-    return Proof(runtime, inputs, difference, share, answers)
+    return Proof(runtime, inputs, difference, share, answers, of)
 
 
 def proof_batches(input_size: Sequence[int], pictures: Tensor | None, *, seed: int = 0) -> list[Tensor]:

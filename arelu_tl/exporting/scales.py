@@ -25,7 +25,6 @@ _ATEN = torch.ops.aten
 LINEAR = {_ATEN.conv2d.default, _ATEN.conv1d.default, _ATEN.conv3d.default, _ATEN.convolution.default, _ATEN.linear.default}
 CONVOLUTIONS = LINEAR - {_ATEN.linear.default}
 NORM = _ATEN._native_batch_norm_legit_no_training.default
-_BATCH_NORM = _ATEN.batch_norm.default
 
 # One tensor in, one out, and f(s x) = s f(x) for every s > 0.
 HOMOGENEOUS = {

@@ -84,6 +84,17 @@ class StudyRecord:
     config: FinetuneConfig
     runs: list[RunRecord] = field(default_factory=list)
 
+    def best(self) -> RunRecord:
+        """The finished run with the best validation accuracy, of equals the one that reached it first.
+
+        Raises:
+            DataError: none has finished.
+        """
+        finished = [run for run in self.runs if run.status == "finished"]
+        if not finished:
+            raise DataError(f"{self.path}: no run of this study has finished")
+        return max(finished, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))
+
 
 def is_run(path: Path) -> bool:
     return (path / RUN_CONFIG).is_file()

@@ -153,7 +153,7 @@ def export_report(report: ExportReport) -> Group:
         parts += [f"  {plain(name)} keeps its product: {plain(reason)}" for name, reason in fold.kept.items()]
     for proof in report.proofs:
         parts.append(
-            f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of the trained model's "
+            f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
             f"({proof.share:.0%} of what is allowed)"
         )
     if report.accuracy is not None:

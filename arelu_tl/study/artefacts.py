@@ -78,8 +78,10 @@ def make_onnx(
     """
     module, sites, folded = make_graph(model, card, folding=folding)
     core = to_onnx(module, _example(card))
+    # What is proved then is what the fewer bits are made of.
+    before = "" if precision == "float32" else "in float32, "
     proofs = [
-        prove(f"onnxruntime, optimisation {state}", model, answers(core, optimised=state == "on"), batches)
+        prove(f"{before}onnxruntime, optimisation {state}", model, answers(core, optimised=state == "on"), batches)
         for state in ("off", "on")
     ]
     if precision == "fp16":
@@ -122,7 +124,9 @@ def _prove_preprocessing(whole: bytes, core: bytes, card: ModelCard, pictures: E
         return torch.from_numpy(session.run(None, {"pictures": batch.numpy()})[0])
 
     pair = torch.cat([inputs[0], inputs[0].flip(2)])
-    return prove("onnxruntime, preprocessing inside", expected, given, [*inputs, pair], answers="probabilities")
+    return prove(
+        "onnxruntime, preprocessing inside", expected, given, [*inputs, pair], answers="probabilities", of="the file's without"
+    )
 
 
 def make_pt2(model: nn.Module, card: ModelCard, batches: Sequence[Tensor], *, folding: bool = True) -> Artefact:
@@ -177,7 +181,7 @@ def make_plain(model: nn.Module, card: ModelCard, *, folding: bool, unlike_timm:
         return PlainModel(frozen, card, report, unlike_timm or f"its activations are {card.arm}, put in by arelu-tl")
     arguments = {**card.model_args, "act_layer": TIMM_ACTIVATION}
 
-    def build(_: str) -> nn.Module:
+    def build() -> nn.Module:
         return build_architecture(card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=arguments)
 
     timm_model, problem = None, unlike_timm or "its gains are kept as products"

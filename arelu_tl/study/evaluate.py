@@ -15,7 +15,7 @@ from arelu_tl.data.folder import Rejected, list_evaluation
 from arelu_tl.errors import DataError
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify
-from arelu_tl.study.held_out import held_out
+from arelu_tl.study.run_pictures import held_out
 
 _BINS = 15
 

@@ -33,7 +33,7 @@ from arelu_tl.study.artefacts import (
     without_paths,
 )
 from arelu_tl.study.card import ModelCard
-from arelu_tl.study.export_pictures import ExportPictures, moved
+from arelu_tl.study.export_pictures import ExportPictures
 from arelu_tl.study.export_timing import time_export
 from arelu_tl.study.reload import load_model
 from arelu_tl.study.run_pictures import run_of, run_pictures
@@ -50,16 +50,12 @@ class ExportOptions:
     trainable: a folder with alpha and beta as they were learnt, to be trained on; nothing is frozen.
     preprocessing: ONNX only: decoded pictures uint8 (batch, height, width, 3) in, probabilities out.
     precision: ONNX only: float32, fp16, int8-dynamic or int8-static (calibrated on training pictures).
-    data: where the run's pictures are now, if not where they were.
-    timed: time the file beside the baseline's.
     """
 
     folding: bool = True
     trainable: bool = False
     preprocessing: bool = False
     precision: Precision = "float32"
-    data: Path | None = None
-    timed: bool = False
 
 
 def export(
@@ -108,13 +104,15 @@ def export(
     if quantize is not None and fp16:
         raise ConfigError("--quantize and --fp16: choose one")
     precision = "fp16" if fp16 else _PRECISIONS[quantize]
-    place = moved(Path(data) if data is not None else None)
-    options = ExportOptions(folding, trainable, with_preprocessing, precision, place, benchmark)
+    options = ExportOptions(folding, trainable, with_preprocessing, precision)
     check_options(format, options)
     if push_to_hub is not None:
         hub.check_hub(push_to_hub)
     elif private:
         raise ConfigError("--private: with --push-to-hub only")
+    place = Path(data) if data is not None else None
+    if place is not None and not place.is_dir():
+        raise DataError(f"--data {place}: no such folder")
     say: Say = note or (lambda text: None)
     source = _best_of_study(Path(path), say)
     target = Path(output) if output is not None else _place(source, format)
@@ -247,9 +245,7 @@ def _place(source: Path, format: str) -> Path:  # noqa: A002
 def _best_of_study(path: Path, say: Say) -> Path:
     if runs.is_run(path) or not runs.is_study(path):
         return path
-    trained = [run for run in runs.load_study(path).runs if run.status == "finished"]
-    if not trained:
-        raise DataError(f"{path}: no run of this study has finished")
-    best = max(trained, key=lambda run: (run.summary["best_top1"], -run.summary["best_step"]))
-    say(f"of {len(trained)} runs {best.path.name} is best: validation accuracy {best.summary['best_top1']:.4f}")
+    study = runs.load_study(path)
+    best = study.best()
+    say(f"of {len(study.runs)} runs {best.path.name} is best: validation accuracy {best.summary['best_top1']:.4f}")
     return best.path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,14 +99,3 @@ class ExportPictures:
             except (OSError, UndecodableError) as error:
                 raise DataError(f"a picture of the run cannot be read any more: {error}") from None
             yield torch.stack(prepared), torch.tensor([self._labels[label] for _, label in some])
-
-
-def moved(path: Path | None) -> Path | None:
-    """``path`` if it is a folder.
-
-    Raises:
-        DataError: it is none.
-    """
-    if path is not None and not path.is_dir():
-        raise DataError(f"--data {path}: no such folder")
-    return path

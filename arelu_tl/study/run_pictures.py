@@ -52,6 +52,14 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
     return RunPictures(root, listed["train"], listed["val"])
 
 
+def held_out(path: Path, data: Path) -> set[str] | None:
+    """Paths of the validation pictures, where ``path`` is a run, or its checkpoint, that was trained on this very folder."""
+    pictures = run_pictures(path)
+    if pictures is None or pictures.root.resolve() != data.resolve():
+        return None
+    return {picture for picture, _ in pictures.val}
+
+
 def spread(pictures: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """``count`` of the pictures, evenly spread over all of them in order of class and path."""
     ordered = sorted(pictures, key=lambda picture: (picture[1], picture[0]))

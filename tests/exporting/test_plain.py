@@ -11,7 +11,7 @@ import arelu_tl
 from arelu_tl.activation import AReLU
 from arelu_tl.exporting.fold import FoldReport
 from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, freeze
-from arelu_tl.exporting.plain import as_timm, fold_modules
+from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
 from arelu_tl.exporting.proof import prove
 from tests.trained_runs import disturb
 
@@ -26,8 +26,8 @@ def plain(model: nn.Module, size: int = 64) -> tuple[nn.Module, list[FrozenSite]
     return folded, changed, report
 
 
-def build(name: str) -> nn.Module:
-    return timm.create_model("test_resnet", num_classes=7, act_layer=name)
+def build() -> nn.Module:
+    return timm.create_model("test_resnet", num_classes=7, act_layer=TIMM_ACTIVATION)
 
 
 def test_a_residual_net_is_one_that_timm_builds() -> None:
@@ -57,7 +57,7 @@ def test_a_residual_net_is_one_that_timm_builds() -> None:
     ],
 )
 def test_why_timm_has_no_such_model(site: FrozenSite, told: str) -> None:
-    model, problem = as_timm(build("relu"), [site], build)
+    model, problem = as_timm(timm.create_model("test_resnet", num_classes=7), [site], build)
     assert model is None
     assert told in problem
 

@@ -172,6 +172,8 @@ def test_one_file_from_pixels_to_probabilities(run: Path, pictures: Path, tmp_pa
 )
 def test_fewer_bits_say_what_they_cost(run: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     report = arelu_tl.export(run, "onnx", tmp_path / "out.onnx", **options)
+    # The proofs are of what the fewer bits are made of, and say so.
+    assert all(proof.runtime.startswith("in float32, ") for proof in report.proofs)
     change = report.accuracy
     assert change is not None
     assert change.pictures == 12
