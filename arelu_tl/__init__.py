@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arelu_tl.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -27,34 +28,22 @@ if TYPE_CHECKING:
 
 # Importing torch and timm takes seconds; `import arelu_tl` takes none of them.
 _HOMES = {
-    "AReLU": ("arelu_tl.activation", "AReLU"),
-    "Comparison": ("arelu_tl.analysis", "Comparison"),
-    "ExportReport": ("arelu_tl.exporting.report", "ExportReport"),
-    "FinetuneConfig": ("arelu_tl.records.config", "FinetuneConfig"),
-    "ModelCard": ("arelu_tl.study.card", "ModelCard"),
-    "RunRecord": ("arelu_tl.records.runs", "RunRecord"),
-    "Site": ("arelu_tl.surgery", "Site"),
-    "StudyRecord": ("arelu_tl.records.runs", "StudyRecord"),
-    "SurgeryReport": ("arelu_tl.surgery", "SurgeryReport"),
-    "compare": ("arelu_tl.analysis", "compare"),
-    "convert": ("arelu_tl.surgery", "convert"),
-    "export": ("arelu_tl.study.export", "export"),
-    "finetune": ("arelu_tl.study.finetune", "finetune"),
-    "load_model": ("arelu_tl.study.reload", "load_model"),
-    "load_run": ("arelu_tl.records.runs", "load_run"),
-    "sites": ("arelu_tl.surgery", "find_sites"),
+    "AReLU": "arelu_tl.activation",
+    "Comparison": "arelu_tl.analysis",
+    "ExportReport": "arelu_tl.exporting.report",
+    "FinetuneConfig": "arelu_tl.records.config",
+    "ModelCard": "arelu_tl.study.card",
+    "RunRecord": "arelu_tl.records.runs",
+    "Site": "arelu_tl.surgery",
+    "StudyRecord": "arelu_tl.records.runs",
+    "SurgeryReport": "arelu_tl.surgery",
+    "compare": "arelu_tl.analysis",
+    "convert": "arelu_tl.surgery",
+    "export": "arelu_tl.study.export",
+    "finetune": "arelu_tl.study.finetune",
+    "load_model": "arelu_tl.study.reload",
+    "load_run": "arelu_tl.records.runs",
+    "sites": "arelu_tl.surgery:find_sites",
 }
 __all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES[name]
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "arelu_tl"
 LAYERS = {
     "errors": 0,
+    "lazy": 0,
     "activation": 1,
     "records": 1,
     "surgery": 2,

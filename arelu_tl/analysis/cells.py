@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arelu_tl.analysis.convergence import TimeToTarget, time_to_target
+from arelu_tl.analysis.censoring import TimeToTarget, time_to_target
 from arelu_tl.analysis.curves import Curve
 from arelu_tl.analysis.pairing import Entrant
 from arelu_tl.analysis.results import Cell, Spread

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 
 def aulc(steps: Sequence[int], accuracy: Sequence[float]) -> float:
@@ -38,37 +36,3 @@ def steps_to_target(steps: Sequence[int], accuracy: Sequence[float], target: flo
 def common_steps(a: ArrayLike, b: ArrayLike) -> int:
     """The last step at which both curves were evaluated; 0 where there is none."""
     return int(max(np.intersect1d(a, b), default=0))
-
-
-@dataclass(frozen=True)
-class TimeToTarget:
-    """How long several runs took to reach a target, those that never did counted as censored, not dropped.
-
-    Attributes:
-        reached, of: runs that reached it, and all runs.
-        median: Kaplan and Meier's; None where fewer than half of the runs reached it.
-        restricted_mean: mean of the time to the target or to the run's end, whichever came first; a lower bound of the mean
-            where a run never reached it.
-        values: of each run; None where it never did.
-    """
-
-    reached: int
-    of: int
-    median: float | None
-    restricted_mean: float
-    values: list[float | None]
-
-
-def time_to_target(values: Sequence[float | None], ends: Sequence[float]) -> TimeToTarget:
-    """Summarise the times at which runs reached a target; ``values`` is None, and ``ends`` counts, where one did not."""
-    times = np.array([end if value is None else value for value, end in zip(values, ends, strict=True)], dtype=float)
-    censored = np.array([value is None for value in values])
-    survival = stats.ecdf(stats.CensoredData.right_censored(times, censored)).sf
-    under = np.flatnonzero(survival.probabilities <= 0.5)
-    return TimeToTarget(
-        reached=int((~censored).sum()),
-        of=len(times),
-        median=float(survival.quantiles[under[0]]) if len(under) else None,
-        restricted_mean=float(times.mean()),
-        values=[None if value is None else float(value) for value in values],
-    )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arelu_tl.analysis.convergence import TimeToTarget
+from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.pairing import BASELINE, Failure
 from arelu_tl.analysis.statistics import PairedDifference
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from arelu_tl.analysis.convergence import TimeToTarget
+from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.analysis.results import BestRateComparison, Comparison, RateComparison
 from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference

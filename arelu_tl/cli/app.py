@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import re
@@ -14,27 +15,20 @@ from typing import Annotated
 import typer
 
 from arelu_tl import __version__
-from arelu_tl.cli.compare import compare
-from arelu_tl.cli.demo import demo
-from arelu_tl.cli.evaluate import evaluate
-from arelu_tl.cli.export import export
-from arelu_tl.cli.finetune import finetune
-from arelu_tl.cli.inspect import inspect
-from arelu_tl.cli.predict import predict
-from arelu_tl.cli.sweep import sweep
 from arelu_tl.errors import AreluTlError
 
-app = typer.Typer(
-    name="arelu-tl",
-    help="Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (demo, finetune, sweep, compare, inspect, evaluate, predict, export):
-    app.command()(command)
+# In the order of --help. A command's module, with the configuration that its options are made of, is imported when the command
+# is asked for: a page of help that lists eight commands needs none of them.
+SUMMARIES = {
+    "demo": "Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes on two cores.",
+    "finetune": "Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures.",
+    "sweep": "Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare.",
+    "compare": "Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on.",
+    "inspect": "List every ReLU site of a backbone, what surgery would do to it, and the drift it would cause.",
+    "evaluate": "Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.",
+    "predict": "Label pictures with a trained model.",
+    "export": "Export a trained model with class names and preprocessing inside, proved to answer as the trained one does.",
+}
 
 
 def _print_version(asked: bool) -> None:
@@ -43,13 +37,36 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _top(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?"""
+
+
+def _application(asked: str | None) -> typer.Typer:
+    """The commands by name; only the one that is ``asked`` for can run."""
+    app = typer.Typer(
+        name="arelu-tl",
+        help=_top.__doc__,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    for name, summary in SUMMARIES.items():
+        if name == asked:
+            app.command(name)(getattr(importlib.import_module(f"arelu_tl.cli.{name}"), name))
+        else:
+            app.command(name, help=summary)(_not_asked)
+    return app
+
+
+def _not_asked() -> None:
+    raise AssertionError("a command other than the first word of the command line was run")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=arguments, standalone_mode=False)
+        asked = next((word for word in arguments if not word.startswith("-")), None)
+        code = _application(asked)(args=arguments, standalone_mode=False)
     except BrokenPipeError:
         code = 0
     except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code

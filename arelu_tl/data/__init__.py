@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arelu_tl.lazy import lazy_names
 
 if TYPE_CHECKING:
     from arelu_tl.data.cache import PictureCache as PictureCache
@@ -22,30 +23,19 @@ if TYPE_CHECKING:
 
 # A report opens pictures and draws no batch: only the loader needs torch.
 _HOMES = {
-    "Batches": "loader",
-    "PictureCache": "cache",
-    "PictureFolder": "folder",
-    "Rejected": "folder",
-    "Sample": "folder",
-    "batch_digest": "loader",
-    "eval_transform": "loader",
-    "list_evaluation": "folder",
-    "make_eval_batches": "loader",
-    "make_train_batches": "loader",
-    "open_picture": "decode",
-    "scan_folder": "folder",
-    "train_transform": "loader",
+    "Batches": "arelu_tl.data.loader",
+    "PictureCache": "arelu_tl.data.cache",
+    "PictureFolder": "arelu_tl.data.folder",
+    "Rejected": "arelu_tl.data.folder",
+    "Sample": "arelu_tl.data.folder",
+    "batch_digest": "arelu_tl.data.loader",
+    "eval_transform": "arelu_tl.data.loader",
+    "list_evaluation": "arelu_tl.data.folder",
+    "make_eval_batches": "arelu_tl.data.loader",
+    "make_train_batches": "arelu_tl.data.loader",
+    "open_picture": "arelu_tl.data.decode",
+    "scan_folder": "arelu_tl.data.folder",
+    "train_transform": "arelu_tl.data.loader",
 }
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

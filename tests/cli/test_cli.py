@@ -16,6 +16,8 @@ import pytest
 import yaml
 from commands import ENVIRONMENT, run_alone, run_command
 
+from arelu_tl.cli.app import SUMMARIES
+
 FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0"]
 
 
@@ -314,7 +316,6 @@ def test_corrupt_picture_is_skipped_in_both_arms_when_asked(make_folder: Any, tm
 
 
 def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
-    commands = ("demo", "finetune", "sweep", "compare", "inspect", "evaluate", "predict", "export")
     code = (
         "import sys\nfrom arelu_tl.cli import main\n"
         "for command in ([], *([name] for name in sys.argv[1:])):\n"
@@ -322,11 +323,26 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
         "    except SystemExit as end:\n        assert not end.code, (command, end.code)\n"
         "    loaded = {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)\n    assert not loaded, (command, loaded)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *SUMMARIES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == 1 + len(commands)
+    assert done.stdout.count("Usage: ") == 1 + len(SUMMARIES)
+    # The first page is written without importing the commands; it must say of each what the command's own page says.
+    first, *pages = (" ".join(page.replace("│", " ").split()) for page in done.stdout.split("Usage: ")[1:])
+    for summary, page in zip(SUMMARIES.values(), pages, strict=True):
+        assert summary in first
+        assert summary in page
     version = run_alone("--version", cwd=tmp_path)
     assert version.stdout.startswith("arelu-tl ")
+
+
+def test_inspect_imports_only_what_it_needs() -> None:
+    code = (
+        "import sys\nfrom arelu_tl.cli import main\ntry:\n    main(['inspect', 'test_resnet', '--no-pretrained', '--json'])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print(*({'scipy', 'sklearn', 'matplotlib', 'jinja2', 'onnxruntime', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "torch", done.stderr
 
 
 def test_options_are_the_configuration(tmp_path: Path, study: tuple[Path, Any]) -> None:
