@@ -28,9 +28,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/training_step.py --rounds 15
-	$(BIN)/python benchmarks/activation_cost.py
-	$(BIN)/python benchmarks/export_latency.py --seconds 25
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) runs demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What a folded AReLU net costs in onnxruntime beside the same net with its ReLUs: README's table.
+"""What a folded AReLU net costs in onnxruntime beside the same net with its ReLUs.
 
     python benchmarks/export_latency.py [--seconds 40]
 
@@ -9,14 +9,10 @@ rounds' ratios. Weights are random: they do not change how long it takes. Run it
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-from collections import Counter
 
-import onnx
-import onnxruntime
 import timm
 import torch
+from tables import Rows, markdown
 from torch import nn
 
 import arelu_tl
@@ -38,28 +34,34 @@ def exported(model: nn.Module) -> tuple[bytes, int]:
     return to_onnx(module, example), len(report.kept)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each batch size")
-    seconds = parser.parse_args().seconds
-    print(f"onnxruntime {onnxruntime.__version__}, {platform.machine()}, {os.cpu_count()} threads, {SIZE[1]} x {SIZE[2]}\n")
-    print("| backbone | batch | AReLU, ms | ReLU, ms | AReLU / ReLU | least .. greatest | products left | operators |")
-    print("|---|---|---|---|---|---|---|---|")
+def rows(seconds: float = 40.0) -> Rows:
+    """A row a backbone and batch: milliseconds of both, and their ratio."""
+    made: Rows = []
     for name in ("resnet18", "tf_efficientnet_lite0"):
         torch.manual_seed(0)
         plain = timm.create_model(name).eval()
         swapped = timm.create_model(name).eval()
         arelu_tl.convert(swapped, init="near-relu")
         (ours, left), (theirs, _) = exported(swapped), exported(plain)
-        kinds = Counter(node.op_type for node in onnx.load_from_string(ours).graph.node)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         for batch in BATCHES:
             t = time_pair(onnx_runner(ours, SIZE), onnx_runner(theirs, SIZE), batch, seconds=seconds)
-            print(
-                f"| {name} | {batch} | {t.milliseconds:.1f} | {t.baseline_milliseconds:.1f} | {t.ratio:.2f} "
-                f"| {t.least:.2f} .. {t.greatest:.2f} | {left} | {told} |",
-                flush=True,
+            made.append(
+                {
+                    "backbone": name,
+                    "batch": batch,
+                    "AReLU, ms": round(t.milliseconds, 1),
+                    "ReLU, ms": round(t.baseline_milliseconds, 1),
+                }
+                | {"AReLU / ReLU": round(t.ratio, 2), "least": round(t.least, 2), "greatest": round(t.greatest, 2)}
+                | {"products left": left}
             )
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each batch size")
+    print(markdown(rows(parser.parse_args().seconds)))
 
 
 if __name__ == "__main__":
