@@ -63,11 +63,11 @@ def run_alone(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.Compl
     )
 
 
-def run_command(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """``arelu-tl ARGUMENTS`` in a forked process, which has torch already."""
+def run_command(*arguments: str | Path, cwd: Path, preload: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """``arelu-tl ARGUMENTS`` in a forked process, which has torch already; ``preload`` goes in front of the C library."""
     if sys.platform != "linux":  # where a fork may do without the libraries' threads
         return run_alone(*arguments, cwd=cwd, **env)
-    server, words = _server(), list(map(str, arguments))
+    server, words = _server(preload), list(map(str, arguments))
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as told:
@@ -81,13 +81,13 @@ def run_command(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.Com
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(preload: Path | None) -> subprocess.Popen[str]:
     server = subprocess.Popen(
         [sys.executable, "-c", _SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **({} if preload is None else {"LD_PRELOAD": str(preload)})},
     )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -51,10 +51,10 @@ def absolute(config: _Config) -> _Config:
 
 
 def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> None:
-    """Write what a study says about itself before its first run."""
-    write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
+    """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
     write_json(path / runs.DATASET, folder.to_json())
     write_text(path / runs.SPLIT, folder.to_csv())
+    write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
 
 
 def check_pictures(path: Path, folder: PictureFolder) -> None:

@@ -1,0 +1,95 @@
+"""Every call that changes a file of a run fails once, or is the process's last: nothing that was saved is lost.
+
+The fast suite takes every seventeenth call, the slow one (``-m slow``) all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import EIO, ENOSPC, build_shim, count_calls, everything, run_with_fault, unfinished
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
+RUN = [
+    "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0",
+    "--eval-every", "2", "--model-ema", "--lr", "1e-3", "--no-baseline", "--name", "s", "--quiet",
+]  # fmt: skip
+EVERY = 17
+
+
+class Place:
+    """A folder of pictures, the shim, and what an undisturbed study leaves."""
+
+    def __init__(self, pictures: Path, shim: Path, place: Path) -> None:
+        self.pictures, self.shim = pictures, shim
+        place.mkdir()
+        self.calls = count_calls(shim, *self.command(), cwd=place, root=place / "runs")
+        self.whole = everything(place / "runs" / "s")
+
+    def command(self) -> list[str | Path]:
+        return ["finetune", self.pictures, *RUN]
+
+    def go_on(self, place: Path) -> dict[str, Any]:
+        """What the study at ``place`` leaves once it has been resumed, or begun, until it ends."""
+        study = place / "runs" / "s"
+        begun = (study / "study.yaml").exists()
+        arguments: list[str | Path] = ["finetune", "--resume", study, "--quiet"] if begun else self.command()
+        done = run_with_fault(self.shim, *arguments, cwd=place, root=place / "nowhere")
+        assert done.returncode == 0, done.stderr
+        # A study that had not begun is begun under the next name.
+        study = study if begun else sorted((place / "runs").iterdir())[-1]
+        assert unfinished(study) == []
+        return everything(study)
+
+
+@pytest.fixture(scope="module")
+def place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("faults")
+    shim = build_shim(folder)
+    if shim is None:
+        pytest.skip("no C compiler")
+    return Place(make_folder(), shim, folder / "whole")
+
+
+def _calls(place: Place, every: int) -> list[int]:
+    return list(range(1, len(place.calls) + 1, every))
+
+
+def _fails(place: Place, folder: Path, at: int, code: int, *, stays: bool) -> None:
+    folder.mkdir()
+    done = run_with_fault(place.shim, *place.command(), cwd=folder, root=folder / "runs", at=at, code=code, stays=stays)
+    told = f"call {at}, {place.calls[at - 1]}: {done.stderr}"
+    assert done.returncode == 5, told
+    assert len(done.stderr.splitlines()) == 1, told
+    assert place.go_on(folder) == place.whole, told
+
+
+def _dies(place: Place, folder: Path, at: int) -> None:
+    folder.mkdir()
+    done = run_with_fault(place.shim, *place.command(), cwd=folder, root=folder / "runs", at=at)
+    told = f"call {at}, {place.calls[at - 1]}"
+    assert done.returncode == -9, told
+    assert place.go_on(folder) == place.whole, told
+
+
+def test_a_full_disk_at_any_call_ends_with_5_and_loses_nothing(place: Place, tmp_path: Path) -> None:
+    for at in _calls(place, EVERY):
+        _fails(place, tmp_path / str(at), at, ENOSPC, stays=True)
+
+
+def test_killed_at_any_call_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path) -> None:
+    for at in _calls(place, EVERY):
+        _dies(place, tmp_path / str(at), at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "error", "kill"])
+def test_every_single_call(place: Place, tmp_path: Path, kind: str) -> None:
+    for at in _calls(place, 1):
+        if kind == "kill":
+            _dies(place, tmp_path / str(at), at)
+        else:
+            _fails(place, tmp_path / str(at), at, ENOSPC if kind == "full" else EIO, stays=kind == "full")
