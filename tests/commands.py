@@ -32,7 +32,8 @@ while line := sys.stdin.readline():
     asked = json.loads(line)
     child = os.fork()
     if not child:
-        signal.alarm(300)
+        # No handler is set for it: the process goes as it does on SIGKILL.
+        signal.setitimer(signal.ITIMER_REAL, asked["killed_after"])
         for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
             os.dup2(os.open(os.path.join(asked["told"], name), flags | os.O_CREAT), number)
         os.chdir(asked["cwd"])
@@ -63,15 +64,20 @@ def run_alone(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.Compl
     )
 
 
-def run_command(*arguments: str | Path, cwd: Path, preload: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """``arelu-tl ARGUMENTS`` in a forked process, which has torch already; ``preload`` goes in front of the C library."""
+def run_command(
+    *arguments: str | Path, cwd: Path, preload: Path | None = None, killed_after: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """``arelu-tl ARGUMENTS`` in a forked process, which has torch already; ``preload`` goes in front of the C library.
+
+    It is killed after so many seconds.
+    """
     if sys.platform != "linux":  # where a fork may do without the libraries' threads
         return run_alone(*arguments, cwd=cwd, **env)
     server, words = _server(preload), list(map(str, arguments))
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as told:
-        asked = {"arguments": words, "cwd": str(cwd), "env": env, "told": told}
+        asked = {"arguments": words, "cwd": str(cwd), "env": env, "told": told, "killed_after": killed_after}
         server.stdin.write(json.dumps(asked) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())

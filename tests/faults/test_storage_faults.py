@@ -5,11 +5,15 @@ The fast suite takes every seventeenth call, the slow one (``-m slow``) all of t
 
 from __future__ import annotations
 
+import random
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from harness import EIO, ENOSPC, build_shim, count_calls, everything, run_with_fault, unfinished
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
@@ -28,6 +32,9 @@ class Place:
         place.mkdir()
         self.calls = count_calls(shim, *self.command(), cwd=place, root=place / "runs")
         self.whole = everything(place / "runs" / "s")
+        began = time.perf_counter()
+        run_command(*self.command(), cwd=place, preload=shim)
+        self.seconds = time.perf_counter() - began
 
     def command(self) -> list[str | Path]:
         return ["finetune", self.pictures, *RUN]
@@ -93,3 +100,19 @@ def test_every_single_call(place: Place, tmp_path: Path, kind: str) -> None:
             _dies(place, tmp_path / str(at), at)
         else:
             _fails(place, tmp_path / str(at), at, ENOSPC if kind == "full" else EIO, stays=kind == "full")
+
+
+def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
+    """Whether it was killed before it had ended."""
+    folder.mkdir()
+    done = run_command(*place.command(), cwd=folder, preload=place.shim, killed_after=moment)
+    assert done.returncode in (0, -signal.SIGALRM), f"after {moment} s: {done.stderr}"
+    assert place.go_on(folder) == place.whole, f"after {moment} s"
+    return done.returncode != 0
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_at_random_times_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path, times: int) -> None:
+    moments = random.Random(times).choices(range(1, 1000), k=times)
+    died = [_dies_at_some_moment(place, tmp_path / str(n), place.seconds * m / 1000) for n, m in enumerate(moments)]
+    assert sum(died) > times / 2
