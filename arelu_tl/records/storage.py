@@ -41,6 +41,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def remove_file(path: Path) -> None:
+    """Remove ``path`` if it is there."""
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def claim_folder(parent: Path, name: str | None, default: str) -> Path:
     """Create a new folder under ``parent``: ``name``, or ``name-2`` and so on where taken; ``default-1`` without name.
 

@@ -21,7 +21,7 @@ from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batc
 from arelu_tl.errors import AreluTlError, BackboneError, ConfigError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
-from arelu_tl.records.storage import hold_folder, make_folder, write_json, write_text
+from arelu_tl.records.storage import hold_folder, make_folder, remove_file, write_json, write_text
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import choose_workers, describe_environment
 from arelu_tl.study.journal import RunJournal
@@ -91,7 +91,7 @@ def train_run(
             write_json(path / runs.ENVIRONMENT, describe_environment(device))
             if report is not None:
                 write_json(path / runs.SURGERY, report.to_json())
-            (path / runs.METRICS).unlink(missing_ok=True)
+            remove_file(path / runs.METRICS)
         card = ModelCard(
             backbone=backbone.name,
             architecture=str(pretrained_cfg(model).get("architecture") or backbone.name),
