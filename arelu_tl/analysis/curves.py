@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from arelu_tl.analysis.convergence import aulc, step_weights, steps_to_target
 from arelu_tl.errors import ArtefactError
+from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.flags import unpack_flags
 from arelu_tl.records.runs import METRICS, PREDICTIONS, RunRecord
 
@@ -133,13 +133,12 @@ def read_predictions(run: RunRecord) -> Predictions | None:
     if not path.exists():
         return None
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(path)
         return Predictions(
             paths=[row["path"] for row in rows],
             labels=[row["label"] for row in rows],
             predicted=[row["predicted"] for row in rows],
             probability=[float(row["probability"]) for row in rows],
         )
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from None

@@ -74,7 +74,7 @@ def predict(
 
 def _csv_printer(top: int) -> Callable[[Prediction], None]:
     """Prints the header now, and then each prediction that it is called with."""
-    from arelu_tl.records.storage import csv_lines
+    from arelu_tl.records.csv_table import csv_lines
     from arelu_tl.render.use_tables import predictions_header, predictions_row
 
     sys.stdout.writelines(csv_lines([predictions_header(top)]))

@@ -17,7 +17,7 @@ import numpy as np
 from arelu_tl.data.cache import DecodedPictures, PictureCache
 from arelu_tl.data.decode import PICTURE_ENDINGS, UndecodableError, open_picture
 from arelu_tl.errors import DataError
-from arelu_tl.records.storage import csv_text
+from arelu_tl.records.csv_table import csv_text
 
 VAL_NAMES = ("val", "valid", "validation")
 OTHER_SPLITS = ("test", "testing")

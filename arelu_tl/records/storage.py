@@ -5,14 +5,12 @@ Every failure of the operating system becomes a StorageError that names the file
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -137,21 +135,6 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write JSON (UTF-8), without ``indent`` many times faster. NaN and infinity are refused: other readers choke on them."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A CSV table that every reader splits into the same cells; lines end in a line feed."""
-    return "".join(csv_lines([header, *rows]))
-
-
-def csv_lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Each row as one record of such a table, with its line end."""
-    for row in rows:
-        out = io.StringIO()
-        # The writer quotes what it must for its own line end only; a lone carriage return would end a line for a reader.
-        lone = any("\r" in cell for cell in row)
-        csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if lone else csv.QUOTE_MINIMAL).writerow(row)
-        yield out.getvalue()
 
 
 def read_json(path: Path) -> Any:

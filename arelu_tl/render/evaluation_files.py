@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from arelu_tl.errors import StorageError
-from arelu_tl.records.storage import csv_text, make_folder, storage_errors, write_bytes, write_json, write_text
+from arelu_tl.records.csv_table import csv_text
+from arelu_tl.records.storage import make_folder, storage_errors, write_bytes, write_json, write_text
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused, png
 from arelu_tl.render.figures.confusion import MOST_DRAWN
 from arelu_tl.study.evaluate import EvaluationReport, predictions_rows

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-# Control, format and surrogate characters, and the separators that end a line: they move the cursor, hide or reorder text.
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+from arelu_tl.records.csv_table import UNSEEN
 
 
 def visible(text: object) -> str:
@@ -13,7 +12,7 @@ def visible(text: object) -> str:
     told = str(text)
     if told.isprintable():
         return told
-    return "".join(c if unicodedata.category(c) not in _UNSEEN else repr(c)[1:-1] for c in told)
+    return "".join(c if unicodedata.category(c) not in UNSEEN else repr(c)[1:-1] for c in told)
 
 
 def shorten(text: str, length: int) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from arelu_tl.data import Sample
 from arelu_tl.records import runs
-from arelu_tl.records.storage import RowWriter, csv_text, storage_errors, write_text
+from arelu_tl.records.csv_table import csv_text
+from arelu_tl.records.storage import RowWriter, storage_errors, write_text
 from arelu_tl.records.weights import save_weights
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.observer import Observer

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from arelu_tl.records import runs
+from arelu_tl.records.csv_table import read_table
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
     if root is None or not root.is_dir():
         return None
     listed: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
-    with open(split, encoding="utf-8", newline="", errors="surrogateescape") as file:
-        for row in csv.DictReader(file):
-            if row["split"] in listed:
-                listed[row["split"]].append((row["path"], row["label"]))
+    for row in read_table(split):
+        if row.get("split") in listed:
+            listed[row["split"]].append((row["path"], row["label"]))
     return RunPictures(root, listed["train"], listed["val"])
 
 

@@ -16,6 +16,7 @@ from tiny_onnx import write_tiny_onnx
 
 import arelu_tl
 from arelu_tl.errors import StorageError
+from arelu_tl.records.csv_table import read_table
 
 Done = subprocess.CompletedProcess[str]
 
@@ -188,8 +189,8 @@ def test_class_names_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
         assert each.returncode == 0, each.stderr
         assert "[red]a[b]" in each.stdout
         assert "\x1b" not in each.stdout + each.stderr
-    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
-        assert [row["predicted"] for row in csv.DictReader(file)] == ["=1+1"] * 3
+    assert [row["predicted"] for row in read_table(tmp_path / "out" / "predictions.csv")] == ["=1+1"] * 3
+    assert "\x1b" not in (tmp_path / "out" / "predictions.csv").read_text()
 
 
 # What torch runs

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 
 from arelu_tl.data.folder import PictureFolder, list_evaluation, natural_key, scan_folder
 from arelu_tl.errors import DataError
+from arelu_tl.records.csv_table import read_table
+from arelu_tl.records.storage import write_text
 
 TEXT = b"this is no picture\n"
 
@@ -309,28 +312,27 @@ def test_dataset_json_tells_what_was_found_and_left_out(tmp_path: Path) -> None:
     assert told["duplicates_across_splits"] == [["train/cat/0.png", "val/cat/leak.png"]]
 
 
-def read_csv(text: str) -> Iterable[list[str]]:
-    return csv.reader(io.StringIO(text, newline=""))
-
-
 def test_split_csv_has_a_row_for_each_picture(tmp_path: Path) -> None:
     folder = scan_folder(write(tmp_path, FLAT))
-    header, *rows = read_csv(folder.to_csv())
+    header, *rows = csv.reader(io.StringIO(folder.to_csv()))
     assert header == ["path", "label", "split"]
     assert sorted(map(tuple, rows)) == sorted(
         (sample.path, folder.classes[sample.label], split) for split, samples in folder.splits.items() for sample in samples
     )
 
 
-@pytest.mark.parametrize("name", ['comma, and "quotes"', "line\nbreak", "carriage\rreturn", "snow ☃", "=1+1"])
+@pytest.mark.parametrize(
+    "name", ['comma, and "quotes"', "line\nbreak", "carriage\rreturn", "snow ☃", "=1+1", os.fsdecode(b"caf\xe9"), "\x1b[31mred"]
+)
 def test_split_csv_reads_back_awkward_names(name: str, tmp_path: Path) -> None:
     try:
         root = write(tmp_path, FLAT | {f"{name}/{name} {n}.png": png(900 + n) for n in range(2)})
     except OSError:
         pytest.skip("this file system does not take the name")
-    rows = list(read_csv(scan_folder(root).to_csv()))
-    assert {f"{name}/{name} 0.png", f"{name}/{name} 1.png"} <= {row[0] for row in rows}
-    assert name in {row[1] for row in rows}
+    write_text(tmp_path / "split.csv", scan_folder(root).to_csv())
+    rows = read_table(tmp_path / "split.csv")
+    assert {f"{name}/{name} 0.png", f"{name}/{name} 1.png"} <= {row["path"] for row in rows}
+    assert name in {row["label"] for row in rows}
 
 
 def test_progress_counts_up_to_all_pictures(tmp_path: Path) -> None:

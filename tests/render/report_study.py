@@ -1,6 +1,5 @@
 """Studies for the page's tests, as training leaves them: class names that attack the page, predictions, real curves."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import numpy as np
 from run_folders import draw_correct, write_run
 
 from arelu_tl.analysis import Comparison
+from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.runs import RunRecord
+from arelu_tl.records.storage import write_text
 
 NASTY = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$a$ \\frac{", "right\u202eleft\nline")
 PICTURES = 40
@@ -55,10 +56,9 @@ def write_grid(
 
 
 def write_predictions(run: Path, right: list[bool], classes: tuple[str, ...]) -> None:
-    with open(run / "predictions.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "predicted", "probability"])
-        for number, good in enumerate(right):
-            label = number % len(classes)
-            predicted = label if good else (label + 1) % len(classes)
-            writer.writerow([picture_path(number), classes[label], classes[predicted], f"{0.5 + number / 100:.6f}"])
+    rows = []
+    for number, good in enumerate(right):
+        label = number % len(classes)
+        predicted = label if good else (label + 1) % len(classes)
+        rows.append([picture_path(number), classes[label], classes[predicted], f"{0.5 + number / 100:.6f}"])
+    write_text(run / "predictions.csv", csv_text(["path", "label", "predicted", "probability"], rows))
