@@ -10,6 +10,7 @@ from arelu_tl.activation.catalogue import (
     named_activations,
 )
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
+from arelu_tl.activation.operators import two_slope
 
 __all__ = [
     "ALPHA_MAX",
@@ -26,4 +27,5 @@ __all__ = [
     "project",
     "project_alphas",
     "site_values",
+    "two_slope",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +72,7 @@ class AReLU(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        options: dict[str, Any] = {"scale": self.scale, "cap": self.cap, "channel_dim": self.channel_dim}
-        if self.inplace and torch.compiler.is_compiling():
-            # The compiler cannot look into an operation that marks its input as overwritten, but it sees through copies and
-            # plans them away. The first keeps the input for the backward pass; the second is what later readers of x get.
-            return x.copy_(arelu(x.clone(), self.alpha, self.beta, **options))
-        return arelu(x, self.alpha, self.beta, inplace=self.inplace, **options)
+        return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=self.inplace, channel_dim=self.channel_dim)
 
     @torch.no_grad()
     def project_(self) -> None:

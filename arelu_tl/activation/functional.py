@@ -1,167 +1,100 @@
-"""The two-slope map that AReLU is once its parameters have become slopes, with a closed-form backward pass.
+"""AReLU as one autograd formula, from the input map and its two parameters to the output and their gradients.
 
-The parameters' own transformations (clamp, sigmoid) stay ordinary autograd operations on one or C numbers, so the
-formula that is written by hand here is the only one that touches whole activation maps.
+Three bodies compute its map, all the same bits forward: one pass over memory by a small C file on the processor (``fused``) or by
+Triton on a GPU, and ATen's operators everywhere else (``portable``). The parameters' own transformations, on one or C numbers,
+are in the formula too, so that a site is one node of autograd's graph.
+
+Under torch.compile it is ATen's operators as well, not the operator of ``operators``, which runs the kernel: inductor makes them
+one pass together with the normalisation before them, which is worth more than the kernel (a training step of three convolutions
+and two BatchNorms on one core: 0.95 to 1.02 times that with ReLU against 1.35 to 1.49).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arelu_tl.activation import fused
+from arelu_tl.activation.bodies import body_for
+from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_channels, over_channels
 
-__all__ = ["ALPHA_MAX", "ALPHA_MIN", "arelu", "two_slope"]
+__all__ = ["ALPHA_MAX", "ALPHA_MIN", "arelu"]
 
 ALPHA_MIN = 0.01
 ALPHA_MAX = 0.99
 
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is summed in float32: a site's gradient is a sum over millions of elements."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+def _bounds(dtype: torch.dtype) -> tuple[float, float, float, float]:
+    ends = torch.tensor((ALPHA_MIN, ALPHA_MAX), dtype=dtype)
+    beyond = torch.nextafter(ends, torch.tensor((-1.0, 2.0), dtype=dtype))
+    low, high, below, above = *ends.tolist(), *beyond.tolist()
+    return low, high, below, above
 
 
-def _sum_of_products(a: Tensor, b: Tensor, channel_dim: int | None) -> Tensor:
-    """Sum of ``a * b`` over everything (shape (1,)) or, given a dimension, over everything but that one (shape (C,))."""
-    if channel_dim is None and a.is_contiguous() and b.is_contiguous() and a.dtype in (torch.float32, torch.float64):
-        return torch.dot(a.view(-1), b.view(-1)).reshape(1)
-    # Widened before they are multiplied: under a loss scale the products themselves leave float16's range.
-    wide = _accumulation_dtype(a.dtype)
-    product = a.to(wide) * b.to(wide)
-    if channel_dim is None:
-        return product.sum().reshape(1)
-    return product.sum(dim=[d for d in range(product.dim()) if d != channel_dim % product.dim()])
+# 0.01 and 0.99 as a format holds them, so that an alpha set to an end counts as inside, and the next numbers beyond.
+_BOUNDS = {dtype: _bounds(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+_hardtanh_backward: Callable[..., Tensor] = torch.ops.aten.hardtanh_backward.default
+_sigmoid_backward: Callable[..., Tensor] = torch.ops.aten.sigmoid_backward.default
 
 
-def _over_channels(slope: Tensor, like: Tensor, channel_dim: int) -> Tensor:
-    """Shape a (1,) or (C,) slope so that it multiplies dimension ``channel_dim`` of ``like``, in its dtype."""
-    slope = slope.to(like.dtype)
-    if slope.numel() == 1:
-        return slope.reshape(())
-    if not -like.dim() <= channel_dim < like.dim() or like.shape[channel_dim] != slope.numel():
-        raise ValueError(
-            f"{slope.numel()} parameters need that many channels in dimension {channel_dim}, not shape {tuple(like.shape)}"
-        )
-    shape = [1] * like.dim()
-    shape[channel_dim] = -1
-    return slope.reshape(shape)
+def _in(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``: without a call where it is already, since a site on a small map costs its calls."""
+    return x if x.dtype is dtype else x.to(dtype)
 
 
-class _TwoSlope(torch.autograd.Function):
-    """y = min(cap, positive * x) for x >= 0 and negative * x for x < 0; dy/dx(0) = 0, as in the paper's code."""
+class _AReLU(torch.autograd.Function):
+    """``arelu``; dy/dx(0) = 0, as in the paper's code.
+
+    With s = sigmoid(beta): dy/dalpha sums scale * grad * x over x < 0 while alpha is within its bounds or at one (torch's own
+    clamp gives the bounds themselves no gradient since 2.15 for certain, and alpha would never leave an end that projection or
+    initialisation has put it on); dy/dbeta sums scale * s * (1 - s) * grad * x over x > 0.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, inplace: bool, channel_dim: int
-    ) -> Tensor:
-        ctx.cap = cap
-        ctx.inplace = inplace
-        ctx.channel_dim = channel_dim
+        ctx: Any, x: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor | float, cap: float | None, channel_dim: int,
+        inplace: bool, keeps_output: bool,
+    ) -> Tensor:  # fmt: skip
+        channels = alpha.numel()
+        check_channels(x, channels, channel_dim)
+        # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
+        wide, working = accumulation_dtype(alpha.dtype), accumulation_dtype(x.dtype)
+        low, high, _, _ = _BOUNDS[alpha.dtype]
+        positive = _in(beta, wide).sigmoid().add_(1).mul_(scale)
+        negative = _in(alpha.clamp(low, high), wide).mul_(scale)
+        positive, negative = _in(positive, working), _in(negative, working)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.fused = fused.serves(x, positive, negative)
-        if ctx.fused:
-            ctx.slopes = slopes = float(positive), float(negative)
-            y = fused.forward(x, *slopes, cap, inplace=inplace)
-            ctx.save_for_backward(y if inplace else x, positive, negative)
-            return y
-        pos, neg = _over_channels(positive, x, channel_dim), _over_channels(negative, x, channel_dim)
-        # Both slopes are positive and negative <= positive, so the larger product is the right branch, and each product
-        # is rounded once: the result equals the paper's relu(x) * p - relu(-x) * n to the last bit.
-        if inplace:
-            suppressed = x * neg
-            y = torch.maximum(x.mul_(pos), suppressed, out=x)
-        else:
-            y = torch.maximum(x * pos, x * neg)
-        if cap is not None:
-            y = y.clamp_(max=cap)
-        # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets
-        # an in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
-        ctx.save_for_backward(y if inplace else x, positive, negative)
+        body = body_for(x, channels, channel_dim)
+        cap = None if cap is None else as_stored(cap, x.dtype)
+        y = body.forward(x, positive, negative, cap, channel_dim, inplace=inplace)
+        # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets an
+        # in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
+        ctx.save_for_backward(y if keeps_output else x, positive, negative, alpha, beta)
+        ctx.options = scale, cap, channel_dim, keeps_output
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        kept, positive, negative = ctx.saved_tensors
-        if ctx.fused:
-            slopes: tuple[float, float] = ctx.slopes
-            on_x, above, below = fused.backward(grad, kept, *slopes, ctx.cap, output=ctx.inplace)
-            if ctx.inplace:  # the sums are of the output, which is the input times its slope
-                above, below = above / slopes[0], below / slopes[1]
-            return on_x, positive.new_tensor([above]), negative.new_tensor([below]), None, None, None
-        pos, neg = _over_channels(positive, kept, ctx.channel_dim), _over_channels(negative, kept, ctx.channel_dim)
-        over = ctx.channel_dim if positive.numel() > 1 or negative.numel() > 1 else None
-        if ctx.cap is not None:
-            reached = kept >= ctx.cap if ctx.inplace else kept * pos >= ctx.cap
-            grad = grad.masked_fill(reached, 0)
-        on_positive = torch.ops.aten.threshold_backward(grad, kept, 0)
-        on_negative = torch.ops.aten.threshold_backward(grad, -kept, 0)
-        grad_positive = grad_negative = grad_x = None
-        if ctx.needs_input_grad[1]:
-            grad_positive = _sum_of_products(on_positive, kept, over)
-            if ctx.inplace:
-                grad_positive = grad_positive / positive
-            grad_positive = grad_positive.to(positive.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_negative = _sum_of_products(on_negative, kept, over)
-            if ctx.inplace:
-                grad_negative = grad_negative / negative
-            grad_negative = grad_negative.to(negative.dtype)
-        if ctx.needs_input_grad[0]:
-            grad_x = on_positive.mul_(pos).add_(on_negative.mul_(neg))
-        return grad_x, grad_positive, grad_negative, None, None, None
-
-
-def alpha_bounds(dtype: torch.dtype) -> tuple[float, float]:
-    """0.01 and 0.99 as ``dtype`` can hold them, so that an alpha set to an end counts as inside."""
-    return _BOUNDS[dtype]
-
-
-_BOUNDS = {
-    dtype: tuple(torch.tensor((ALPHA_MIN, ALPHA_MAX), dtype=dtype).tolist())
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-}
-
-
-def clamp_alpha(alpha: Tensor) -> Tensor:
-    """``clamp(alpha, 0.01, 0.99)`` whose gradient is 1 within the bounds and at them, 0 beyond.
-
-    torch's own clamp gives the bounds themselves no gradient (since 2.15 for certain), and alpha would never leave an end
-    that projection or initialisation has put it on.
-    """
-    low, high = alpha_bounds(alpha.dtype)
-    clamped = alpha.detach().clamp(low, high)
-    return torch.where(alpha.detach() == clamped, alpha, clamped)
-
-
-def two_slope(
-    x: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    *,
-    cap: float | None = None,
-    inplace: bool = False,
-    channel_dim: int = 1,
-) -> Tensor:
-    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
-
-    Args:
-        x: pre-activation, any shape that has dimension ``channel_dim`` where slopes are per channel.
-        positive: slope on the positive side, shape (1,) or (C,); greater than 0.
-        negative: slope on the negative side, same shape; greater than 0, at most ``positive``.
-        cap: upper bound of the output (6.0 at a ReLU6 site); its gradient at and above the bound is 0.
-        inplace: overwrite ``x``; the backward pass then works from the output.
-        channel_dim: dimension that (C,) slopes belong to.
-
-    Returns:
-        A tensor like ``x``.
-    """
-    result: Tensor = _TwoSlope.apply(x, positive, negative, cap, inplace, channel_dim)
-    return result
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, positive, negative, alpha, beta = ctx.saved_tensors
+        scale, cap, channel_dim, output = ctx.options
+        summed = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        body = body_for(kept, positive.numel(), channel_dim)
+        grad_x, sums = body.backward(grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed)
+        if sums is None:
+            return grad_x, None, None, None, None, None, None, None
+        wide = accumulation_dtype(alpha.dtype)
+        above, below = (_in(total, wide) for total in sums)
+        if output:  # the sums are of the output, which is the input times its slope
+            above, below = above / _in(positive, wide), below / _in(negative, wide)
+        _, _, under, over = _BOUNDS[alpha.dtype]
+        on_alpha = _hardtanh_backward(_in(below * scale, alpha.dtype), alpha, under, over)
+        on_beta = _in(_sigmoid_backward(above * scale, _in(beta, wide).sigmoid()), beta.dtype)
+        return grad_x, on_alpha, on_beta, None, None, None, None, None
 
 
 def arelu(
@@ -182,16 +115,46 @@ def arelu(
         x: pre-activation, any shape and floating dtype.
         alpha: suppression of negative elements, shape (1,) or (C,); without gradient outside [0.01, 0.99].
         beta: amplification of positive elements before the sigmoid, same shape as ``alpha``.
-        scale: positive constant on both branches (AReLU is positively homogeneous, so it can be absorbed anywhere).
-        cap: upper bound of the output, None for none.
-        inplace: overwrite ``x``.
+        scale: positive constant on both branches (AReLU is positively homogeneous, so it can be absorbed anywhere); it gets
+            no gradient.
+        cap: upper bound of the output (6.0 at a ReLU6 site), None for none; its gradient at and above the bound is 0.
+        inplace: overwrite ``x``; the backward pass then works from the output.
         channel_dim: dimension that (C,) parameters belong to.
 
     Returns:
         A tensor like ``x``.
+
+    Raises:
+        ValueError: (C,) parameters and another number of channels in ``x``.
     """
-    # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
-    wide = _accumulation_dtype(alpha.dtype)
-    negative = clamp_alpha(alpha).to(wide) * scale
-    positive = (1 + beta.to(wide).sigmoid()) * scale
-    return two_slope(x, positive, negative, cap=cap, inplace=inplace, channel_dim=channel_dim)
+    result: Tensor
+    if torch.compiler.is_exporting():
+        # What is exported is a formula's operators and no gradient of its own, so that its gradient has to be theirs.
+        y = _written_out(x.clone() if inplace else x, alpha, beta, scale, cap, channel_dim)
+        return x.copy_(y) if inplace else y
+    if torch.compiler.is_compiling():
+        # What is kept is the output, which the next layer keeps as well: keeping the input is a second map to write. In place,
+        # the compiler cannot look into an operation that marks its input as overwritten, but it plans copies away.
+        result = _AReLU.apply(x, alpha, beta, scale, cap, channel_dim, False, True)
+        return x.copy_(result) if inplace else result
+    result = _AReLU.apply(x, alpha, beta, scale, cap, channel_dim, inplace, inplace)
+    return result
+
+
+def _written_out(
+    x: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor | float, cap: float | None, channel_dim: int
+) -> Tensor:  # fmt: skip
+    """The same values and gradients by operators that are differentiable themselves."""
+    check_channels(x, alpha.numel(), channel_dim)
+    wide, working = accumulation_dtype(alpha.dtype), accumulation_dtype(x.dtype)
+    low, high, _, _ = _BOUNDS[alpha.dtype]
+    clamped = alpha.detach().clamp(low, high)
+    within = torch.where(alpha.detach() == clamped, alpha, clamped)
+    positive, negative = (
+        over_channels((slope * scale).to(working), x, channel_dim) for slope in (1 + beta.to(wide).sigmoid(), within.to(wide))
+    )
+    y = x.to(working).relu() * positive - (-x.to(working)).relu() * negative
+    if cap is not None:
+        bound = as_stored(cap, x.dtype)
+        y = y.masked_fill(y >= bound, bound)
+    return y.to(x.dtype)

@@ -19,11 +19,16 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from arelu_tl.activation.layout import blocks_of
+
 SOURCE = Path(__file__).with_name("two_slope.c")
+BODY = Path(__file__).with_name("two_slope_body.h")
+_FORMATS = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # Compared numbers raise no traps here, which the compiler may rely on to do eight at a time.
 _ALWAYS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c99")
 # Best first; Apple's compiler has no OpenMP, some know no -march=native.
@@ -37,45 +42,62 @@ def kernel_state() -> str:
     return _build()[1]
 
 
-def serves(x: Tensor, positive: Tensor, negative: Tensor) -> bool:
-    """Whether the kernel can take ``x``: float32 in the processor's memory without gaps, one slope a side, not being traced."""
+def serves(x: Tensor, channels: int, channel_dim: int) -> bool:
+    """Whether the kernel can take ``x``: a format that it knows, in the processor's memory without gaps, not being traced."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type == "cpu"
-        and x.dtype is torch.float32
-        and positive.numel() == negative.numel() == 1
-        and (x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)))
+        and x.dtype in _FORMATS
+        and blocks_of(x, channels, channel_dim) is not None
         and _build()[0] is not None
     )
 
 
-def forward(x: Tensor, positive: float, negative: float, cap: float | None, *, inplace: bool) -> Tensor:
-    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere, in ``x`` itself or in a tensor like it."""
+def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int, *, inplace: bool) -> Tensor:
+    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere, in ``x`` itself or in a tensor like it.
+
+    Args:
+        positive, negative: slopes, shape (1,) or (C,), without gaps, in the format that ``x`` is computed in.
+    """
     y = x if inplace else torch.empty_like(x)
-    _library().two_slope_forward(x.data_ptr(), y.data_ptr(), x.numel(), positive, negative, _cap(cap), _threads(x))
+    run, _ = _library()[x.dtype]
+    run(
+        x.data_ptr(), y.data_ptr(), *_form(x, positive, channel_dim),
+        positive.data_ptr(), negative.data_ptr(), _cap(cap), _threads(x),
+    )  # fmt: skip
     return y
 
 
 def backward(
-    grad: Tensor, kept: Tensor, positive: float, negative: float, cap: float | None, *, output: bool
-) -> tuple[Tensor, float, float]:
-    """(gradient of x, sum of grad * kept where kept > 0, the same where kept < 0); nothing flows where the cap was reached.
+    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int,
+    *, output: bool, summed: bool,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+    """(gradient of x, sums of grad * kept where kept > 0 and where kept < 0); nothing flows where the cap was reached.
 
     Args:
         grad: of the output, as ``kept`` in shape.
         kept: the input, or with ``output`` the output.
+        summed: whether the sums, each (1,) or (C,) in float64, are wanted; they cost nothing.
     """
     if grad.stride() != kept.stride() or grad.dtype is not kept.dtype or type(grad) is not Tensor:
         grad = torch.empty_like(kept).copy_(grad)
     grad_x = torch.empty_like(kept)
-    library = _library()
-    sums = (ctypes.c_double * (2 * max(1, library.two_slope_blocks(kept.numel()))))()
-    library.two_slope_backward(
-        grad.data_ptr(), kept.data_ptr(), grad_x.data_ptr(), kept.numel(),
-        positive, negative, 1.0 if output else positive, _cap(cap), sums, _threads(kept),
+    form = _form(kept, positive, channel_dim)
+    partial = torch.empty(_room(form), dtype=positive.dtype)
+    sums = torch.empty((form[1], 2), dtype=torch.float64)
+    _, run = _library()[kept.dtype]
+    run(
+        grad.data_ptr(), kept.data_ptr(), grad_x.data_ptr(), *form, positive.data_ptr(), negative.data_ptr(),
+        _cap(cap), output, partial.data_ptr(), sums.data_ptr(), _threads(kept),
     )  # fmt: skip
-    return grad_x, sums[0], sums[1]
+    return grad_x, (sums[:, 0], sums[:, 1]) if summed else None
+
+
+def _form(x: Tensor, slope: Tensor, channel_dim: int) -> tuple[int, int, int]:
+    form = blocks_of(x, slope.numel(), channel_dim)
+    assert form is not None  # ``serves`` has looked
+    return form
 
 
 def _cap(cap: float | None) -> float:
@@ -86,10 +108,23 @@ def _threads(x: Tensor) -> int:
     return 1 if x.numel() < _ONE_THREAD else torch.get_num_threads()
 
 
-def _library() -> ctypes.CDLL:
+def _room(form: tuple[int, int, int]) -> int:
+    """How many numbers a backward pass needs to sum in."""
     library = _build()[0]
     assert library is not None
-    return library
+    return int(library.two_slope_partial(*form))
+
+
+@lru_cache(maxsize=1)
+def _library() -> dict[torch.dtype, tuple[Any, Any]]:
+    """{format: (forward, backward)}."""
+    library = _build()[0]
+    assert library is not None
+    return {dtype: _passes(library, name) for dtype, name in _FORMATS.items()}
+
+
+def _passes(library: ctypes.CDLL, name: str) -> tuple[Any, Any]:
+    return getattr(library, f"two_slope_forward_{name}"), getattr(library, f"two_slope_backward_{name}")
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +150,8 @@ def _compiled(compiler: str) -> tuple[Path, tuple[str, ...]]:
     for flags in _WISHES:
         command = [compiler, *_ALWAYS, *flags]
         # A file built for this processor must not be taken by another that shares the home folder.
-        key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), repr(command).encode(), version, _processor()])).hexdigest()
+        told = [SOURCE.read_bytes(), BODY.read_bytes(), repr(command).encode(), version, _processor()]
+        key = hashlib.sha256(b"\0".join(told)).hexdigest()
         path = folder / f"two_slope-{key[:24]}.so"
         if path.is_file():
             return path, flags
@@ -155,10 +191,11 @@ def _processor() -> bytes:
 
 def _opened(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    size, pointer, number, count = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_float, ctypes.c_int
-    library.two_slope_blocks.argtypes, library.two_slope_blocks.restype = [size], size
-    library.two_slope_forward.argtypes = [pointer, pointer, size, number, number, number, count]
-    library.two_slope_forward.restype = None
-    library.two_slope_backward.argtypes = [pointer] * 3 + [size, number, number, number, number, pointer, count]
-    library.two_slope_backward.restype = None
+    size, pointer, number, count = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_double, ctypes.c_int
+    library.two_slope_partial.argtypes, library.two_slope_partial.restype = [size] * 3, size
+    for name in _FORMATS.values():
+        forward_pass, backward_pass = _passes(library, name)
+        forward_pass.argtypes = [pointer] * 2 + [size] * 3 + [pointer] * 2 + [number, count]
+        backward_pass.argtypes = [pointer] * 3 + [size] * 3 + [pointer] * 2 + [number, count] + [pointer] * 2 + [count]
+        forward_pass.restype = backward_pass.restype = None
     return library

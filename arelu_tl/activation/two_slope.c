@@ -1,66 +1,64 @@
-/* AReLU on float32 maps whose elements lie one behind the other: one pass over memory forward, one backward.
+/* The two-slope map, one pass over memory forward and one backward, for float32, float64 and bfloat16.
  *
- * The sums are taken block by block and then in the order of the blocks, so that they do not depend on the number of threads.
+ * A map is (outer, channels, inner): element (o, c, i) lies at (o * channels + c) * inner + i. Slopes are one a channel. Where
+ * there is one pair for all, the map is (1, 1, n). Sums are taken piece by piece and then in the order of the pieces, so that
+ * they do not depend on the number of threads.
  */
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
-/* Elements taken at a time: long enough to hide the start of a loop, short enough that sums in float keep their digits. */
-enum { BLOCK = 4096 };
+/* Elements of one channel taken at a time: long enough to hide the start of a loop, short enough that sums keep their digits. */
+enum { PIECE = 4096 };
+/* Where channels lie side by side: how many times over all of them. */
+enum { ROWS = 128 };
 
 static ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t pieces(ptrdiff_t n, ptrdiff_t size) { return (n + size - 1) / size; }
 
-ptrdiff_t two_slope_blocks(ptrdiff_t n) { return (n + BLOCK - 1) / BLOCK; }
+/* Whether neighbours belong to different channels. */
+static int side_by_side(ptrdiff_t channels, ptrdiff_t inner) { return channels > 1 && inner == 1; }
 
-/* y = min(cap, positive * x) where x >= 0, negative * x elsewhere. y may be x. */
-void two_slope_forward(const float *x, float *y, ptrdiff_t n, float positive, float negative, float cap, int threads)
+/* How many sums a backward pass needs room for. */
+ptrdiff_t two_slope_partial(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner)
 {
-    (void)threads;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (ptrdiff_t first = 0; first < n; first += BLOCK) {
-        ptrdiff_t last = smaller(first + BLOCK, n);
-#pragma omp simd
-        for (ptrdiff_t i = first; i < last; i++) {
-            float v = x[i] * (x[i] >= 0.0f ? positive : negative);
-            y[i] = v > cap ? cap : v;
-        }
-    }
+    return side_by_side(channels, inner) ? 2 * channels * pieces(outer, ROWS) : 2 * outer * channels * pieces(inner, PIECE);
 }
 
-static void block_backward(const float *restrict grad, const float *restrict kept, float *restrict grad_x, int n,
-                           float positive, float negative, float gain, float cap, double *restrict sums)
+static float from_bfloat16(uint16_t stored)
 {
-    float above = 0.0f, below = 0.0f;
-#pragma omp simd reduction(+ : above, below)
-    for (int i = 0; i < n; i++) {
-        float k = kept[i], g = grad[i];
-        g = k * gain >= cap ? 0.0f : g;
-        float product = g * k;
-        above += k > 0.0f ? product : 0.0f;
-        below += k > 0.0f ? 0.0f : product;
-        g *= k > 0.0f ? positive : negative;
-        grad_x[i] = k == 0.0f ? 0.0f : g;
-    }
-    sums[0] = above;
-    sums[1] = below;
+    uint32_t bits = (uint32_t)stored << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-/* grad_x, and the sums of grad * kept over kept > 0 and over the rest.
- *
- * kept is the input, or the output that has taken its place; kept * gain is the output either way. sums has room for two numbers
- * a block; the first two are the result.
- */
-void two_slope_backward(const float *grad, const float *kept, float *grad_x, ptrdiff_t n, float positive, float negative,
-                        float gain, float cap, double *sums, int threads)
+/* To the nearest, ties to even; no number stays none. */
+static uint16_t to_bfloat16(float value)
 {
-    (void)threads;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (ptrdiff_t block = 0; block < two_slope_blocks(n); block++) {
-        ptrdiff_t first = block * BLOCK;
-        block_backward(grad + first, kept + first, grad_x + first, (int)smaller(BLOCK, n - first), positive, negative, gain,
-                       cap, sums + 2 * block);
-    }
-    for (ptrdiff_t block = 1; block < two_slope_blocks(n); block++) {
-        sums[0] += sums[2 * block];
-        sums[1] += sums[2 * block + 1];
-    }
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    return (uint16_t)(value == value ? rounded : 0x7fc0u);
 }
+
+#define STORED float
+#define NUMBER float
+#define NAME(what) what##_float32
+#define READ(stored) (stored)
+#define WRITE(value) (value)
+#include "two_slope_body.h"
+
+#define STORED double
+#define NUMBER double
+#define NAME(what) what##_float64
+#define READ(stored) (stored)
+#define WRITE(value) (value)
+#include "two_slope_body.h"
+
+#define STORED uint16_t
+#define NUMBER float
+#define NAME(what) what##_bfloat16
+#define READ(stored) from_bfloat16(stored)
+#define WRITE(value) to_bfloat16(value)
+#include "two_slope_body.h"

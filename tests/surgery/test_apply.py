@@ -13,8 +13,7 @@ from timm.models.densenet import DenseNet
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, named_arelus
-from arelu_tl.activation.functional import two_slope
+from arelu_tl.activation import AReLU, named_arelus, two_slope
 from arelu_tl.errors import AreluTlError, SurgeryError
 from arelu_tl.surgery import apply_plan, convert, find_sites, make_plan, restore_sites
 
@@ -181,7 +180,7 @@ def test_with_the_slopes_of_relu_outputs_and_input_gradients_equal_the_untouched
     convert(rewired, example_input=pictures)
 
     def as_relu(self: AReLU, x: Tensor) -> Tensor:
-        return two_slope(x, torch.ones(1), torch.zeros(1), cap=self.cap, inplace=False)
+        return two_slope(x, torch.ones(1), torch.zeros(1), self.cap)
 
     monkeypatch.setattr(AReLU, "forward", as_relu)
     results = []
