@@ -160,7 +160,10 @@ class FinetuneConfig(BaseModel):
     clip_grad: Float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
     grad_accum_steps: Int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
     freeze: Literal["none", "backbone"] = _field(
-        "none", "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay.", "Training"
+        "none",
+        "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay. With --no-aug and nothing to learn at "
+        "the sites, each picture passes the backbone once.",
+        "Training",
     )
     model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
     model_ema_decay: Float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)

@@ -20,6 +20,7 @@ from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.storage import hold_folder, make_folder, write_json, write_text
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import choose_workers, describe_environment
+from arelu_tl.study.head_only import on_features
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.tensorboard import TensorBoardLog, log_summary
@@ -111,15 +112,18 @@ def train_run(
         journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
         pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
         reset_peak_memory(device)
+        settings = fit_settings(config, device)
+        one_by_one, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
+        trained, train_on, val_on = on_features(config, folder, backbone, (train, val, one_by_one), device, settings, observer)
         try:
             with catch_signals() as stop:
                 result = fit(
-                    model,
-                    train,
-                    val,
+                    trained,
+                    train_on,
+                    val_on,
                     optimizer,
                     schedule,
-                    fit_settings(config, device),
+                    settings,
                     device=device,
                     journal=journal,
                     stop=stop,
@@ -136,7 +140,7 @@ def train_run(
             raise
         finally:
             journal.close()
-        summary = _summary(config, path, result, device, pairing)
+        summary = _summary(config, path, result, device, pairing, on_features=trained is not model)
         write_json(path / runs.SUMMARY, summary)
         if config.tensorboard:
             log_summary(path / runs.TENSORBOARD, summary, report)
@@ -295,7 +299,7 @@ def _identity(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _summary(
-    config: FinetuneConfig, path: Path, result: FitResult, device: torch.device, pairing: dict[str, Any]
+    config: FinetuneConfig, path: Path, result: FitResult, device: torch.device, pairing: dict[str, Any], *, on_features: bool
 ) -> dict[str, Any]:
     state = result.state
     curve = runs.load_run(path).curve("val")
@@ -314,6 +318,7 @@ def _summary(
         "images_per_second": round(state.images / state.seconds, 3) if state.seconds else None,
         "peak_memory_bytes": peak_memory_bytes(device),
         "micro_batch": state.micro_batch,
+        "on_features": on_features,
         "device": str(device),
         "pairing": {**pairing, "epochs": state.digests},
     }

@@ -22,6 +22,7 @@ from arelu_tl.data import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
 from arelu_tl.records.flags import pack_flags
 from arelu_tl.training.evaluate import Evaluation, evaluate
+from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.interruption import StopRequest
 from arelu_tl.training.step import Step, StepSettings
 
@@ -114,8 +115,8 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    train: Batches,
-    val: Batches,
+    train: Batches | FeatureBatches,
+    val: Batches | FeatureBatches,
     optimizer: torch.optim.Optimizer,
     schedule: Scheduler | None,
     settings: FitSettings,
@@ -129,7 +130,7 @@ def fit(
 
     Args:
         model: on ``device``; with ``resume``, already holding the checkpoint's weights.
-        train, val: batches of the two splits.
+        train, val: batches of the two splits, of what ``model`` takes: pictures or features.
         optimizer: over the model's trainable parameters.
         schedule: stepped by the number of the optimiser step; None for constant rates.
         resume: the state that the journal was given with the checkpoint.
@@ -209,8 +210,8 @@ def fit(
                 schedule.step(state.step)
             taken = [next(batches) for _ in range(min(settings.grad_accum_steps, len(train) - state.batch))]
             if state.batch == 0:
-                order = train.order_digest(state.epoch)
-                state.digests.append({"order": order, "first_batch": batch_digest(*taken[0])})
+                pictures = train.first_pictures(state.epoch) if isinstance(train, FeatureBatches) else taken[0]
+                state.digests.append({"order": train.order_digest(state.epoch), "first_batch": batch_digest(*pictures)})
             told = step.gradients(taken, state.step)
             state.micro_batch = step.micro_batch
             for (loss, correct), (_, labels) in zip(told, taken, strict=True):

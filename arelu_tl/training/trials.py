@@ -35,7 +35,7 @@ def compiling_fails(model: nn.Module, batch: Batch, settings: StepSettings, devi
         _gradients(model, batch, settings, device)
         evaluate(model, [batch], device, settings.amp, channels_last=settings.channels_last)
     except Exception as error:  # noqa: BLE001  the compiler, its back ends and theirs have errors of every class
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"{type(error).__name__}: {' '.join(str(error).partition('Set TORCHDYNAMO')[0].split())[:200]}"
     finally:
         # What was compiled for a model that is thrown away would count towards the limit of the one that trains.
         torch.compiler.reset()

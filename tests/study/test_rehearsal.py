@@ -119,3 +119,19 @@ def test_mixed_precision_is_said_to_be_slow_only_where_it_is(monkeypatch: pytest
         assert (slow_mixed_precision(cpu, asked) is not None) == slow
         assert slow_mixed_precision(cpu, check_config({})) is None
     assert slow_mixed_precision(torch.device("meta"), asked) is None
+
+
+def test_a_frozen_backbone_sees_pictures_that_never_vary_once(pictures: Path, tmp_path: Path) -> None:
+    """The whole command: alone where the arm has nothing to learn, with the same pairing as the arm that has."""
+    watching = Watching()
+    study = finetune(tiny(pictures, tmp_path, batch_size=6, epochs=3, freeze="backbone", no_aug=True, lr=1e-2), observer=watching)
+    assert [note for note in watching.notes if "pass the frozen backbone once" in note] == [
+        "relu: only the head learns, on pictures that never vary: they pass the frozen backbone once"
+    ]
+    told = {run.config.arm: run for run in study.runs}
+    assert {arm: run.summary["on_features"] for arm, run in told.items()} == {"relu": True, "arelu": False}
+    assert told["relu"].summary["pairing"]["epochs"] == told["arelu"].summary["pairing"]["epochs"]
+    model, _ = arelu_tl.load_model(told["relu"].path)
+    assert sum(p.numel() for p in model.parameters()) > 10_000
+    varied = finetune(tiny(pictures, tmp_path, batch_size=6, freeze="backbone", arm="relu"), observer=watching)
+    assert varied.runs[0].summary["on_features"] is False
