@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from arelu_tl.errors import ConfigError, SurgeryError
 from arelu_tl.training.evaluate import evaluate
@@ -49,16 +48,21 @@ def check_recomputation(model: nn.Module, batch: Batch, settings: StepSettings, 
         ConfigError: it fails, or the gradients are others, as where a block overwrites what it is computed from once more.
     """
     few = batch[0][:_FEW], batch[1][:_FEW]
-    try:
-        ours = _gradients(model, few, settings, device)
-    except (CheckpointError, SurgeryError) as error:
-        raise ConfigError(
-            f"{type(model).__name__} cannot be checkpointed with these sites ({' '.join(str(error).split())[:150]}): "
-            "leave out --grad-checkpointing"
-        ) from error
-    model.set_grad_checkpointing(False)  # type: ignore[operator]
-    for mine, plain in zip(ours, _gradients(model, few, settings, device), strict=True):
-        if not torch.allclose(mine, plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item(), equal_nan=True):
+    told = []
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)  # type: ignore[operator]
+        try:
+            told.append(_gradients(model, few, settings, device))
+        except (RuntimeError, SurgeryError) as error:
+            # Autograd notices most of what is overwritten, and torch a block that runs otherwise the second time.
+            if not checkpointing or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ConfigError(
+                f"{type(model).__name__} cannot be checkpointed ({' '.join(str(error).split())[:150]}): "
+                "leave out --grad-checkpointing"
+            ) from error
+    for plain, ours in zip(*told, strict=True):
+        if not torch.allclose(ours, plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item(), equal_nan=True):
             raise ConfigError(
                 f"{type(model).__name__} has other gradients with checkpointing than without: leave out --grad-checkpointing"
             )

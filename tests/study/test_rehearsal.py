@@ -135,3 +135,17 @@ def test_a_frozen_backbone_sees_pictures_that_never_vary_once(pictures: Path, tm
     assert sum(p.numel() for p in model.parameters()) > 10_000
     varied = finetune(tiny(pictures, tmp_path, batch_size=6, freeze="backbone", arm="relu"), observer=watching)
     assert varied.runs[0].summary["on_features"] is False
+
+
+def test_a_run_with_checkpointing_has_the_rows_of_one_without(pictures: Path, tmp_path: Path) -> None:
+    plain, saving = (
+        finetune(tiny(pictures, tmp_path, batch_size=6, arm="relu", grad_checkpointing=on)).runs[0] for on in (False, True)
+    )
+    assert rows(plain.path) == rows(saving.path)
+
+
+def test_a_backbone_without_checkpointing_is_refused_before_a_study_is_made(pictures: Path, tmp_path: Path) -> None:
+    config = tiny(pictures, tmp_path, batch_size=4, model="selecsls42", grad_checkpointing=True)
+    with pytest.raises(ConfigError, match="no gradient checkpointing"):
+        finetune(config)
+    assert not list(tmp_path.glob("*/*"))
