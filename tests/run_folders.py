@@ -39,6 +39,7 @@ def write_run(
     batchnorm: str = "corrected",
     name: str | None = None,
     sites: int = 3,
+    told: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
     """A run's folder below ``parent``.
@@ -50,6 +51,7 @@ def write_run(
             ``correct`` has it when None, and without it no predictions.csv.
         sites: how many an arm has replaced, with their alpha and beta at every evaluation where it learns them.
         status: None for a run that is still at it: no summary.
+        told: what else its summary tells.
         settings: of the configuration, ``lr`` and ``seed`` among them.
     """
     config = check_config({"arm": arm, **settings})
@@ -94,13 +96,14 @@ def write_run(
             }
             for i in range(sites)
         ]
-        told = {"arm": arm, "init": "calibrated", "batchnorm": batchnorm, "sites": replaced, "drift": None}
+        surgery = {"arm": arm, "init": "calibrated", "batchnorm": batchnorm, "sites": replaced, "drift": None}
         if drift is not None:
-            told["drift"] = {"relative": drift, "top1_agreement": 0.8, "images": 8}
-        (path / "surgery.json").write_text(json.dumps(told), encoding="utf-8")
+            surgery["drift"] = {"relative": drift, "top1_agreement": 0.8, "images": 8}
+        (path / "surgery.json").write_text(json.dumps(surgery), encoding="utf-8")
     if status is not None:
         summary: dict[str, Any] = {"arm": arm, "lr": config.lr, "seed": config.seed, "status": status}
         summary |= {"images_per_second": 50.0, "peak_memory_bytes": 1_000_000, "pairing": pairing or {}}
+        summary |= told or {}
         if status == "failed":
             summary["error"] = "NonFiniteError: the training loss became nan"
         (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")

@@ -99,6 +99,7 @@ def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allo
         waiting=given.waiting,
         repeated=[*(str(each.run.path) for each in given.spare if each.run.path not in used), *given.left_out],
         allowed=sorted(allowed.values()),
+        uneven=sorted({text for pair in matched for text in pair.uneven}),
         warnings=[],
     )
     return replace(found, warnings=warning_sentences(found))

@@ -228,6 +228,24 @@ class Pair:
         one, other = (read_environment(each.run.path) for each in (self.arm, self.reference))
         return all(one.get(key) == other.get(key) for key in ("device_name", "threads"))
 
+    @property
+    def uneven(self) -> list[str]:
+        """What became of the two runs in other ways than of each other while they trained, in sentences."""
+        runs = self.arm.run, self.reference.run
+        told = []
+        parts = [run.summary.get("micro_batch") for run in runs]
+        if self.finished and parts[0] != parts[1]:
+            named = " and ".join(f"{_short(r)} {f'in parts of {n}' if n else 'whole'}" for r, n in zip(runs, parts, strict=True))
+            told.append(f"Memory did not hold the same batches: {named}, and BatchNorm saw the parts.")
+        alone = [run.summary.get("on_features", False) for run in runs]
+        if self.finished and alone[0] != alone[1]:
+            quick, slow = runs if alone[0] else runs[::-1]
+            told.append(
+                f"{_short(quick)} passed its pictures through the frozen backbone once, {_short(slow)} at every step, because "
+                "its sites learn: seconds and speeds tell of that too."
+            )
+        return told
+
     def proof(self) -> dict[str, str | None]:
         """Hashes of what both runs have recorded and share; the order and the augmentation by their first epoch's digests."""
 

@@ -176,6 +176,7 @@ class Comparison:
         unfinished: runs that count in no mean yet, because others of their rate are further.
         repeated: runs that do not count, because another stands for their cell, or because they failed under other settings.
         failed, waiting, allowed: see ``pairing.Field``.
+        uneven: what became of the two runs of a pair in unlike ways while they trained, in sentences.
         warnings: what a reader must know to read the rest.
     """
 
@@ -190,6 +191,7 @@ class Comparison:
     waiting: list[str]
     repeated: list[str]
     allowed: list[str]
+    uneven: list[str]
     warnings: list[str]
 
     @property

@@ -165,7 +165,7 @@ def _short(d: PairedDifference) -> str:
 
 def warning_sentences(found: Comparison) -> list[str]:
     """What a reader must know to read the rest."""
-    told = [f"Compared although they differ: {text}." for text in found.allowed]
+    told = [f"Compared although they differ: {text}." for text in found.allowed] + found.uneven
     seeds = min(each.aulc.seeds for each in found.rates)
     if seeds == 1:
         told.append("One seed: the intervals know the blur of the validation pictures, not that of another training.")

@@ -78,8 +78,9 @@ def _plain_type(annotation: Any) -> Any:
     if origin is Annotated:
         return _plain_type(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        (kind,) = (a for a in get_args(annotation) if a is not NoneType)
-        return _plain_type(kind)
+        kinds = [a for a in get_args(annotation) if a is not NoneType]
+        # A number or a word (``auto``): the configuration tells which it is, and what is wrong with it.
+        return str if len(kinds) > 1 else _plain_type(kinds[0])
     if origin is Literal or origin in (list, tuple) or annotation in (str, int, float, bool, Path):
         return annotation
     raise TypeError(f"no option can be made of {annotation}")

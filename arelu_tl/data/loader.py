@@ -148,6 +148,16 @@ class Batches:
         self._order.epoch, self._order.first = epoch, first
         return iter(self._loader)
 
+    @property
+    def workers(self) -> int:
+        """Processes that decode."""
+        return self._loader.num_workers
+
+    def indices(self, epoch: int = 0) -> list[list[int]]:
+        """Which samples make up each batch of an epoch."""
+        order, size = self._order.indices(epoch), self.batch_size
+        return [order[b * size : (b + 1) * size] for b in range(len(self))]
+
     def order_digest(self, epoch: int) -> str:
         """Digest of which picture comes when in an epoch."""
         text = "\n".join(f"{self.samples[i].path}\t{self.samples[i].label}" for i in self._order.indices(epoch))

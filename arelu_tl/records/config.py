@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.duration import parse_duration
@@ -47,6 +47,21 @@ def _no_truth_value(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]
+
+_POSITIVE = TypeAdapter(Annotated[Int, Field(ge=1)])
+
+
+def _number_or_auto(value: Any) -> Any:
+    """The command line gives digits as text, as a YAML file may; any fault is one sentence, where a union would have two."""
+    if value == "auto":
+        return value
+    try:
+        return _POSITIVE.validate_python(value)
+    except ValidationError:
+        raise ValueError("a whole number of at least 1 is wanted, or auto") from None
+
+
+IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
 
 # A name inside the folder of pictures, never a path out of it.
 _FOLDER_NAME = r"^[^/\\]+$"
@@ -116,7 +131,20 @@ class FinetuneConfig(BaseModel):
     calibration_images: Int = _field(256, "Training pictures that calibrate surgery and measure its drift.", "Surgery", ge=2)
 
     epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
-    batch_size: Int = _field(32, "Pictures in a step.", "Training", ge=1, short="-b")
+    batch_size: IntOrAuto = _field(
+        32,
+        "Pictures in a step; auto: the largest power of two that memory holds for every arm, up to 256 and an eighth of the "
+        "training pictures.",
+        "Training",
+        short="-b",
+    )
+    micro_batch: Int | None = _field(
+        None,
+        "Pictures at a time, the gradients added up over the batch (BatchNorm sees the parts); halved by itself where a GPU's "
+        "memory runs out.",
+        "Training",
+        ge=1,
+    )
     lr: Float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
     head_lr: Float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
     arelu_lr: Float | None = _field(None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0)
@@ -132,7 +160,10 @@ class FinetuneConfig(BaseModel):
     clip_grad: Float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
     grad_accum_steps: Int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
     freeze: Literal["none", "backbone"] = _field(
-        "none", "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay.", "Training"
+        "none",
+        "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay. With --no-aug and nothing to learn at "
+        "the sites, each picture passes the backbone once.",
+        "Training",
     )
     model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
     model_ema_decay: Float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)
@@ -142,6 +173,13 @@ class FinetuneConfig(BaseModel):
     eval_every: Int | None = _field(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
     amp: bool = _field(False, "Mixed precision.", "Training")
     amp_dtype: Literal["bfloat16", "float16"] = _field("bfloat16", "Its type; float16 needs a GPU.", "Training")
+    channels_last: bool | None = _field(
+        None, "Lay maps out with their channels side by side; when not given, on the CPU and with --amp.", "Training"
+    )
+    compile: bool = _field(False, "torch.compile the model; trains as without where that fails, all arms alike.", "Training")
+    grad_checkpointing: bool = _field(
+        False, "Compute activations again in the backward pass: less memory, more time, the same result.", "Training"
+    )
 
     no_aug: bool = _field(False, "No augmentation: train on what validation would see.", "Augmentation")
     scale: tuple[float, float] = _field(
@@ -163,6 +201,17 @@ class FinetuneConfig(BaseModel):
     def learning_rates(self) -> list[float]:
         """The rates that training will use."""
         return [self.lr]
+
+    @property
+    def pictures_in_a_batch(self) -> int:
+        """``batch_size`` as a number.
+
+        Raises:
+            ConfigError: it is still to be found; a study finds it before its first run.
+        """
+        if self.batch_size == "auto":
+            raise ConfigError("batch_size auto has not been settled yet: give a number")
+        return self.batch_size
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneConfig:

@@ -13,6 +13,7 @@ import torch
 from arelu_tl import __version__
 from arelu_tl.activation.fused import kernel_state
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.config import FinetuneConfig
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -37,6 +38,16 @@ def choose_workers(asked: int | None, device: torch.device, processors: int) -> 
     if asked is not None:
         return asked
     return min(8, processors - 1) if device.type != "cpu" else min(4, processors // 4)
+
+
+def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | None:
+    """Why ``--amp`` makes training slower on ``device``, in a line; None where it does not, or nobody knows."""
+    if device.type != "cpu" or not config.amp or not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    units = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+    if any(torch.cpu.get_capabilities().get(unit) for unit in units):
+        return None
+    return "--amp: this processor has no bfloat16 units, so that training is slower with it than without"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -8,14 +8,17 @@ import signal
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from arelu_tl.data import PictureCache, PictureFolder, scan_folder
 from arelu_tl.errors import ConfigError, DataError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
-from arelu_tl.study.environment import choose_device
+from arelu_tl.study.environment import choose_device, slow_mixed_precision
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import rehearse, train_run
+from arelu_tl.study.rehearsal import agree, rehearse
+from arelu_tl.study.run import train_run
 
 _Config = TypeVar("_Config", bound=FinetuneConfig)
 
@@ -37,8 +40,12 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
         folder = scan(config, observer, cache)
         make_folder(config.output)
         # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
-        # half study behind.
-        rehearse(config, folder, device)
+        # half study behind; and its arms share what the machine allows.
+        config = agree(
+            config, [rehearse(_with_arm(config, arm), folder, device) for arm in _arms_to_try(config, device)], observer.note
+        )
+        if (slow := slow_mixed_precision(device, config)) is not None:
+            observer.note(slow)
         study = claim_folder(config.output, config.name, "study")
         open_study(study, config, folder)
         return _train(study, config, folder, observer)
@@ -107,6 +114,12 @@ def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer:
 def _arms(config: FinetuneConfig) -> list[str]:
     """The baseline goes first, so that the other arm can be watched beside it."""
     return ["relu", config.arm] if config.baseline and config.arm != "relu" else [config.arm]
+
+
+def _arms_to_try(config: FinetuneConfig, device: torch.device) -> list[str]:
+    """Where neither memory nor a compiler decides anything, the arm tells all that can be wrong with the settings."""
+    decides = config.batch_size == "auto" or config.compile or device.type == "cuda"
+    return _arms(config) if decides else [config.arm]
 
 
 def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:

@@ -77,6 +77,9 @@ class RunJournal:
         lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
         save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, "lengths": lengths})
 
+    def note(self, text: str) -> None:
+        self.observer.note(text)
+
     def close(self) -> None:
         try:
             self._metrics.close()

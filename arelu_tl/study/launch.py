@@ -15,7 +15,8 @@ from arelu_tl.data import PictureFolder
 from arelu_tl.errors import AreluTlError, Interrupted, StorageError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import Rehearsal, rehearse, train_run
+from arelu_tl.study.rehearsal import Rehearsal, rehearse
+from arelu_tl.study.run import train_run
 
 # A sweep begun right after another one was killed may meet that one's workers, still saving.
 PATIENCE_SECONDS = 20.0

@@ -27,7 +27,7 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.launch import Cell, Outcome, run_cell
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import Rehearsal, rehearse
+from arelu_tl.study.rehearsal import Rehearsal, rehearse
 
 _POLL_SECONDS = 0.2
 # A worker that was told to end, or has nothing to do, and does not.
@@ -82,7 +82,8 @@ class Processes:
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            return [rehearse(config, self._folder, self._device, measure=True) for config in configs]
+            share = max(self._devices.count(device) for device in self._devices)
+            return [rehearse(config, self._folder, self._device, measure=True, share=share) for config in configs]
         finally:
             torch.set_num_threads(before)
             if self._device.type == "cuda":  # the workers need the memory

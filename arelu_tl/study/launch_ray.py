@@ -24,7 +24,7 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.launch import Cell, Outcome, run_cell
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import Rehearsal, rehearse
+from arelu_tl.study.rehearsal import Rehearsal, rehearse
 
 _POLL_SECONDS = 0.2
 # More processors than this hardly speed up a run, but keep other runs waiting.
@@ -138,7 +138,9 @@ class RayTasks:
         return len(self._tasks)
 
     def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
-        tasks = [self._rehearse.remote(self._shared, config, self._task_device, self._cpus) for config in configs]
+        # A GPU is one task's own; a node's memory may be that of all.
+        share = 1 if self._task_device == "cuda" else self.slots
+        tasks = [self._rehearse.remote(self._shared, config, self._task_device, self._cpus, share) for config in configs]
         try:
             told = self._ray.get(tasks)
         except self._ray.exceptions.RayError as error:
@@ -198,12 +200,14 @@ def _look_around(folder: PictureFolder, study: Path | None) -> None:
             raise DataError(f"{what} {path} cannot be seen from node {platform.node()}: put it on a path that all nodes share")
 
 
-def _rehearse(folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int) -> Rehearsal | AreluTlError:
+def _rehearse(
+    folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int, share: int
+) -> Rehearsal | AreluTlError:
     """On a node; an error comes back as a value, because Ray would wrap it in its own."""
     try:
         _look_around(folder, None)
         torch.set_num_threads(cpus)
-        return rehearse(config, folder, choose_device(device), measure=True)
+        return rehearse(config, folder, choose_device(device), measure=True, share=share)
     except AreluTlError as error:
         return error
 

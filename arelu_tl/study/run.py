@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -18,28 +14,28 @@ from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
 from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batches, make_train_batches, train_transform
-from arelu_tl.errors import AreluTlError, BackboneError, ConfigError, Interrupted
+from arelu_tl.errors import AreluTlError, BackboneError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.storage import hold_folder, make_folder, remove_file, write_json, write_text
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import choose_workers, describe_environment
+from arelu_tl.study.head_only import on_features
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.tensorboard import TensorBoardLog, log_summary, require_tensorboard
+from arelu_tl.study.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
     FitResult,
     FitSettings,
     catch_signals,
-    check_optimizer,
+    enable_grad_checkpointing,
     fit,
     freeze_backbone,
     load_checkpoint,
     make_optimizer,
     make_schedule,
     newest_checkpoint,
-    try_step,
 )
 from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
 
@@ -70,8 +66,8 @@ def train_run(
     """
     backbone, report, head_digest = prepare_model(config, folder, device)
     model = backbone.model
-    optimizer = _optimizer(config, model)
-    train, val = _batches(config, folder, backbone, device, processors)
+    optimizer = make_run_optimizer(config, model)
+    train, val = make_run_batches(config, folder, backbone, device, processors)
     steps_per_epoch = -(-len(train) // config.grad_accum_steps)
     schedule = make_schedule(
         optimizer,
@@ -116,15 +112,18 @@ def train_run(
         journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
         pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
         reset_peak_memory(device)
+        settings = fit_settings(config, device)
+        one_by_one, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
+        trained, train_on, val_on = on_features(config, folder, backbone, (train, val, one_by_one), device, settings, observer)
         try:
             with catch_signals() as stop:
                 result = fit(
-                    model,
-                    train,
-                    val,
+                    trained,
+                    train_on,
+                    val_on,
                     optimizer,
                     schedule,
-                    _fit_settings(config),
+                    settings,
                     device=device,
                     journal=journal,
                     stop=stop,
@@ -134,11 +133,14 @@ def train_run(
             status = "interrupted" if isinstance(error, Interrupted) else "failed"
             write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
             if isinstance(error, torch.OutOfMemoryError):
-                raise AreluTlError(f"out of memory on {device}: lower --batch-size or --img-size, or pass --amp") from error
+                raise AreluTlError(
+                    f"out of memory on {device} with one picture at a time: lower --img-size, or pass --amp or "
+                    "--grad-checkpointing"
+                ) from error
             raise
         finally:
             journal.close()
-        summary = _summary(config, path, result, device, pairing)
+        summary = _summary(config, path, result, device, pairing, on_features=trained is not model)
         write_json(path / runs.SUMMARY, summary)
         if config.tensorboard:
             log_summary(path / runs.TENSORBOARD, summary, report)
@@ -148,57 +150,7 @@ def train_run(
         return summary
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """Attributes:
-    setup_seconds: to load and operate on the model; calibration on all its pictures takes longer.
-    seconds_per_picture: of a training step, after the first.
-    """
-
-    setup_seconds: float
-    seconds_per_picture: float
-
-
-def rehearse(config: FinetuneConfig, folder: PictureFolder, device: torch.device, *, measure: bool = False) -> Rehearsal:
-    """Build everything that ``config.arm`` needs and take one real step on it, then throw it away.
-
-    With ``measure`` three more are taken: the first also pays for what is paid once, and of a machine that has other work any
-    one may tell nothing.
-
-    What is wrong with the model, the settings or the machine is so told before a study's folder is made.
-
-    Raises:
-        ConfigError: no such optimiser; float16 on a device that cannot; TensorBoard is missing; a step that fails, with the
-            reason.
-        BackboneError, SurgeryError: see ``load_backbone`` and ``convert``.
-    """
-    check_optimizer(config.opt)
-    if config.tensorboard:
-        require_tensorboard()
-    if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
-        raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
-    began = time.perf_counter()
-    backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device)
-    try:
-        train, _ = _batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
-        optimizer = _optimizer(config, backbone.model)
-        moments = []
-        for _ in range(4 if measure else 1):
-            moments.append(time.perf_counter())
-            try_step(backbone.model, train, optimizer, _fit_settings(config), device)
-        moments.append(time.perf_counter())
-    except AreluTlError:
-        raise
-    except Exception as error:
-        # timm, torch and their plug-ins refuse a combination of settings with errors of every class.
-        told = " ".join(str(error).split())[:300]
-        raise ConfigError(f"a training step fails with these settings: {told or type(error).__name__}") from error
-    pictures = min(config.batch_size, len(folder.splits["train"]))
-    steps = [end - start for start, end in pairwise(moments)]
-    return Rehearsal(moments[1] - began, median(steps[1:] or steps) / pictures)
-
-
-def _optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
     head = classifier_names(model)
     if config.freeze == "backbone":
         if not head:
@@ -239,6 +191,8 @@ def prepare_model(
         report = convert(model, **surgery_settings(config), example_input=calibration[0][:1], calibration=calibration)
     reset_head(model, len(folder.classes), seed=config.seed)
     model.to(device)
+    if config.grad_checkpointing:
+        enable_grad_checkpointing(model)
     return backbone, report, state_digest(model, classifier_names(model))
 
 
@@ -273,7 +227,7 @@ def state_digest(model: nn.Module, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _batches(
+def make_run_batches(
     config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device, processors: int | None = None
 ) -> tuple[Batches, Batches]:
     workers = choose_workers(config.workers, device, processors or os.cpu_count() or 1)
@@ -290,7 +244,7 @@ def _batches(
         folder.root,
         folder.splits["train"],
         train_transform(backbone.data_config, **augmentation),
-        batch_size=config.batch_size,
+        batch_size=config.pictures_in_a_batch,
         seed=config.seed,
         workers=workers,
         pin=pin,
@@ -300,7 +254,7 @@ def _batches(
         folder.root,
         folder.splits["val"],
         eval_transform(backbone.data_config),
-        batch_size=config.batch_size,
+        batch_size=config.pictures_in_a_batch,
         workers=workers,
         pin=pin,
         decoded=folder.decoded,
@@ -308,7 +262,7 @@ def _batches(
     return train, val
 
 
-def _fit_settings(config: FinetuneConfig) -> FitSettings:
+def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
     return FitSettings(
         epochs=config.epochs,
         seed=config.seed,
@@ -320,6 +274,11 @@ def _fit_settings(config: FinetuneConfig) -> FitSettings:
         patience=config.patience,
         ema_decay=config.model_ema_decay if config.model_ema else None,
         frozen_backbone=config.freeze == "backbone",
+        # On the processor it measured faster for every net and arm tried; on GPUs it is what mixed precision's units want.
+        channels_last=(device.type == "cpu" or config.amp) if config.channels_last is None else config.channels_last,
+        compile=config.compile,
+        grad_checkpointing=config.grad_checkpointing,
+        micro_batch=config.micro_batch,
     )
 
 
@@ -340,7 +299,7 @@ def _identity(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _summary(
-    config: FinetuneConfig, path: Path, result: FitResult, device: torch.device, pairing: dict[str, Any]
+    config: FinetuneConfig, path: Path, result: FitResult, device: torch.device, pairing: dict[str, Any], *, on_features: bool
 ) -> dict[str, Any]:
     state = result.state
     curve = runs.load_run(path).curve("val")
@@ -358,6 +317,8 @@ def _summary(
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 3) if state.seconds else None,
         "peak_memory_bytes": peak_memory_bytes(device),
+        "micro_batch": state.micro_batch,
+        "on_features": on_features,
         "device": str(device),
         "pairing": {**pairing, "epochs": state.digests},
     }

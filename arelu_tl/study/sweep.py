@@ -17,13 +17,13 @@ from arelu_tl.records import runs
 from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConfig, check_config, dump_yaml
 from arelu_tl.records.duration import parse_duration, told_duration
 from arelu_tl.records.storage import claim_folder, make_folder, storage_errors, write_json, write_text
-from arelu_tl.study.environment import choose_device
+from arelu_tl.study.environment import choose_device, slow_mixed_precision
 from arelu_tl.study.finetune import absolute, check_pictures, open_study, scan
 from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
 from arelu_tl.study.launch_processes import Processes
 from arelu_tl.study.launch_ray import RayTasks, require_ray
 from arelu_tl.study.observer import Observer
-from arelu_tl.study.run import Rehearsal
+from arelu_tl.study.rehearsal import Rehearsal, agree
 from arelu_tl.study.schedule import Schedule
 from arelu_tl.training import catch_signals
 from arelu_tl.training.interruption import StopRequest
@@ -72,7 +72,17 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
             observer.note("every cell of the grid is trained already")
         make_folder(config.output)
         with _launcher(config, folder, len(waiting), observer) as launcher:
-            seconds = _predict(waiting, folder, launcher)
+            rehearsals = _rehearse(waiting, launcher)
+            if not begun:
+                config = agree(config, list(rehearsals.values()), observer.note)
+                if (
+                    config.launcher == "local"
+                    and (slow := slow_mixed_precision(choose_device(config.device), config)) is not None
+                ):
+                    observer.note(slow)
+                cells = plan_cells(None, config)
+                waiting = cells
+            seconds = {cell.name: _seconds(cell, rehearsals[cell.config.arm], folder) for cell in waiting}
             budget = parse_duration(config.time_budget) if config.time_budget is not None else None
             schedule = Schedule(cells, seconds, slots=launcher.slots, budget=budget)
             late = time.monotonic() - began
@@ -128,14 +138,10 @@ def _launcher(
     return nullcontext(InProcess(folder, choose_device(config.device if waiting else None), observer))
 
 
-def _predict(waiting: Sequence[Cell], folder: PictureFolder, launcher: Launcher) -> dict[str, float]:
-    """Seconds that each cell will take by itself, from a step of one of each arm.
-
-    Whatever is wrong with an arm is so told before hours are spent on the others.
-    """
+def _rehearse(waiting: Sequence[Cell], launcher: Launcher) -> dict[str, Rehearsal]:
+    """A step of one cell of each arm. Whatever is wrong with an arm is so told before hours are spent on the others."""
     first = {cell.config.arm: cell.config for cell in reversed(waiting)}
-    measured = dict(zip(first, launcher.rehearse(list(first.values())), strict=True))
-    return {cell.name: _seconds(cell, measured[cell.config.arm], folder) for cell in waiting}
+    return dict(zip(first, launcher.rehearse(list(first.values())), strict=True))
 
 
 def _train(
@@ -207,6 +213,9 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     before = runs.load_study(path).config
     if not isinstance(before, SweepConfig):
         raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another --name")
+    # What the machine decided when the study began stays decided.
+    found = {"batch_size": config.batch_size == "auto", "micro_batch": config.micro_batch is None, "compile": config.compile}
+    config = config.model_copy(update={key: getattr(before, key) for key, open_ in found.items() if open_})
     ours, theirs = config.model_dump(mode="json"), before.model_dump(mode="json")
     free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data", "pretrained_path"}
     apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key not in free and ours[key] != theirs[key]]
@@ -220,7 +229,7 @@ def _seconds(cell: Cell, rehearsal: Rehearsal, folder: PictureFolder) -> float:
     """What a cell will take, from a measured step; validation is a forward pass, about a third of one."""
     config = cell.config
     train, val = (len(folder.splits[split]) for split in ("train", "val"))
-    evaluations = 1 + config.epochs * (1 + (train // config.batch_size // config.eval_every if config.eval_every else 0))
+    evaluations = 1 + config.epochs * (1 + (train // config.pictures_in_a_batch // config.eval_every if config.eval_every else 0))
     pictures = config.epochs * train + evaluations * val / 3
     return rehearsal.setup_seconds + rehearsal.seconds_per_picture * pictures * (1 - cell.done)
 

@@ -2,9 +2,11 @@
 
 from arelu_tl.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from arelu_tl.training.evaluate import Evaluation, evaluate
-from arelu_tl.training.fit import FitResult, FitSettings, fit, try_step
+from arelu_tl.training.fit import FitResult, FitSettings, fit
 from arelu_tl.training.interruption import catch_signals
 from arelu_tl.training.optimisation import check_optimizer, freeze_backbone, make_optimizer, make_schedule
+from arelu_tl.training.recompute import enable_grad_checkpointing
+from arelu_tl.training.trials import check_recomputation, compiling_fails, try_step
 
 __all__ = [
     "Evaluation",
@@ -12,6 +14,9 @@ __all__ = [
     "FitSettings",
     "catch_signals",
     "check_optimizer",
+    "check_recomputation",
+    "compiling_fails",
+    "enable_grad_checkpointing",
     "evaluate",
     "fit",
     "freeze_backbone",

@@ -36,9 +36,21 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
+def to_device(pictures: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
+    """Pictures (B, C, H, W), or features (B, C), on ``device``; pictures laid out as asked."""
+    moved = pictures.to(device, non_blocking=True)
+    return moved.contiguous(memory_format=torch.channels_last) if channels_last and moved.dim() == 4 else moved
+
+
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, amp: torch.dtype | None = None
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+    *,
+    channels_last: bool = False,
+    micro_batch: int | None = None,
 ) -> Evaluation:
     """Evaluate in eval mode; the model's mode is put back.
 
@@ -47,6 +59,8 @@ def evaluate(
         batches: pairs of pictures and labels (B,), every picture once.
         device: where the model lies.
         amp: dtype of mixed precision, None for none.
+        channels_last: lay the pictures out with their channels side by side, as the model's weights are.
+        micro_batch: pictures at a time, None for whole batches.
 
     Raises:
         NonFiniteError: the loss is not finite.
@@ -56,8 +70,8 @@ def evaluate(
         for pictures, labels in batches:
             labels = labels.to(device, non_blocking=True)
             with autocast(device, amp):
-                logits = model(pictures.to(device, non_blocking=True))
-            logits = logits.float()
+                parts = torch.split(pictures, micro_batch or len(pictures))
+                logits = torch.cat([model(to_device(part, device, channels_last=channels_last)) for part in parts]).float()
             losses.append(F.cross_entropy(logits, labels, reduction="none"))
             best = logits.softmax(1).max(1)
             probability.append(best.values)

@@ -9,47 +9,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from arelu_tl.activation import named_arelus, project, site_values
+from arelu_tl.activation import named_arelus, site_values
 from arelu_tl.data import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
 from arelu_tl.records.flags import pack_flags
-from arelu_tl.training.evaluate import Evaluation, autocast, evaluate
+from arelu_tl.training.evaluate import Evaluation, evaluate
+from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.step import Step, StepSettings
 
 
-@dataclass(frozen=True)
-class FitSettings:
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(StepSettings):
     """How long and how to train; see the options of the same names.
 
     Attributes:
-        amp: dtype of mixed precision, None for none.
         ema_decay: decay of the averaged weights, None for none.
-        frozen_backbone: keep every BatchNorm in eval mode.
+        compile: compile the model, and the averaged one, for training and evaluation.
         log_every: steps that one training row averages over.
     """
 
     epochs: int
-    seed: int = 0
     grad_accum_steps: int = 1
-    clip_grad: float | None = None
-    smoothing: float = 0.0
-    amp: torch.dtype | None = None
     eval_every: int | None = None
     patience: int | None = None
     ema_decay: float | None = None
-    frozen_backbone: bool = False
+    compile: bool = False
     log_every: int = 10
 
 
@@ -61,6 +54,7 @@ class Journal(Protocol):
     def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None: ...
     def epoch_end(self, row: dict[str, Any]) -> None: ...
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 @dataclass
@@ -90,6 +84,7 @@ class FitState:
         seconds: time spent training so far, evaluation and saving not counted.
         best_top1, best_loss, best_step: the best evaluation: highest accuracy, then lowest loss, then earliest.
         stale_epochs: epochs since the accuracy rose, for ``patience``.
+        micro_batch: pictures that memory holds at a time, where a whole batch has turned out to be too much.
         digests: of each epoch's order and first batch; equal in both runs of a pair.
     """
 
@@ -104,6 +99,7 @@ class FitState:
     best_epoch_top1: float = -1.0
     stale_epochs: int = 0
     stopped_early: bool = False
+    micro_batch: int | None = None
     digests: list[dict[str, Any]] = field(default_factory=list)
     window: dict[str, Any] = field(default_factory=dict)
     epoch_window: dict[str, Any] = field(default_factory=dict)
@@ -119,8 +115,8 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    train: Batches,
-    val: Batches,
+    train: Batches | FeatureBatches,
+    val: Batches | FeatureBatches,
     optimizer: torch.optim.Optimizer,
     schedule: Scheduler | None,
     settings: FitSettings,
@@ -134,7 +130,7 @@ def fit(
 
     Args:
         model: on ``device``; with ``resume``, already holding the checkpoint's weights.
-        train, val: batches of the two splits.
+        train, val: batches of the two splits, of what ``model`` takes: pictures or features.
         optimizer: over the model's trainable parameters.
         schedule: stepped by the number of the optimiser step; None for constant rates.
         resume: the state that the journal was given with the checkpoint.
@@ -143,18 +139,23 @@ def fit(
         NonFiniteError: the loss became infinite or undefined; the step was not taken.
         Interrupted: a signal came; a checkpoint was saved.
     """
+    step = Step(model, optimizer, settings, device, journal.note)
     ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay is not None else None
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
-    state = FitState()
+    state = FitState(micro_batch=settings.micro_batch)
     if resume is not None:
         state = FitState(**resume["loop"])
         optimizer.load_state_dict(resume["optimizer"])
-        scaler.load_state_dict(resume["scaler"])
+        step.scaler.load_state_dict(resume["scaler"])
+        step.micro_batch = state.micro_batch
         if ema is not None:
             ema.module.load_state_dict(resume["ema"])
     window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
     evaluated = ema.module if ema is not None else model
-    alphas = [module.alpha for _, module in named_arelus(model) if module.alpha.requires_grad]
+    learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
+    if settings.compile:
+        torch.compiler.reset()  # what was compiled for earlier runs counts towards the limit, beyond which nothing is
+        for each in {model, evaluated}:
+            each.compile(dynamic=False)
 
     def learning_rate() -> float:
         # The backbone's rate where it trains, else the head's: alpha and beta may have one of their own.
@@ -170,12 +171,16 @@ def fit(
             )
         window = _Window()
 
+    def evaluate_now() -> Evaluation:
+        layout = settings.channels_last
+        return evaluate(evaluated, val.epoch(), device, settings.amp, channels_last=layout, micro_batch=step.micro_batch)
+
     def log_evaluation() -> Evaluation:
         log_training()
-        result = evaluate(evaluated, val.epoch(), device, settings.amp)
+        result = evaluate_now()
         row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
         row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3), "correct": pack_flags(result.correct.numpy())}
-        if alphas:
+        if learns:
             row["sites"] = site_values(evaluated)
         journal.row(row)
         if (result.top1, -result.loss) > (state.best_top1, -state.best_loss):
@@ -185,7 +190,8 @@ def fit(
 
     def save() -> None:
         state.window, state.epoch_window = asdict(window), asdict(epoch_window)
-        saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
+        saved["scaler"] = step.scaler.state_dict()
         saved["ema"] = ema.module.state_dict() if ema is not None else None
         journal.checkpoint(state.step, model.state_dict(), saved)
 
@@ -196,21 +202,19 @@ def fit(
 
     final = log_evaluation() if resume is None else None
     while state.epoch < settings.epochs and not state.stopped_early:
-        _train_mode(model, settings.frozen_backbone)
+        step.train_mode()
         batches = train.epoch(state.epoch, first=state.batch)
         while state.batch < len(train):
             started = time.perf_counter()
             if schedule is not None:
                 schedule.step(state.step)
-            _seed(settings.seed, state.step)
-            micro_batches = min(settings.grad_accum_steps, len(train) - state.batch)
-            images = 0
-            for _ in range(micro_batches):
-                pictures, labels = next(batches)
-                if state.batch == 0:
-                    order = train.order_digest(state.epoch)
-                    state.digests.append({"order": order, "first_batch": batch_digest(pictures, labels)})
-                loss, correct = _backward(model, pictures, labels, device, settings, scaler, micro_batches)
+            taken = [next(batches) for _ in range(min(settings.grad_accum_steps, len(train) - state.batch))]
+            if state.batch == 0:
+                pictures = train.first_pictures(state.epoch) if isinstance(train, FeatureBatches) else taken[0]
+                state.digests.append({"order": train.order_digest(state.epoch), "first_batch": batch_digest(*pictures)})
+            told = step.gradients(taken, state.step)
+            state.micro_batch = step.micro_batch
+            for (loss, correct), (_, labels) in zip(told, taken, strict=True):
                 if not math.isfinite(loss):
                     raise NonFiniteError(
                         f"the training loss became {loss} at step {state.step + 1}: lower --lr, clip with --clip-grad, "
@@ -218,12 +222,12 @@ def fit(
                     )
                 window.add(loss, correct, len(labels))
                 epoch_window.add(loss, correct, len(labels))
-                images += len(labels)
-                state.batch += 1
-            _update(model, optimizer, scaler, settings.clip_grad, alphas)
+            step.update()
             if ema is not None:
                 ema.update(model, step=state.step)
+            images = sum(len(labels) for _, labels in taken)
             state.step += 1
+            state.batch += len(taken)
             state.images += images
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
@@ -250,69 +254,5 @@ def fit(
             save()
         stop_if_asked()
     if final is None:  # resumed after its last step: only the end was missing
-        final = evaluate(evaluated, val.epoch(), device, settings.amp)
+        final = evaluate_now()
     return FitResult(state, final)
-
-
-def try_step(
-    model: nn.Module,
-    train: Batches,
-    optimizer: torch.optim.Optimizer,
-    settings: FitSettings,
-    device: torch.device,
-) -> None:
-    """One whole training step on a real batch, to learn that it can be taken; whatever it raises goes through."""
-    _train_mode(model, settings.frozen_backbone)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
-    pictures, labels = next(train.epoch())
-    _backward(model, pictures, labels, device, settings, scaler, 1)
-    _update(model, optimizer, scaler, settings.clip_grad, [])
-
-
-def _train_mode(model: nn.Module, frozen_backbone: bool) -> None:
-    model.train()
-    if frozen_backbone:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-
-
-def _seed(seed: int, step: int) -> None:
-    """Dropout and drop-path of a step depend on (seed, step) alone."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] % 2**63))
-
-
-def _backward(
-    model: nn.Module,
-    pictures: Tensor,
-    labels: Tensor,
-    device: torch.device,
-    settings: FitSettings,
-    scaler: torch.amp.GradScaler,
-    micro_batches: int,
-) -> tuple[float, float]:
-    """Forward and backward of one batch (B, C, H, W): (mean loss, correctly classified); waits for the device once."""
-    pictures, labels = pictures.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-    with autocast(device, settings.amp):
-        logits = model(pictures)
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.smoothing)
-    scaled: Tensor = scaler.scale(loss / micro_batches)
-    scaled.backward()  # type: ignore[no-untyped-call]
-    told: list[float] = torch.stack((loss.detach().float(), (logits.detach().argmax(1) == labels).sum().float())).tolist()
-    return told[0], told[1]
-
-
-def _update(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    clip_grad: float | None,
-    alphas: Sequence[Tensor],
-) -> None:
-    if clip_grad is not None:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    project(alphas)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -76,7 +76,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
-    """timm's optimiser ``opt`` over ``parameter_groups``; rates that are None follow ``lr``.
+    """timm's optimiser ``opt`` over ``parameter_groups``, fused where torch has it so; rates that are None follow ``lr``.
 
     Raises:
         ConfigError: timm has no such optimiser.
@@ -90,7 +90,24 @@ def make_optimizer(
         arelu_lr=lr if arelu_lr is None else arelu_lr,
         weight_decay=weight_decay,
     )
-    return create_optimizer_v2(groups, opt=opt, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    fused: dict[str, Any] = (
+        {"fused": True} if _has_fused(opt, {p.device.type for group in groups for p in group["params"]}) else {}
+    )
+    return create_optimizer_v2(groups, opt=opt, lr=lr, weight_decay=weight_decay, momentum=momentum, **fused)
+
+
+# torch's own optimisers that move all weights in one pass over memory, and where.
+_FUSED: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.AdamW: {"cpu", "cuda"},
+    torch.optim.Adam: {"cpu", "cuda"},
+    torch.optim.SGD: {"cpu", "cuda"},
+    torch.optim.Adagrad: {"cpu"},
+}
+
+
+def _has_fused(opt: str, devices: set[str]) -> bool:
+    kind = get_optimizer_class(opt, bind_defaults=False)
+    return bool(devices) and devices <= _FUSED.get(kind, set())  # type: ignore[arg-type]
 
 
 def make_schedule(

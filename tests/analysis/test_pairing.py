@@ -100,6 +100,37 @@ def test_what_belongs_to_the_arm_or_the_place_does_not_part_a_pair(settings: dic
     assert only_rate(compare([tmp_path])).verdict == "faster"
 
 
+@pytest.mark.parametrize(
+    ("arm", "relu", "words"),
+    [
+        ({"micro_batch": 16}, {"micro_batch": None}, ("arelu-lr0.0001-s0 in parts of 16", "relu-lr0.0001-s0 whole")),
+        ({"micro_batch": 8}, {"micro_batch": 16}, ("in parts of 8", "in parts of 16")),
+        ({"on_features": False}, {"on_features": True}, ("relu-lr0.0001-s0 passed its pictures", "once")),
+        ({"micro_batch": 16, "on_features": True}, {"micro_batch": 16, "on_features": True}, ()),
+        ({}, {"micro_batch": None, "on_features": False}, ()),
+    ],
+)
+def test_what_became_of_one_run_alone_while_it_trained_is_told(
+    arm: dict[str, Any], relu: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_run(tmp_path, "arelu", FAST, right=1000, told=arm)
+    write_run(tmp_path, "relu", SLOW, right=1000, told=relu)
+    found = compare([tmp_path])
+    assert len(found.uneven) == bool(words)
+    assert set(found.uneven) <= set(found.warnings)
+    assert all(word in found.uneven[0] for word in words)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"micro_batch": 8}, {"compile": True}, {"channels_last": True}, {"grad_checkpointing": True}]
+)
+def test_what_changes_the_computation_parts_a_pair(setting: dict[str, Any], tmp_path: Path) -> None:
+    write_run(tmp_path, "arelu", FAST, **setting)
+    write_run(tmp_path, "relu", SLOW)
+    with pytest.raises(ComparisonError, match=next(iter(setting))):
+        compare([tmp_path])
+
+
 def test_a_run_that_stopped_early_still_pairs_on_the_epochs_both_have(tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST, pairing={**PAIRING, "epochs": PAIRING["epochs"][:1]})
     write_run(tmp_path, "relu", SLOW)

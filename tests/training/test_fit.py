@@ -31,6 +31,7 @@ class Memory:
         self.epochs: list[dict[str, Any]] = []
         self.bests: list[tuple[int, float]] = []
         self.saved: list[tuple[int, dict[str, Tensor], dict[str, Any]]] = []
+        self.notes: list[str] = []
         self.stop, self.stop_at = stop, stop_at
 
     def row(self, row: dict[str, Any]) -> None:
@@ -48,6 +49,9 @@ class Memory:
 
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.saved.append((step, {k: v.clone() for k, v in weights.items()}, _copy(state)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def _copy(state: Any) -> Any:

@@ -78,3 +78,25 @@ def test_a_step_moves_what_learns_and_nothing_frozen(arm: str) -> None:
     optimizer.step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert {n for n in moved if n.startswith("act")} == {n for n in trained(model) if n.startswith("act")}
+
+
+@pytest.mark.parametrize("opt", ["adamw", "adam", "sgd", "momentum", "adagrad", "rmsprop", "lamb"])
+def test_a_fused_optimiser_moves_the_weights_as_the_plain_one_does(opt: str) -> None:
+    """In both layouts, in which weights, gradients and moments must lie alike in memory."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        models = [converted("arelu").to(memory_format=layout).train() for _ in range(2)]
+        for model in models:  # BatchNorm takes this bias away again: its gradient is nothing but rounding
+            model.get_parameter("stem.bias").requires_grad_(False)
+        ours, theirs = (make_optimizer(m, ["head"], opt=opt, lr=0.1, weight_decay=0.1) for m in models)
+        fused = opt not in ("rmsprop", "lamb")
+        assert all(bool(group.get("fused")) == fused for group in ours.param_groups)
+        for group in theirs.param_groups:
+            group["fused"] = False
+        for seed in range(3):
+            for model, optimizer in zip(models, (ours, theirs), strict=True):
+                torch.manual_seed(seed)
+                optimizer.zero_grad()
+                model(torch.randn(4, 3, 5, 5).to(memory_format=layout)).square().sum().backward()
+                optimizer.step()
+        for mine, yours in zip(*(m.parameters() for m in models), strict=True):
+            torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
