@@ -12,7 +12,7 @@ import torch
 
 import arelu_tl
 from arelu_tl.activation import named_arelus
-from arelu_tl.data import eval_transform, make_eval_batches, open_picture, scan_folder
+from arelu_tl.data import eval_transform, eval_view, make_eval_batches, open_picture, scan_folder
 from arelu_tl.records.storage import read_rows
 from arelu_tl.records.weights import load_weights
 from arelu_tl.training import evaluate, fit
@@ -66,7 +66,7 @@ def test_reloaded_model_gives_the_trained_models_logits_bit_for_bit(demo: Path) 
     stored, _ = load_weights(run / "best.safetensors")
     assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
     folder = scan_folder(demo / "demo-data")
-    batches = make_eval_batches(folder.root, folder.splits["val"], eval_transform(card.data_config), batch_size=32)
+    batches = make_eval_batches(folder.root, folder.splits["val"], eval_view(card.data_config), batch_size=32)
     result = evaluate(model, batches.epoch(), torch.device("cpu"))
     assert result.top1 == card.top1
     best = next(r for r in read_rows(run / "metrics.jsonl") if r["split"] == "val" and r["step"] == card.step)

@@ -307,10 +307,25 @@ def _load_file(model: nn.Module, path: Path, name: str) -> None:
     model.load_state_dict({k: v for k, v in given.items() if k not in foreign_head}, strict=False)
 
 
+def expected_data_config(name: str, img_size: int | None) -> dict[str, Any] | None:
+    """What ``load_backbone`` will give as ``data_config``, without building anything.
+
+    None for what timm does not describe itself: a model of the hub or a folder, or one that does not exist.
+    """
+    try:
+        scheme, location = parse_model_name(name)
+        config = timm.get_pretrained_cfg(location, allow_unregistered=False) if scheme in ("", "timm") else None
+    except (ValueError, AssertionError, RuntimeError):  # load_backbone says what is wrong with the name
+        return None
+    return None if config is None else _plain_data_config(img_size, pretrained_cfg=config.to_dict())
+
+
 def _data_config(model: nn.Module, img_size: int | None) -> dict[str, Any]:
-    config = resolve_data_config(
-        {} if img_size is None else {"img_size": img_size}, pretrained_cfg=pretrained_cfg(model), model=model
-    )
+    return _plain_data_config(img_size, pretrained_cfg=pretrained_cfg(model), model=model)
+
+
+def _plain_data_config(img_size: int | None, **described: Any) -> dict[str, Any]:
+    config = resolve_data_config({} if img_size is None else {"img_size": img_size}, **described)
     # Tuples would come back from JSON as lists; the same types everywhere let records be compared.
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 

@@ -1,111 +1,133 @@
-"""The pixels of pictures that were decoded once, in a file of their own: all runs of one machine read them from it."""
+"""Where reduced pictures are kept: on disk for the next study too, in memory for as long as a study runs, or nowhere."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import threading
-import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import Literal
 
-import numpy as np
-from PIL import Image
+from arelu_tl.data.store import PictureStore
+from arelu_tl.errors import ConfigError, StorageError
 
-from arelu_tl.errors import StorageError
-from arelu_tl.records.storage import hold_folder, storage_errors
+if sys.platform != "win32":
+    import fcntl
 
-# Some 100,000 pictures of 240 x 240, or 500 of a camera's 12 megapixels; more are decoded whenever they are needed.
-LIMIT_BYTES = 16 * 2**30
-_PREFIX = "arelu-tl-pictures-"
+CacheKind = Literal["auto", "ram", "disk", "off"]
+MEMORY = Path("/dev/shm")
+# Below it a cache would hold a few dozen pictures and be in the way of everything else.
+_LEAST_ROOM = 100_000_000
+_HELD = "held"
 
 
-@dataclass(frozen=True)
-class DecodedPictures:
-    """Where each picture's pixels lie. Travels to other processes as a path and an index; they need not have the file.
+@contextmanager
+def open_cache(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
+    """A store that every study of this user shares while the block lasts; None for "off", and where "auto" finds no place.
 
-    Attributes:
-        path: the file of 8-bit RGB pixels, row by row.
-        index: {SHA-256 of a picture file's bytes: (offset, height, width)}.
+    "auto" is the disk: what was written a moment ago is read from memory there too, the system takes that memory back when
+    something else needs it, and the next study finds the pictures ready. It is memory only where there is no disk with room.
+
+    Args:
+        limit: bytes at most; of the disk never more than a quarter of what is free, of the memory never more than half.
+
+    Raises:
+        ConfigError: "ram" where the system has no folder in memory.
+        StorageError: the folder cannot be made, or is somebody else's.
     """
+    if kind == "off":
+        yield None
+        return
+    with _open(kind, limit) as store:
+        yield store
 
-    path: Path
-    index: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
-    def get(self, digest: str) -> Image.Image | None:
-        """The picture as ``open_picture`` gave it when it was added, whatever has become of its file; None without it."""
-        place = self.index.get(digest)
-        if place is None:
-            return None
-        offset, height, width = place
+@contextmanager
+def _open(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
+    for place in ("disk", "ram") if kind == "auto" else (kind,):
+        root = None
         try:
-            # Read and not mapped: pages of a map would count into the peak memory that a run reports.
-            pixels = np.fromfile(self.path, np.uint8, count=height * width * 3, offset=offset)
-        except OSError:  # another machine's or another user's, or the study that made it has ended
-            return None
-        if pixels.size < height * width * 3:
-            return None
-        return Image.fromarray(pixels.reshape(height, width, 3))
-
-
-class PictureCache:
-    """A private temporary folder with decoded pictures, as a context manager that removes it; ``add`` fills it.
-
-    It takes no more pictures at its limit, a quarter of the disk's free space at most, or when the disk refuses. What it
-    holds is what was decoded: a picture file that changes afterwards changes nothing.
-    """
-
-    def __init__(self, limit: int = LIMIT_BYTES) -> None:
-        self._limit = limit
-        self._end = 0
-        self._adding = threading.Lock()
-        self._open = ExitStack()
-
-    def __enter__(self) -> PictureCache:
-        _remove_abandoned()
-        with storage_errors(Path(tempfile.gettempdir())):
-            folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
-        # Tells the processes that clean up that somebody lives here.
-        self._open.enter_context(hold_folder(folder))
-        self._limit = min(self._limit, shutil.disk_usage(folder).free // 4)
-        self.pictures = DecodedPictures(folder / "pixels")
-        self._file = os.open(self.pictures.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
-        self._open.callback(os.close, self._file)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open.__exit__(kind, error, trace)
-
-    def add(self, digest: str, picture: Image.Image) -> None:
-        """Keep an RGB picture, from any thread."""
-        pixels = np.asarray(picture)
-        height, width, _ = pixels.shape
-        with self._adding:
-            if digest in self.pictures.index or self._end + pixels.nbytes > self._limit:
-                return
-            try:
-                os.lseek(self._file, self._end, os.SEEK_SET)
-                left = memoryview(pixels.tobytes())
-                while left:
-                    left = left[os.write(self._file, left) :]
-            except OSError:  # a full disk, say: the pictures are then decoded as they are needed
-                self._limit = 0
-                return
-            self.pictures.index[digest] = self._end, height, width
-            self._end += pixels.nbytes
-
-
-def _remove_abandoned() -> None:
-    """Remove the folders of processes that were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            root = _disk_folder() if place == "disk" else _memory_folder()
+            descriptor = _enter(root)
+        except (OSError, ConfigError) as error:
+            if kind == "auto":
+                continue
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                told = os.strerror(error.errno or 0)
+                raise StorageError(f"--cache {place}: {root or 'no home folder'}: {told}: pass --cache off") from error
+            raise
         try:
-            # One that was made a moment ago may not be held yet.
-            if time.time() - folder.stat().st_mtime > 60:
-                with hold_folder(folder) as held:
-                    if held:
-                        shutil.rmtree(folder)
-        except (StorageError, OSError):  # in use, another user's, or removed by somebody else just now
+            store = PictureStore(root, limit)
+            if _lock(descriptor, alone=True):
+                store.tidy()
+            _lock(descriptor, alone=False)
+            store.limit = min(limit, _room(root, place == "disk", store.used()))
+            if kind == "auto" and store.limit < _LEAST_ROOM:
+                continue
+            store.load_verdicts()
+            yield store
+        finally:
+            if place == "ram" and _lock(descriptor, alone=True):
+                shutil.rmtree(root, ignore_errors=True)
+            os.close(descriptor)
+        return
+    yield None
+
+
+def _disk_folder() -> Path:
+    told = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(told) if Path(told).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        raise StorageError("--cache disk: this user has no home folder: set XDG_CACHE_HOME, or pass --cache off") from None
+    return home / "arelu-tl" / "pictures"
+
+
+def _memory_folder() -> Path:
+    if sys.platform == "win32" or not MEMORY.is_dir():
+        raise ConfigError(f"--cache ram: this system has no {MEMORY}: pass --cache disk")
+    return MEMORY / f"arelu-tl-pictures-{os.getuid()}"
+
+
+def _enter(root: Path) -> int:
+    """Make the folder; a descriptor of a file in it, on which ``_lock`` works."""
+    while True:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+        found = root.lstat()
+        # Where everybody may write, somebody could have made it before us.
+        if sys.platform != "win32" and (found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode)):
+            raise StorageError(f"{root} belongs to somebody else: pass another --cache")
+        try:
+            descriptor = os.open(root / _HELD, os.O_RDWR | os.O_CREAT, 0o600)
+            _lock(descriptor, alone=False)
+            if os.path.samestat(os.fstat(descriptor), (root / _HELD).stat()):
+                return descriptor
+            os.close(descriptor)
+        except FileNotFoundError:  # whoever was here last removed it before we held it
             continue
+
+
+def _lock(descriptor: int, *, alone: bool) -> bool:
+    """Hold the folder with others, or alone if nobody else does. Without locks (some network file systems) never alone."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+    except OSError:
+        return False
+    return True
+
+
+def _room(root: Path, disk: bool, used: int) -> int:
+    """Bytes that the store may have, with what it has already."""
+    free = shutil.disk_usage(root).free + used
+    if disk:
+        return free // 4
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            free = min(free, int(line.split()[1]) * 1024 + used)
+    return free // 2

@@ -19,11 +19,13 @@ class UndecodableError(ValueError):
     """The bytes are no picture that can be decoded to its last row; the message says why."""
 
 
-def open_picture(source: Path | bytes) -> Image.Image:
-    """Decode fully: first frame, EXIF rotation applied, transparency over white, 16 bits scaled to 8, mode RGB.
+def open_picture(source: Path | bytes, *, at_least: int | None = None) -> Image.Image:
+    """Decode to the end: first frame, EXIF rotation applied, transparency over white, 16 bits scaled to 8, mode RGB.
 
     Args:
         source: a file, or its content.
+        at_least: pixels of the shorter side that are enough; a JPEG that has twice as many or more is decoded at a half, a
+            quarter or an eighth of its size, in a fraction of the time. Whole when None.
 
     Raises:
         UndecodableError: truncated, not a picture, or larger than MAX_PIXELS.
@@ -36,6 +38,9 @@ def open_picture(source: Path | bytes) -> Image.Image:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UndecodableError(f"claims {picture.width} x {picture.height} pixels")
+            if at_least is not None:
+                # Of Pillow's formats only JPEG has something to do here. Every coefficient is still read, so that damage shows.
+                picture.draft(None, (at_least, at_least))
             picture.load()
             upright = ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:

@@ -6,16 +6,17 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from arelu_tl.data.cache import DecodedPictures, PictureCache
-from arelu_tl.data.decode import PICTURE_ENDINGS, UndecodableError, open_picture
+from arelu_tl.data.decode import PICTURE_ENDINGS
+from arelu_tl.data.gate import Rejected, check_pictures, hash_pictures
+from arelu_tl.data.recipe import Recipe
+from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import csv_text
 
@@ -32,14 +33,6 @@ class Sample:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A file that looks like a picture by its name and is none."""
-
-    path: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class PictureFolder:
     """What a scan found. ``splits`` has "train" and "val", and "test" where the folder has one.
@@ -52,7 +45,7 @@ class PictureFolder:
         rejected: pictures that could not be decoded, left out.
         ignored: how many files were no pictures by name.
         duplicates: groups of paths with identical bytes that stand in more than one split.
-        decoded: pictures that the scan has kept decoded, for as long as its cache lasts.
+        cache: where pictures are kept, for as long as it lasts.
     """
 
     root: Path
@@ -62,7 +55,7 @@ class PictureFolder:
     rejected: list[Rejected] = field(default_factory=list)
     ignored: int = 0
     duplicates: list[list[str]] = field(default_factory=list)
-    decoded: DecodedPictures | None = field(default=None, compare=False, repr=False)
+    cache: PictureStore | None = field(default=None, compare=False, repr=False)
 
     def fingerprint(self) -> str:
         """SHA-256 over every sample's split, path, class and bytes; equal where the pictures and the split are."""
@@ -114,10 +107,11 @@ def scan_folder(
     on_bad_image: Literal["error", "skip"] = "error",
     threads: int | None = None,
     leave_out: Path | None = None,
-    cache: PictureCache | None = None,
+    cache: PictureStore | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureFolder:
-    """Read a folder of pictures in either layout, decoding every picture once to its end.
+    """Read a folder of pictures in either layout; every picture is decoded to its end, once ever for a cache's lifetime.
 
     Args:
         root: ``ROOT/{train,val}/CLASS/*`` or ``ROOT/CLASS/*``; class folders are searched to any depth.
@@ -128,7 +122,8 @@ def scan_folder(
         on_bad_image: "error" refuses a folder with an undecodable picture, "skip" leaves it out and records it.
         threads: decoding threads; as many as there are processors when None.
         leave_out: a folder that is passed over wherever it lies.
-        cache: is given the training and validation pictures, which are decoded here anyway.
+        cache: where pictures are kept; it is asked which are known to be good, and told.
+        recipes: {"train" or "val": what the cache is given of the split's pictures, which are decoded here anyway}.
         progress: called with (pictures decoded, pictures in all).
 
     Raises:
@@ -143,20 +138,15 @@ def scan_folder(
         found[split], skipped = _list_pictures(root, folder, leave_out)
         ignored += skipped
     _check_classes(root, found)
-    every = [(split, path) for split, by_class in found.items() for paths in by_class.values() for path in paths]
-    kept = {path for split, path in every if split != "test"} if cache is not None else frozenset()
-    digests, rejected = _gate(root, [path for _, path in every], threads, progress, cache, kept)
-    _refuse(rejected, len(digests), on_bad_image)
     classes = sorted(found["train"], key=natural_key)
-    splits = {
-        split: [
-            Sample(path, label, digests[path])
-            for label, name in enumerate(classes)
-            for path in by_class.get(name, [])
-            if path in digests
-        ]
-        for split, by_class in found.items()
-    }
+    paths = [path for by_class in found.values() for paths in by_class.values() for path in paths]
+    sides: dict[str, str] = {}
+    if cache is not None and recipes:
+        sides = _expected_sides(root, found, classes, val_fraction, split_seed, threads)
+    kept = {path: recipes[side] for path, side in sides.items() if side in recipes} if recipes else {}
+    digests, rejected = check_pictures(root, paths, threads=threads, progress=progress, cache=cache, recipes=kept)
+    _refuse(rejected, len(digests), on_bad_image)
+    splits = _samples(found, classes, digests)
     empty = [name for label, name in enumerate(classes) if all(s.label != label for s in splits["train"])]
     if empty:
         raise DataError(f"{root}: no readable training picture in class {', '.join(empty[:3])}: remove the folder or fill it")
@@ -172,7 +162,7 @@ def scan_folder(
         rejected=rejected,
         ignored=ignored,
         duplicates=_duplicates(splits),
-        decoded=cache.pictures if cache is not None else None,
+        cache=cache,
     )
 
 
@@ -303,43 +293,41 @@ def _check_classes(root: Path, found: dict[str, dict[str, list[str]]]) -> None:
             raise DataError(f"{root}: {split} has classes that training lacks: {', '.join(unknown[:3])}")
 
 
-def _gate(
+def _samples(
+    found: Mapping[str, Mapping[str, Sequence[str]]], classes: Sequence[str], digests: Mapping[str, str]
+) -> dict[str, list[Sample]]:
+    return {
+        split: [
+            Sample(path, label, digests[path])
+            for label, name in enumerate(classes)
+            for path in by_class.get(name, [])
+            if path in digests
+        ]
+        for split, by_class in found.items()
+    }
+
+
+def _expected_sides(
     root: Path,
-    paths: list[str],
+    found: Mapping[str, dict[str, list[str]]],
+    classes: list[str],
+    val_fraction: float,
+    split_seed: int,
     threads: int | None,
-    progress: Callable[[int, int], None] | None,
-    cache: PictureCache | None = None,
-    kept: Collection[str] = (),
-) -> tuple[dict[str, str], list[Rejected]]:
-    """Decode each picture to its end; {path: SHA-256} of the good ones, and the bad ones with reasons.
+) -> dict[str, str]:
+    """{path: split} as it will be if no picture is rejected; a wrong guess costs a second decoding.
 
-    ``cache`` is given those that are ``kept``.
+    A split of our own goes by the files' content, so that they are read once more than their decoding needs.
     """
-
-    def examine(path: str) -> tuple[str, str, str]:
-        try:
-            content = (root / path).read_bytes()
-            picture = open_picture(content)
-        except UndecodableError as error:
-            return path, "", str(error)
-        except OSError as error:
-            return path, "", os.strerror(error.errno or 0)
-        digest = hashlib.sha256(content).hexdigest()
-        if cache is not None and path in kept:
-            cache.add(digest, picture)
-        return path, digest, ""
-
-    digests: dict[str, str] = {}
-    rejected = []
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for done, (path, digest, reason) in enumerate(pool.map(examine, paths), start=1):
-            if reason:
-                rejected.append(Rejected(path, reason))
-            else:
-                digests[path] = digest
-            if progress is not None:
-                progress(done, len(paths))
-    return digests, rejected
+    sides = {path: split for split, by_class in found.items() for paths in by_class.values() for path in paths}
+    if "val" in found:
+        return sides
+    digests = hash_pictures(root, [path for path, split in sides.items() if split == "train"], threads)
+    try:
+        splits = _stratify(_samples({"train": found["train"]}, classes, digests), classes, val_fraction, split_seed)
+    except DataError:  # which the same split after the gate will say, unless that has something worse to tell
+        return sides
+    return sides | {sample.path: split for split, samples in splits.items() for sample in samples}
 
 
 def _stratify(splits: dict[str, list[Sample]], classes: list[str], fraction: float, seed: int) -> dict[str, list[Sample]]:

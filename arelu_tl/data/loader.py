@@ -11,6 +11,7 @@ import random
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,81 +20,129 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.transforms import MaybeToTensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from arelu_tl.data.cache import DecodedPictures
-from arelu_tl.data.decode import UndecodableError, open_picture
+from arelu_tl.data.decode import UndecodableError
 from arelu_tl.data.folder import Sample
+from arelu_tl.data.recipe import Evaluated, Recipe, for_crops
+from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image], Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a split's pictures are seen.
+
+    Attributes:
+        recipe: what is made of a file once.
+        transform: what is made of that at every look: a tensor (C, H, W).
+    """
+
+    recipe: Recipe
+    transform: Transform
 
 
 def eval_transform(data_config: dict[str, Any]) -> Transform:
     """timm's evaluation transform: resize, centre crop, normalise; to a float tensor (C, H, W)."""
-    return _create(data_config, is_training=False)
-
-
-def train_transform(data_config: dict[str, Any], **augmentation: Any) -> Transform:
-    """timm's training transform; ``augmentation`` takes create_transform's no_aug, scale, hflip and so on."""
-    if augmentation.pop("no_aug", False):
-        return eval_transform(data_config)
-    return _create(data_config, is_training=True, **augmentation)
-
-
-def _create(data_config: dict[str, Any], **kwargs: Any) -> Transform:
-    chosen = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data_config.items() if k in chosen}
-    transform: Transform = create_transform(**settings, **kwargs)
+    transform: Transform = _create(data_config, is_training=False)
     return transform
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
-    """Decodes and transforms; its keys are (epoch, index), and a train item's randomness comes from them alone."""
+def eval_view(data_config: dict[str, Any]) -> View:
+    """What ``eval_transform`` makes of the decoded picture, to the bit, its resized crop made once.
 
-    def __init__(
-        self, root: Path, samples: Sequence[Sample], transform: Transform, seed: int | None, decoded: DecodedPictures | None
-    ) -> None:
+    Raises:
+        ArtefactError: see ``Preprocessing``.
+    """
+    whole = _create(data_config, is_training=False)
+    first = next(i for i, step in enumerate(whole.transforms) if isinstance(step, MaybeToTensor))
+    return View(Evaluated(data_config), type(whole)(whole.transforms[first:]))
+
+
+def train_view(
+    data_config: dict[str, Any], *, no_aug: bool = False, scale: tuple[float, float] = (0.35, 1.0), **augmentation: Any
+) -> View:
+    """timm's training transform of pictures reduced to what its random crops need.
+
+    Args:
+        no_aug: ``eval_view`` instead.
+        scale: share of the picture's area that a crop keeps, least and most.
+        augmentation: create_transform's hflip, color_jitter and so on.
+    """
+    if no_aug:
+        return eval_view(data_config)
+    return View(for_crops(data_config, scale[0]), _create(data_config, is_training=True, scale=scale, **augmentation))
+
+
+def _create(data_config: dict[str, Any], **kwargs: Any) -> Any:
+    chosen = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data_config.items() if k in chosen}
+    return create_transform(**settings, **kwargs)
+
+
+class _Pictures(Dataset[tuple[Tensor, int]]):
+    """Reduces and transforms; its keys are (epoch, index), and a train item's randomness comes from them alone."""
+
+    def __init__(self, root: Path, samples: Sequence[Sample], view: View, seed: int | None, cache: PictureStore | None) -> None:
         self.root = root
-        self.decoded = decoded
+        self.cache = cache
         self.samples = samples
-        self.transform = transform
+        self.view = view
         self.seed = seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        sample = self.samples[index]
-        picture = self._picture(sample)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+        """The items of a batch; DataLoader asks for all of them at once."""
         if self.seed is None:
-            return self.transform(picture), sample.label
-        with _seeded(self.seed, epoch, index):
-            return self.transform(picture), sample.label
+            return [self._item(index) for _, index in keys]
+        items = []
+        # To put the generators back costs more than to seed them: once a batch is enough.
+        with _generators_kept():
+            for epoch, index in keys:
+                picture = self._picture(self.samples[index])
+                _seed_generators(self.seed, epoch, index)
+                items.append((self.view.transform(picture), self.samples[index].label))
+        return items
+
+    def _item(self, index: int) -> tuple[Tensor, int]:
+        return self.view.transform(self._picture(self.samples[index])), self.samples[index].label
 
     def _picture(self, sample: Sample) -> Image.Image:
-        if self.decoded is not None and (picture := self.decoded.get(sample.digest)) is not None:
-            return picture
+        recipe = self.view.recipe
+        if self.cache is not None and (kept := self.cache.get(recipe, sample.digest)) is not None:
+            return kept
         try:
-            return open_picture(self.root / sample.path)
+            content = (self.root / sample.path).read_bytes()
+            picture = recipe.reduce(recipe.open(content))
         except (UndecodableError, OSError) as error:
             raise DataError(f"{sample.path} could be decoded before training and cannot now: {error}") from None
+        # A file that has changed since the scan is no longer the one whose digest we know.
+        if self.cache is not None and not self.cache.full and hashlib.sha256(content).hexdigest() == sample.digest:
+            self.cache.put(recipe, sample.digest, picture)
+        return picture
 
 
-class _seeded:  # noqa: N801 (used as a verb)
-    """Seeds the three generators that transforms draw from, and puts them back."""
+def _seed_generators(*key: int) -> None:
+    """Seed the three generators that transforms draw from."""
+    words = [int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64)]
+    random.seed(words[0])
+    np.random.seed(words[1] % 2**32)  # noqa: NPY002 (timm's transforms draw from the global generator)
+    torch.default_generator.manual_seed(words[2] % 2**63)
 
-    def __init__(self, *key: int) -> None:
-        words = np.random.SeedSequence(key).generate_state(3, np.uint64)
-        self.seeds = [int(word) for word in words]
 
-    def __enter__(self) -> None:
-        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        random.seed(self.seeds[0])
-        np.random.seed(self.seeds[1] % 2**32)  # noqa: NPY002 (timm's transforms draw from the global generator)
-        torch.default_generator.manual_seed(self.seeds[2] % 2**63)
-
-    def __exit__(self, *exception: object) -> None:
-        python, numpy, torch_state = self.before
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Put them back to where they were."""
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(torch_state)
@@ -174,48 +223,48 @@ def batch_digest(pictures: Tensor, labels: Tensor) -> str:
 def make_train_batches(
     root: Path,
     samples: Sequence[Sample],
-    transform: Transform,
+    view: View,
     *,
     batch_size: int,
     seed: int,
     workers: int = 0,
     pin: bool = False,
-    decoded: DecodedPictures | None = None,
+    cache: PictureStore | None = None,
 ) -> Batches:
     """Shuffled batches; order from (seed, epoch), augmentation from (seed, epoch, index).
 
-    ``decoded`` saves the decoding of the pictures in it, here and below; the batches are the same.
+    ``cache`` saves the decoding of the pictures in it, and is given the others, here and below; the batches are the same.
     """
-    return _make(root, samples, transform, batch_size, seed, workers, pin, decoded)
+    return _make(root, samples, view, batch_size, seed, workers, pin, cache)
 
 
 def make_eval_batches(
     root: Path,
     samples: Sequence[Sample],
-    transform: Transform,
+    view: View,
     *,
     batch_size: int,
     workers: int = 0,
     pin: bool = False,
-    decoded: DecodedPictures | None = None,
+    cache: PictureStore | None = None,
 ) -> Batches:
     """Batches in the samples' own order, every picture exactly once."""
-    return _make(root, samples, transform, batch_size, None, workers, pin, decoded)
+    return _make(root, samples, view, batch_size, None, workers, pin, cache)
 
 
 def _make(
     root: Path,
     samples: Sequence[Sample],
-    transform: Transform,
+    view: View,
     batch_size: int,
     seed: int | None,
     workers: int,
     pin: bool,
-    decoded: DecodedPictures | None,
+    cache: PictureStore | None,
 ) -> Batches:
     order = _Order(len(samples), batch_size, seed)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        _Pictures(root, samples, transform, seed, decoded),
+        _Pictures(root, samples, view, seed, cache),
         batch_sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.duration import parse_duration
+from arelu_tl.records.size import parse_size
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
 # layer cannot import; a test holds them to it.
@@ -41,6 +42,12 @@ def _no_truth_value(value: Any) -> Any:
     """Python takes True for 1; a ``yes`` in a YAML file is no number."""
     if isinstance(value, bool):
         raise ValueError("a number is wanted, not yes or no")
+    return value
+
+
+def _size(value: Any) -> Any:
+    """Leave a size as it was written, so that it reads back as such."""
+    parse_size(value if isinstance(value, str) else "")
     return value
 
 
@@ -89,6 +96,16 @@ class FinetuneConfig(BaseModel):
     )
     workers: Int | None = _field(
         None, "Processes that decode pictures; chosen from the machine when not given.", "Data", ge=0, short="-j"
+    )
+
+    cache: Literal["auto", "ram", "disk", "off"] = _field(
+        "auto",
+        "Where pictures are kept once they are decoded and reduced: the user's cache folder, for later runs too (disk), memory "
+        "(ram), or nowhere; auto: disk where there is room.",
+        "Data",
+    )
+    cache_limit: Annotated[str, BeforeValidator(_size)] = _field(
+        "16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data"
     )
 
     model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
@@ -302,7 +319,7 @@ ARM_KEYS = frozenset(
     {"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"}
     | {"granularity", "share_sites", "batchnorm", "drift_budget"}
 )
-PLACE_KEYS = frozenset({"data", "workers", "output", "name", "pretrained_path", "tensorboard"})
+PLACE_KEYS = frozenset({"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "tensorboard"})
 
 
 _Model = TypeVar("_Model", bound=FinetuneConfig)

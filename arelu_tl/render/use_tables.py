@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arelu_tl.data.folder import Rejected
+from arelu_tl.data.gate import Rejected
 from arelu_tl.render.console import plain
 from arelu_tl.render.text import shorten, visible
 from arelu_tl.study.evaluate import EvaluationReport

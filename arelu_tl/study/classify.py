@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arelu_tl.data.decode import UndecodableError, open_picture
-from arelu_tl.data.folder import Rejected
+from arelu_tl.data.gate import Rejected
 from arelu_tl.study.classifier import Classifier
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arelu_tl.data.folder import Rejected, list_evaluation
+from arelu_tl.data.folder import list_evaluation
+from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import DataError
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import signal
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TypeVar
 
 import torch
 
-from arelu_tl.data import PictureCache, PictureFolder, scan_folder
+from arelu_tl.data import PictureFolder
 from arelu_tl.errors import ConfigError, DataError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import choose_device, slow_mixed_precision
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import agree, rehearse
 from arelu_tl.study.run import train_run
 
@@ -36,8 +36,7 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
         raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
     config = absolute(config)
     device = choose_device(config.device)
-    with PictureCache() as cache:
-        folder = scan(config, observer, cache)
+    with scanned_pictures(config, observer) as folder:
         make_folder(config.output)
         # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
         # half study behind; and its arms share what the machine allows.
@@ -87,8 +86,7 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
     config = runs.load_study(path).config
     if isinstance(config, SweepConfig):
         raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
-    with PictureCache() as cache:
-        folder = scan(config, observer, cache)
+    with scanned_pictures(config, observer) as folder:
         check_pictures(path, folder)
         return _train(path, config, folder, observer)
 
@@ -96,6 +94,8 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
 def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer: Observer) -> runs.StudyRecord:
     device = choose_device(config.device)
     observer.study_started(study, folder, _arms(config))
+    if told := told_cache(config, folder):
+        observer.note(told)
     hint = f"go on with: arelu-tl finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):
         path = study / runs.run_name(arm, config.lr, config.seed)
@@ -124,27 +124,3 @@ def _arms_to_try(config: FinetuneConfig, device: torch.device) -> list[str]:
 
 def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:
     return config.model_copy(update={"arm": arm})
-
-
-def scan(config: FinetuneConfig, observer: Observer, cache: PictureCache) -> PictureFolder:
-    """The pictures of ``config``, every one decoded once, into ``cache``.
-
-    Raises:
-        ConfigError: it names no folder.
-        DataError: see ``scan_folder``.
-    """
-    if config.data is None:
-        raise ConfigError("the configuration names no folder of pictures")
-    folder = scan_folder(
-        config.data,
-        train_split=config.train_split,
-        val_split=config.val_split,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
-        on_bad_image=config.on_bad_image,
-        # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
-        leave_out=config.output,
-        cache=cache,
-        progress=observer.checking_pictures,
-    )
-    return dataclasses.replace(folder, root=config.data)

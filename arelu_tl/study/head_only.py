@@ -6,7 +6,7 @@ from torch import device as Device  # noqa: N812 (a class)
 from torch import nn
 
 from arelu_tl.backbone import Backbone, classifier_names
-from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batches
+from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.observer import Observer
 from arelu_tl.training import FitSettings
@@ -48,11 +48,11 @@ def on_features(
     in_order = make_eval_batches(
         folder.root,
         folder.splits["train"],
-        eval_transform(backbone.data_config),
+        eval_view(backbone.data_config),
         batch_size=config.pictures_in_a_batch,
         workers=train.workers,
         pin=device.type == "cuda",
-        decoded=folder.decoded,
+        cache=folder.cache,
     )
     return (
         head,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
-from arelu_tl.data import Batches, PictureFolder, eval_transform, make_eval_batches, make_train_batches, train_transform
+from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches, make_train_batches
 from arelu_tl.errors import AreluTlError, BackboneError, Interrupted
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
@@ -23,6 +23,7 @@ from arelu_tl.study.environment import choose_workers, describe_environment
 from arelu_tl.study.head_only import on_features
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.pictures import views
 from arelu_tl.study.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
@@ -208,10 +209,10 @@ def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone
     batches = make_train_batches(
         folder.root,
         folder.splits["train"],
-        eval_transform(backbone.data_config),
+        eval_view(backbone.data_config),
         batch_size=1,
         seed=config.seed,
-        decoded=folder.decoded,
+        cache=folder.cache,
     )
     chosen = [pictures[0] for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)]
     return [batch.to(device) for batch in calibration_batches(chosen)]
@@ -232,32 +233,25 @@ def make_run_batches(
 ) -> tuple[Batches, Batches]:
     workers = choose_workers(config.workers, device, processors or os.cpu_count() or 1)
     pin = device.type == "cuda"
-    augmentation: dict[str, Any] = {
-        "no_aug": config.no_aug,
-        "scale": config.scale,
-        "hflip": config.hflip,
-        "color_jitter": config.color_jitter,
-        "auto_augment": config.aa,
-        "re_prob": config.reprob,
-    }
+    seen = views(config, backbone.data_config)
     train = make_train_batches(
         folder.root,
         folder.splits["train"],
-        train_transform(backbone.data_config, **augmentation),
+        seen["train"],
         batch_size=config.pictures_in_a_batch,
         seed=config.seed,
         workers=workers,
         pin=pin,
-        decoded=folder.decoded,
+        cache=folder.cache,
     )
     val = make_eval_batches(
         folder.root,
         folder.splits["val"],
-        eval_transform(backbone.data_config),
+        seen["val"],
         batch_size=config.pictures_in_a_batch,
         workers=workers,
         pin=pin,
-        decoded=folder.decoded,
+        cache=folder.cache,
     )
     return train, val
 

@@ -11,18 +11,19 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from arelu_tl.data import PictureCache, PictureFolder
+from arelu_tl.data import PictureFolder
 from arelu_tl.errors import AreluTlError, ConfigError, DataError, Interrupted, NonFiniteError, StorageError
 from arelu_tl.records import runs
 from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConfig, check_config, dump_yaml
 from arelu_tl.records.duration import parse_duration, told_duration
 from arelu_tl.records.storage import claim_folder, make_folder, storage_errors, write_json, write_text
 from arelu_tl.study.environment import choose_device, slow_mixed_precision
-from arelu_tl.study.finetune import absolute, check_pictures, open_study, scan
+from arelu_tl.study.finetune import absolute, check_pictures, open_study
 from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
 from arelu_tl.study.launch_processes import Processes
 from arelu_tl.study.launch_ray import RayTasks, require_ray
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import Rehearsal, agree
 from arelu_tl.study.schedule import Schedule
 from arelu_tl.training import catch_signals
@@ -62,8 +63,7 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
     begun = path is not None and runs.is_study(path)
     if path is not None and begun:
         config = _grown(path, config)
-    with PictureCache() as cache:
-        folder = scan(config, observer, cache)
+    with scanned_pictures(config, observer) as folder:
         if path is not None and begun:
             check_pictures(path, folder)
         cells = plan_cells(path if begun else None, config, retry_failed=retry_failed)
@@ -98,6 +98,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
             else:
                 write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
             observer.study_started(path, folder, list(config.arms))
+            if told := told_cache(config, folder):
+                observer.note(told)
             observer.sweep_planned(len(cells), len(waiting), schedule.to_go(late))
             _train(path, len(cells), schedule, launcher, observer, lambda: time.monotonic() - began)
     return runs.load_study(path)

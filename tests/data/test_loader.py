@@ -16,12 +16,14 @@ from torch import Tensor
 from arelu_tl.data.folder import Sample
 from arelu_tl.data.loader import (
     Batches,
+    View,
     batch_digest,
-    eval_transform,
+    eval_view,
     make_eval_batches,
     make_train_batches,
-    train_transform,
+    train_view,
 )
+from arelu_tl.data.recipe import Whole
 from arelu_tl.errors import DataError
 
 COUNT = 11
@@ -49,6 +51,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def seen(transform: Callable[[Image.Image], Tensor] | View) -> View:
+    return transform if isinstance(transform, View) else View(Whole(), transform)
+
+
 def samples(count: int = COUNT) -> list[Sample]:
     # The label says which picture it is.
     return [Sample(f"{number}.png", number, "") for number in range(count)]
@@ -60,10 +66,10 @@ def train(
     count: int = COUNT,
     batch_size: int = 3,
     seed: int = 5,
-    transform: Callable[[Image.Image], Tensor] = draw_from_every_generator,
+    transform: Callable[[Image.Image], Tensor] | View = draw_from_every_generator,
     **options: Any,
 ) -> Batches:
-    return make_train_batches(root, samples(count), transform, batch_size=batch_size, seed=seed, **options)
+    return make_train_batches(root, samples(count), seen(transform), batch_size=batch_size, seed=seed, **options)
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -102,7 +108,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches(root: Path) -> None:
 
 
 def test_worker_processes_change_nothing(root: Path) -> None:
-    augment = train_transform(CONFIG, color_jitter=0.4, hflip=0.5)
+    augment = train_view(CONFIG, color_jitter=0.4, hflip=0.5)
     alone, helped = (train(root, transform=augment, workers=workers) for workers in (0, 2))
     assert same(list(alone.epoch(0)), list(helped.epoch(0)))
     assert same(list(alone.epoch(3)), list(helped.epoch(3)))
@@ -148,7 +154,7 @@ def test_no_two_samples_draw_the_same_numbers(root: Path) -> None:
 
 
 def test_timms_augmentation_differs_between_epochs(root: Path) -> None:
-    batches = train(root, transform=train_transform(CONFIG), batch_size=COUNT)
+    batches = train(root, transform=train_view(CONFIG), batch_size=COUNT)
     (first,), (second,) = (list(batches.epoch(epoch)) for epoch in (0, 1))
     unshuffled = [pictures[batch_labels.argsort()] for pictures, batch_labels in (first, second)]
     assert first[0].shape == (COUNT, 3, 16, 16)
@@ -159,7 +165,7 @@ def test_timms_augmentation_differs_between_epochs(root: Path) -> None:
 def test_loading_leaves_the_global_generators_where_they_were(workers: int, root: Path) -> None:
     before = rng_states()
     list(train(root, workers=workers).epoch(0))
-    list(make_eval_batches(root, samples(), to_tensor, batch_size=4, workers=workers).epoch())
+    list(make_eval_batches(root, samples(), seen(to_tensor), batch_size=4, workers=workers).epoch())
     assert rng_states() == before
 
 
@@ -206,7 +212,7 @@ def test_fewer_pictures_than_a_batch_are_one_batch(root: Path) -> None:
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (COUNT, 0), (100, 0)])
 def test_evaluation_has_every_picture_once_in_its_order(batch_size: int, workers: int, root: Path) -> None:
-    batches = make_eval_batches(root, samples(), to_tensor, batch_size=batch_size, workers=workers)
+    batches = make_eval_batches(root, samples(), seen(to_tensor), batch_size=batch_size, workers=workers)
     epoch = list(batches.epoch())
     assert labels(epoch) == list(range(COUNT))
     assert len(epoch) == len(batches)
@@ -216,21 +222,21 @@ def test_evaluation_has_every_picture_once_in_its_order(batch_size: int, workers
 
 
 def test_evaluation_is_the_same_in_every_epoch(root: Path) -> None:
-    batches = make_eval_batches(root, samples(), eval_transform(CONFIG), batch_size=4)
+    batches = make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=4)
     assert same(list(batches.epoch(0)), list(batches.epoch(9)))
 
 
 def test_labels_are_integers_and_pictures_floats(root: Path) -> None:
-    pictures, batch_labels = next(make_eval_batches(root, samples(), eval_transform(CONFIG), batch_size=4).epoch())
+    pictures, batch_labels = next(make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=4).epoch())
     assert pictures.shape == (4, 3, 16, 16)
     assert pictures.dtype == torch.float32
     assert batch_labels.dtype == torch.int64
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(root: Path) -> None:
-    plain = train(root, transform=train_transform(CONFIG, no_aug=True), batch_size=COUNT)
+    plain = train(root, transform=train_view(CONFIG, no_aug=True), batch_size=COUNT)
     (pictures, batch_labels), *_ = plain.epoch(0)
-    (expected, _), *_ = make_eval_batches(root, samples(), eval_transform(CONFIG), batch_size=COUNT).epoch()
+    (expected, _), *_ = make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=COUNT).epoch()
     assert torch.equal(pictures[batch_labels.argsort()], expected)
 
 
@@ -263,7 +269,7 @@ def test_the_order_digest_sees_names_and_labels(root: Path) -> None:
     relabelled = [Sample(sample.path, sample.label + 1, "") for sample in samples()]
     renamed = [Sample("x" + sample.path, sample.label, "") for sample in samples()]
     digests = {
-        make_train_batches(root, each, to_tensor, batch_size=3, seed=5).order_digest(0)
+        make_train_batches(root, each, seen(to_tensor), batch_size=3, seed=5).order_digest(0)
         for each in (samples(), relabelled, renamed)
     }
     assert len(digests) == 3

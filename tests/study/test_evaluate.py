@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_onnx import write_tiny_onnx
 
 import arelu_tl
-from arelu_tl.data.folder import Rejected
+from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import DataError, StorageError
 from arelu_tl.render.evaluation_files import require_room, write_evaluation
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused

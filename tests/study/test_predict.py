@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
 
-from arelu_tl.data.folder import Rejected
+from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import ConfigError
 from arelu_tl.study.classifier import Classifier, open_classifier
 from arelu_tl.study.classify import Answer, classify

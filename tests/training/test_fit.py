@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arelu_tl.activation import AReLU, named_arelus
-from arelu_tl.data import eval_transform, make_eval_batches, make_train_batches, scan_folder, train_transform
+from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
 from arelu_tl.data.loader import Batches
 from arelu_tl.errors import Interrupted, NonFiniteError
 from arelu_tl.surgery import convert
@@ -69,9 +69,9 @@ def _copy(state: Any) -> Any:
 def batches(make_folder: Any) -> tuple[Batches, Batches]:
     folder = scan_folder(make_folder())
     train = make_train_batches(
-        folder.root, folder.splits["train"], train_transform(DATA_CONFIG, scale=(0.5, 1.0)), batch_size=5, seed=3
+        folder.root, folder.splits["train"], train_view(DATA_CONFIG, scale=(0.5, 1.0)), batch_size=5, seed=3
     )
-    val = make_eval_batches(folder.root, folder.splits["val"], eval_transform(DATA_CONFIG), batch_size=5)
+    val = make_eval_batches(folder.root, folder.splits["val"], eval_view(DATA_CONFIG), batch_size=5)
     return train, val
 
 
