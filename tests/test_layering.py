@@ -103,7 +103,8 @@ def test_public_names_are_what_they_promise_after_every_module_is_imported() -> 
     code = (
         "import importlib, pkgutil, arelu_tl\n"
         "for found in pkgutil.walk_packages(arelu_tl.__path__, 'arelu_tl.'):\n"
-        "    if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        # The one module that cannot be imported where Triton isn't.
+        "    if not found.name.endswith(('__main__', 'triton_kernels')): importlib.import_module(found.name)\n"
         "assert all(callable(getattr(arelu_tl, n)) for n in arelu_tl.__all__ if n != '__version__')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from arelu_tl.activation import fused, portable
+from arelu_tl.activation import fused, gpu, portable
 
 
 class Body(Protocol):
@@ -24,4 +24,6 @@ class Body(Protocol):
 
 def body_for(x: Tensor, channels: int, channel_dim: int) -> Body:
     """The body for ``x`` and (channels,) slopes."""
-    return fused if fused.serves(x, channels, channel_dim) else portable
+    if fused.serves(x, channels, channel_dim):
+        return fused
+    return gpu if gpu.serves(x, channels, channel_dim) else portable

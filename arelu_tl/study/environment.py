@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from arelu_tl import __version__
-from arelu_tl.activation.fused import kernel_state
+from arelu_tl.activation import fused, gpu
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig
 
@@ -63,7 +63,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         if device.type == "cuda"
         else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "arelu_on_cpu": kernel_state(),
+        "arelu_on_cpu": fused.kernel_state(),
+        **({"arelu_on_gpu": gpu.kernel_state(device)} if device.type == "cuda" else {}),
         "git_revision": _revision(),
     }
 
