@@ -71,6 +71,10 @@ def rehearse(
         return _steps(config, backbone, folder, device, began, measure, share)
     except AreluTlError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"{device} has not the memory for a single picture: lower --img-size, or pass --amp or --grad-checkpointing"
+        ) from error
     except Exception as error:
         # timm, torch and their plug-ins refuse a combination of settings with errors of every class.
         told = " ".join(str(error).split())[:300]

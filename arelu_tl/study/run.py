@@ -135,8 +135,7 @@ def train_run(
             write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
             if isinstance(error, torch.OutOfMemoryError):
                 raise AreluTlError(
-                    f"out of memory on {device} with one picture at a time: lower --img-size, or pass --amp or "
-                    "--grad-checkpointing"
+                    f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or --grad-checkpointing"
                 ) from error
             raise
         finally:

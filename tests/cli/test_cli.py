@@ -240,6 +240,16 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "not YAML": (["finetune", "good", "--config", "broken.yaml"], 2, "not YAML"),
     "wrong type": (["finetune", "good", "--epochs", "many"], 2, "--epochs"),
     "wrong type in YAML": (["finetune", "good", "--config", "type.yaml"], 2, "epochs = 'many'"),
+    "neither a number nor auto": (
+        ["finetune", "good", "-b", "many"],
+        2,
+        "'many': a whole number of at least 1 is wanted, or auto",
+    ),
+    "no checkpointing": (
+        ["finetune", "good", *FAST, "--model", "selecsls42", "--grad-checkpointing"],
+        2,
+        "leave out --grad-check",
+    ),
     "negative rate": (["finetune", "good", "--lr", "-1"], 2, "lr = -1.0"),
     "unknown option": (["finetune", "good", "--learning-rate", "1"], 2, "No such option"),
     "unknown optimiser": (["finetune", "good", "--opt", "adamww", *FAST], 2, "did you mean"),

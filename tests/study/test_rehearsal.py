@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import yaml
 from sweeps import Watching, grid, rows
 
 import arelu_tl
+from arelu_tl.analysis import compare_runs
 from arelu_tl.data import scan_folder
-from arelu_tl.errors import ConfigError
+from arelu_tl.errors import AreluTlError, ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config
+from arelu_tl.records.runs import load_run
 from arelu_tl.study.environment import slow_mixed_precision
 from arelu_tl.study.finetune import finetune
 from arelu_tl.study.rehearsal import Rehearsal, agree, rehearse
@@ -74,21 +78,59 @@ def test_arms_agree_on_the_least_that_any_of_them_has_room_for() -> None:
     assert len(notes) == 3
 
 
-def test_parts_are_found_where_memory_is_short(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's own error, from a hook on every convolution, for more than so many pictures."""
-    handle = torch.nn.modules.module.register_module_forward_hook(_four_at_most)
+@contextmanager
+def room_for(pictures: int) -> Iterator[None]:
+    """Torch's own error, from a hook on every convolution, for more than so many pictures in training."""
+
+    def too_much(module: torch.nn.Module, given: Any, output: Any) -> None:
+        if module.training and isinstance(module, torch.nn.Conv2d) and len(given[0]) > pictures:
+            raise torch.OutOfMemoryError(f"{len(given[0])} pictures")
+
+    handle = torch.nn.modules.module.register_module_forward_hook(too_much)
     try:
-        told = rehearse(tiny(pictures, pictures.parent, batch_size=12), scan_folder(pictures), torch.device("cpu"))
-        assert told.micro_batch == 3
-        told = rehearse(tiny(pictures, pictures.parent, batch_size="auto", epochs=2), scan_folder(pictures), torch.device("cpu"))
-        assert (told.batch_size.size, told.micro_batch) == (4, None)
+        yield
     finally:
         handle.remove()
 
 
-def _four_at_most(module: torch.nn.Module, given: Any, output: Any) -> None:
-    if module.training and isinstance(module, torch.nn.Conv2d) and len(given[0]) > 4:
-        raise torch.OutOfMemoryError(f"{len(given[0])} pictures")
+def test_parts_are_found_where_memory_is_short(pictures: Path) -> None:
+    folder, cpu = scan_folder(pictures), torch.device("cpu")
+    with room_for(4):
+        assert rehearse(tiny(pictures, pictures.parent, batch_size=12), folder, cpu).micro_batch == 3
+        told = rehearse(tiny(pictures, pictures.parent, batch_size="auto"), folder, cpu)
+        assert (told.batch_size.size, told.micro_batch) == (4, None)
+    with room_for(0), pytest.raises(ConfigError, match="not the memory for a single picture"):
+        rehearse(tiny(pictures, pictures.parent, batch_size=12, arm="relu"), folder, cpu)
+
+
+def test_memory_that_runs_out_in_one_arm_alone_is_told_by_its_summary_and_by_compare(pictures: Path, tmp_path: Path) -> None:
+    class Shrinking(Watching):
+        """Another process takes the memory once the second arm has begun."""
+
+        def run_started(self, arm: str, *rest: Any) -> None:
+            if arm == "arelu":
+                memory.enter_context(room_for(4))
+
+    watching = Shrinking()
+    with ExitStack() as memory:
+        study = finetune(tiny(pictures, tmp_path, batch_size=6, epochs=2), observer=watching)
+    assert len([note for note in watching.notes if "goes on with 3, their gradients added up" in note]) == 1
+    told = {run.config.arm: run.summary for run in study.runs}
+    assert {arm: summary["micro_batch"] for arm, summary in told.items()} == {"relu": None, "arelu": 3}
+    assert told["relu"]["pairing"] == told["arelu"]["pairing"]
+    (uneven,) = compare_runs(study.runs).uneven
+    assert "arelu-lr0.0001-s0 in parts of 3" in uneven
+
+
+def test_not_even_one_picture_ends_a_run_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    class Gone(Watching):
+        def run_started(self, arm: str, *rest: Any) -> None:
+            memory.enter_context(room_for(0))
+
+    with ExitStack() as memory, pytest.raises(AreluTlError, match="out of memory on cpu: lower") as caught:
+        finetune(tiny(pictures, tmp_path, batch_size=6, arm="relu", name="x"), observer=Gone())
+    assert caught.value.exit_code == 1
+    assert load_run(tmp_path / "x" / "relu-lr0.0001-s0").status == "failed"
 
 
 def test_a_batch_size_that_nobody_has_found_yet_is_no_number() -> None:
