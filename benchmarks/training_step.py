@@ -1,40 +1,68 @@
-"""What AReLU costs: a training step, AReLU against ReLU, both models stepped in turns in one process.
+"""What AReLU costs in training: whole steps of ours, AReLU against ReLU, both models stepped in turns in one process.
 
     make bench            (or: python benchmarks/training_step.py --rounds 9)
 
-Prints a Markdown table of the ratio's median with its least and greatest value, and of the
-bytes kept for the backward pass, measured by autograd's saved-tensor hooks.
+With ``--parts`` what the parts of a step give on this machine instead, each against the step without it: channels side by side,
+the optimiser in one pass, bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
 import time
+from typing import Any
 
 import timm
 import torch
+from tables import Rows, machine, markdown, spread
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from arelu_tl.surgery import convert
 from arelu_tl.training import make_optimizer
+from arelu_tl.training.step import Batch, Step, StepSettings
 
-CASES = [("resnet18", 160, 16), ("resnet50", 128, 8), ("tf_efficientnet_lite0", 160, 16)]
+CASES = [("resnet18", 160, 16), ("resnet50", 128, 8), ("tf_efficientnet_lite0", 160, 16), ("regnetx_002", 160, 16)]
+PARTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "channels_last": ({"channels_last": True}, False),
+    "fused": ({}, True),
+    "bfloat16": ({"amp": torch.bfloat16}, False),
+    "channels_last, bfloat16": ({"channels_last": True, "amp": torch.bfloat16}, False),
+}
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+def net(name: str, *, arelu: bool, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=10)
+    if arelu:
+        convert(model)
+    return model.to(device)
+
+
+def batch_of(size: int, pictures: int) -> Batch:
+    stream = torch.Generator().manual_seed(0)
+    return torch.randn(pictures, 3, size, size, generator=stream), torch.randint(0, 10, (pictures,), generator=stream)
+
+
+def stepper(model: nn.Module, device: torch.device, *, fused: bool = True, **settings: Any) -> Step:
+    optimizer = make_optimizer(model, [], opt="adamw", lr=1e-5)
+    for group in optimizer.param_groups:
+        group["fused"] = group["fused"] and fused
+    step = Step(model, optimizer, StepSettings(**settings), device)
+    step.train_mode()
+    return step
+
+
+def seconds(step: Step, batch: Batch, device: torch.device) -> float:
     started = time.perf_counter()
-    F.cross_entropy(model(pictures), labels).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if pictures.is_cuda:
+    step.gradients([batch], 0)
+    step.update()
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def saved_bytes(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> int:
+def saved_bytes(model: nn.Module, batch: Batch, device: torch.device) -> int:
     """Distinct memory that one forward pass keeps for its backward pass, parameters left out."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -45,6 +73,7 @@ def saved_bytes(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) 
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    pictures, labels = (each.to(device) for each in batch)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = F.cross_entropy(model(pictures), labels)
     loss.backward()
@@ -52,33 +81,51 @@ def saved_bytes(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) 
     return sum(kept.values())
 
 
+def in_turns(steps: tuple[Step, Step], batch: Batch, device: torch.device, rounds: int) -> list[float]:
+    """Ratios of the first's seconds to the second's; the first round only warms up."""
+    told = [[seconds(step, batch, device) for step in steps] for _ in range(rounds + 1)]
+    return [ours / theirs for ours, theirs in told[1:]]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def rows(rounds: int = 7) -> Rows:
+    """A row for each backbone, every part of the step as training chooses it."""
+    device, told = _device(), []
+    for name, size, pictures in CASES:
+        models = [net(name, arelu=arelu, device=device) for arelu in (True, False)]
+        batch = batch_of(size, pictures)
+        arelu, relu = (stepper(model, device, channels_last=device.type == "cpu") for model in models)
+        ratios = in_turns((arelu, relu), batch, device, rounds)
+        ours, theirs = (saved_bytes(model, batch, device) for model in models)
+        row = {"backbone": name, "input": size, "batch": pictures}
+        told.append({**row, **spread(ratios), "kept for backward, AReLU / ReLU": round(ours / theirs, 2)})
+    return told
+
+
+def part_rows(rounds: int = 5) -> Rows:
+    """A row for each backbone, arm and part of the step: with the part against without any."""
+    device, told = _device(), []
+    for name, size, pictures in CASES:
+        batch = batch_of(size, pictures)
+        for arelu in (False, True):
+            for part, (settings, fused) in PARTS.items():
+                models = [net(name, arelu=arelu, device=device) for _ in range(2)]
+                steps = (stepper(models[0], device, fused=fused, **settings), stepper(models[1], device, fused=False))
+                ratios = in_turns(steps, batch, device, rounds)
+                told.append({"backbone": name, "arm": "arelu" if arelu else "relu", "part": part, **spread(ratios)})
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, timm {timm.__version__}, {where}, {rounds} rounds\n")
-    print("| backbone | input | batch | step, AReLU / ReLU | least .. greatest | kept for backward, AReLU / ReLU |")
-    print("|---|---|---|---|---|---|")
-    for name, size, batch in CASES:
-        torch.manual_seed(0)
-        models = [timm.create_model(name, num_classes=10) for _ in range(2)]
-        convert(models[1])
-        pictures, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(0, 10, (batch,), device=device)
-        models = [m.to(device).train() for m in models]
-        optimizers = [make_optimizer(m, [], opt="adamw", lr=1e-5) for m in models]
-        for model, optimizer in zip(models, optimizers, strict=True):
-            step(model, optimizer, pictures, labels)
-        ratios = []
-        for _ in range(rounds):
-            relu, arelu = (step(m, o, pictures, labels) for m, o in zip(models, optimizers, strict=True))
-            ratios.append(arelu / relu)
-        memory = [saved_bytes(m, pictures, labels) for m in models]
-        print(
-            f"| {name} | {size} | {batch} | {statistics.median(ratios):.2f} | {min(ratios):.2f} .. {max(ratios):.2f} | "
-            f"{memory[1] / memory[0]:.2f} |"
-        )
+    parser.add_argument("--parts", action="store_true", help="what the parts of a step give")
+    given = parser.parse_args()
+    print(", ".join(f"{key} {value}" for key, value in machine().items()), "\n")
+    print(markdown(part_rows(given.rounds) if given.parts else rows(given.rounds)))
 
 
 if __name__ == "__main__":
