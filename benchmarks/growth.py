@@ -59,12 +59,12 @@ def measure_classes(count: int) -> dict[str, Any]:
 
 
 def _first_batch(count: int, *, classes: int, what: str) -> dict[str, Any]:
-    from arelu_tl.data import eval_transform, make_train_batches, scan_folder
+    from arelu_tl.data import eval_view, make_train_batches, scan_folder
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         _write(root, count, classes)
-        transform = eval_transform({"input_size": (3, 48, 48)})
+        transform = eval_view({"input_size": (3, 48, 48), "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3})
         before, began = _peak(), time.perf_counter()
         folder = scan_folder(root)
         folder.fingerprint()

@@ -12,7 +12,7 @@ import torch
 from test_fit import CPU, Memory, assert_same_weights
 from torch import Tensor, nn
 
-from arelu_tl.data import eval_transform, make_eval_batches, make_train_batches, scan_folder
+from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder
 from arelu_tl.errors import Interrupted
 from arelu_tl.surgery import convert
 from arelu_tl.training import FitSettings, fit, freeze_backbone, make_optimizer
@@ -50,7 +50,7 @@ def train(
     """(the trained net, how many pictures have passed its stem)."""
     folder = scan_folder(pictures)
     model = frozen_model(drop_rate=drop)
-    transform = eval_transform(DATA_CONFIG)
+    transform = eval_view(DATA_CONFIG)
     ours = make_train_batches(folder.root, folder.splits["train"], transform, batch_size=5, seed=3)
     val = make_eval_batches(folder.root, folder.splits["val"], transform, batch_size=5)
     in_order = make_eval_batches(folder.root, folder.splits["train"], transform, batch_size=5)
