@@ -14,6 +14,7 @@ from tiny_onnx import write_tiny_onnx
 import arelu_tl
 from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import DataError, StorageError
+from arelu_tl.records.csv_table import read_table
 from arelu_tl.render.evaluation_files import require_room, write_evaluation
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused
 from arelu_tl.study.classifier import open_classifier
@@ -168,8 +169,7 @@ def test_the_folder_holds_numbers_labels_and_two_figures(tmp_path: Path) -> None
     assert {p.name for p in out.iterdir()} == {p.name for p in written}
     assert {p.name for p in written} == {"evaluation.json", "predictions.csv", "confusion.png", "mistakes.png"}
     assert json.loads((out / "evaluation.json").read_text()) == report.to_json()
-    with open(out / "predictions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(out / "predictions.csv")
     assert [row["path"] for row in rows] == report.paths
     assert rows[0] == {"path": "0.png", "label": "=cmd()", "predicted": "=cmd()", "probability": f"{report.probability[0]:.6f}"}
     for name in ("confusion.png", "mistakes.png"):
