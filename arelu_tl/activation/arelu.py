@@ -28,7 +28,9 @@ class AReLU(nn.Module):
         scale: constant on both branches, greater than 0; kept as a buffer, never trained.
         cap: upper bound of the output (6.0 where a ReLU6 stood), None for none.
         device, dtype: of the parameters, as in torch.nn; torch's defaults when None.
-        inplace: overwrite the input, also for whoever else holds it, as ``nn.ReLU(inplace=True)`` does.
+        inplace: overwrite the input, also for whoever else holds it, as ``nn.ReLU(inplace=True)`` does, and keep nothing but
+            the output for the backward pass.
+        keep_input: with ``inplace``, work in the backward pass from a copy of the input all the same, which takes a map more.
 
     Shape:
         any -> same; C channels in dimension ``channel_dim`` where ``num_parameters`` is C > 1. dtype follows the input.
@@ -49,6 +51,7 @@ class AReLU(nn.Module):
         scale: float = 1.0,
         cap: float | None = None,
         inplace: bool = False,
+        keep_input: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -67,11 +70,15 @@ class AReLU(nn.Module):
         self.channel_dim = channel_dim
         self.cap = cap
         self.inplace = inplace
+        self.keep_input = keep_input
         self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha), device=device, dtype=dtype))
         self.beta = nn.Parameter(torch.full((num_parameters,), float(beta), device=device, dtype=dtype))
         self.register_buffer("scale", torch.tensor(float(scale), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.inplace and self.keep_input:
+            # Later readers of x get the result, as they did of the ReLU: the function of the net is the same either way.
+            return x.copy_(arelu(x.clone(), self.alpha, self.beta, scale=self.scale, cap=self.cap, channel_dim=self.channel_dim))
         return arelu(x, self.alpha, self.beta, scale=self.scale, cap=self.cap, inplace=self.inplace, channel_dim=self.channel_dim)
 
     @torch.no_grad()
@@ -91,7 +98,7 @@ class AReLU(nn.Module):
         if self.cap is not None:
             parts.append(f"cap={self.cap:g}")
         if self.inplace:
-            parts.append("inplace=True")
+            parts.append("inplace=True, keep_input=True" if self.keep_input else "inplace=True")
         return ", ".join(parts)
 
 

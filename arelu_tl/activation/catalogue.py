@@ -84,6 +84,7 @@ def make_activation(
     num_parameters: int = 1,
     channel_dim: int = 1,
     inplace: bool = False,
+    keep_input: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
@@ -96,6 +97,7 @@ def make_activation(
 
     Args:
         alpha, beta, scale, cap, num_parameters, channel_dim, inplace, device, dtype: see ``AReLU``.
+        keep_input: as there; the rivals, whose backward passes are torch's, always do.
 
     Raises:
         ConfigError: unknown arm; several parameters for channels that are not in dimension 1, where PReLU has them.
@@ -103,7 +105,7 @@ def make_activation(
     if arm in ("arelu", "arelu-frozen"):
         module = AReLU(
             alpha, beta, num_parameters=num_parameters, channel_dim=channel_dim,
-            scale=scale, cap=cap, inplace=inplace, device=device, dtype=dtype,
+            scale=scale, cap=cap, inplace=inplace, keep_input=keep_input, device=device, dtype=dtype,
         )  # fmt: skip
         return module.requires_grad_(arm == "arelu")
     slope = min(max(alpha, ALPHA_MIN), ALPHA_MAX) / (1 + 1 / (1 + math.exp(-beta)))

@@ -132,6 +132,12 @@ class FinetuneConfig(BaseModel):
     exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
     granularity: Granularity = _field("site", "One alpha and beta a site, or a pair for each of its channels.", "Surgery")
     share_sites: bool = _field(False, "One AReLU for all calls of a ReLU module that runs at several sites.", "Surgery")
+    inplace: bool = _field(
+        True,
+        "Where the ReLU overwrote its input, AReLU keeps only its output for the backward pass; off: a copy of the input as "
+        "well, for more memory.",
+        "Surgery",
+    )
     batchnorm: BatchNorm = _field(
         "corrected",
         "BatchNorm statistics with calibrated: moved by what surgery did to them, estimated anew from training pictures, or "
@@ -317,7 +323,7 @@ _CELL_KEYS = frozenset({"arm", "lr", "seed", "baseline"})
 # parameters (surgery), and where and how fast the computation happens.
 ARM_KEYS = frozenset(
     {"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"}
-    | {"granularity", "share_sites", "batchnorm", "drift_budget"}
+    | {"granularity", "share_sites", "batchnorm", "drift_budget", "inplace"}
 )
 PLACE_KEYS = frozenset({"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "tensorboard"})
 

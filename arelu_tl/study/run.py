@@ -198,7 +198,10 @@ def prepare_model(
 
 def surgery_settings(config: FinetuneConfig) -> dict[str, Any]:
     """What of ``config`` goes to ``convert``."""
-    keys = ("arm", "init", "alpha", "beta", "include", "exclude", "granularity", "share_sites", "batchnorm", "drift_budget")
+    keys = (
+        "arm", "init", "alpha", "beta", "include", "exclude", "granularity", "share_sites", "batchnorm", "drift_budget",
+        "inplace",
+    )  # fmt: skip
     return {key: getattr(config, key) for key in keys}
 
 

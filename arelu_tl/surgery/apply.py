@@ -18,8 +18,10 @@ from arelu_tl.surgery.routing import RoutedReLU, route
 Undo = Callable[[], None]
 
 
-def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu") -> tuple[list[nn.Module], Undo]:
+def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu", inplace: bool = True) -> tuple[list[nn.Module], Undo]:
     """Replace each planned site, in place.
+
+    With ``inplace``, AReLU keeps nothing of its own for the backward pass where the ReLU overwrote its input.
 
     Device and dtype of the new parameters are those of the weights nearest to the site, and the mode its surroundings'; they
     are trained unless every parameter of the model is frozen.
@@ -30,7 +32,7 @@ def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu") -> tu
     Raises:
         SurgeryError: a site is no ReLU any more, or carries hooks, which would be lost; the model is unchanged.
     """
-    return _install(model, plan.replaced, arm)
+    return _install(model, plan.replaced, arm, inplace)
 
 
 def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: str = "arelu") -> None:
@@ -39,10 +41,10 @@ def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: 
     Raises:
         SurgeryError: the model has no ReLU where the record says there was one.
     """
-    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm)
+    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm, True)
 
 
-def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str) -> tuple[list[nn.Module], Undo]:
+def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplace: bool) -> tuple[list[nn.Module], Undo]:
     for planned in replaced:
         _check(model, planned)
     trained = any(p.requires_grad for p in model.parameters()) or not any(True for _ in model.parameters())
@@ -58,7 +60,7 @@ def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str) -> tup
     built: dict[str, nn.Module] = {}
     for planned in replaced:
         if planned.site.name not in built:
-            built[planned.site.name] = _build(model, planned, arm)
+            built[planned.site.name] = _build(model, planned, arm, inplace)
     for planned in replaced:
         if planned.site.name in exchanged:  # a further call of a module whose calls share one replacement
             continue
@@ -111,7 +113,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         raise SurgeryError(f"the model has no module {name}: the plan was made for another one") from None
 
 
-def _build(model: nn.Module, planned: PlannedSite, arm: str) -> nn.Module:
+def _build(model: nn.Module, planned: PlannedSite, arm: str, inplace: bool) -> nn.Module:
     place = planned.route.owner if planned.route is not None else planned.site.name.rpartition(".")[0]
     around = model.get_submodule(place)
     like = _nearest_weights(model, place)
@@ -126,6 +128,7 @@ def _build(model: nn.Module, planned: PlannedSite, arm: str) -> nn.Module:
         # In place where the ReLU was: what follows may count on the overwritten tensor, and what stood before has shown
         # that it does not need its output kept.
         inplace=planned.site.inplace,
+        keep_input=not inplace,
         device=like.device,
         dtype=like.dtype,
     )

@@ -118,6 +118,7 @@ def convert(
     share_sites: bool = False,
     batchnorm: str = "corrected",
     drift_budget: float | None = DRIFT_BUDGET,
+    inplace: bool = True,
 ) -> SurgeryReport:
     """Replace every ReLU of ``model``'s forward pass, in place, and prove that none is left.
 
@@ -136,6 +137,8 @@ def convert(
             (``correct_batchnorm``), "reestimated" from the pictures, or "kept".
         drift_budget: with ``init="calibrated"`` and calibration pictures: the relative drift that surgery may cause on them;
             leaks are made as strong as it allows. None or 0 takes the unmeasured grading, whatever its drift.
+        inplace: AReLU works from its output in the backward pass where the ReLU overwrote its input, and keeps nothing more;
+            False: from a copy of the input, which takes a map more a site and is rounded less. The function is the same.
 
     Raises:
         NoSitesError: the model runs no ReLU; its activations are named.
@@ -160,7 +163,7 @@ def convert(
         plan, batchnorm = plan.keeping(), "reestimated"
     elif init != "calibrated":
         batchnorm = "kept"
-    operation = _Operation(model, arm, batchnorm, batches)
+    operation = _Operation(model, arm, batchnorm, batches, inplace)
     strength = None
     try:
         operation.perform(plan, quick=measured)
@@ -205,9 +208,10 @@ class _Operation:
     plan: SurgeryPlan
     new: list[nn.Module]
 
-    def __init__(self, model: nn.Module, arm: str, batchnorm: str, batches: Sequence[Tensor]) -> None:
+    def __init__(self, model: nn.Module, arm: str, batchnorm: str, batches: Sequence[Tensor], inplace: bool) -> None:
         self.model = model
         self.arm = arm
+        self.inplace = inplace
         self.batchnorm = batchnorm
         self.batches = batches
         self.probe = batches[:_DRIFT_BATCHES]
@@ -222,7 +226,7 @@ class _Operation:
     def perform(self, plan: SurgeryPlan, *, quick: bool = False) -> None:
         """Carry out ``plan``, put BatchNorm right and measure; ``quick`` does it all on the first batch of pictures."""
         self.plan = plan
-        self.new, self._put_modules_back = apply_plan(self.model, plan, arm=self.arm)
+        self.new, self._put_modules_back = apply_plan(self.model, plan, arm=self.arm, inplace=self.inplace)
         batches = self.batches[:1] if quick else self.batches
         self.drift = self.uncalibrated = None if quick else self._measure()
         if self.batchnorm == "corrected":

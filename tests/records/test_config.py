@@ -47,6 +47,7 @@ def configurations(draw: st.DrawFn) -> FinetuneConfig:
         "batchnorm": draw(st.sampled_from(["corrected", "reestimated", "kept"])),
         "drift_budget": draw(st.just(0.0) | positive),
         "share_sites": draw(st.booleans()),
+        "inplace": draw(st.booleans()),
         "alpha": draw(st.none() | st.floats(0.01, 0.99)),
         "beta": draw(st.none() | st.floats(-20, 20)),
         "include": draw(st.lists(text, max_size=3)),
@@ -128,7 +129,7 @@ def test_the_choices_of_surgery_are_those_of_the_configuration(literal: Any, kno
 
 def test_the_defaults_are_those_of_surgery() -> None:
     defaults, parameters = check_config({}), inspect.signature(convert).parameters
-    for key in ("arm", "init", "granularity", "share_sites", "batchnorm", "drift_budget"):
+    for key in ("arm", "init", "granularity", "share_sites", "batchnorm", "drift_budget", "inplace"):
         assert getattr(defaults, key) == parameters[key].default, key
 
 
