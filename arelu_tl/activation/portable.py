@@ -12,8 +12,9 @@ from arelu_tl.activation.layout import accumulation_dtype, blocks_of, over_chann
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
 # Elements that ATen's operators take in turn before the next are taken: what lies between two of them stays in the cache, so
-# that main memory is read and written about once. Fewer, and starting the operators is what takes the time.
-_BLOCK = 393_216
+# that main memory is read and written about once. Fewer, and starting the operators, or threads that wait for each other after
+# each, is what takes the time.
+_BLOCK = 524_288
 
 Sums = tuple[Tensor, Tensor]
 

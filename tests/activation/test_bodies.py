@@ -104,7 +104,7 @@ def test_the_fused_body_is_the_map_by_definition(problem: tuple, threads: int) -
 
 
 @settings(max_examples=200, deadline=None, database=None)
-@given(problem=problems(), block=st.sampled_from([64, 1000, 393_216]))
+@given(problem=problems(), block=st.sampled_from([64, 1000, 524_288]))
 def test_the_portable_body_is_the_map_by_definition_whatever_its_blocks(problem: tuple, block: int) -> None:
     x, grad, slopes, cap, channel_dim, inplace = problem
     with pytest.MonkeyPatch.context() as patch:
