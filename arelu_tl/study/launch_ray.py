@@ -201,7 +201,7 @@ def _look_around(folder: PictureFolder, study: Path | None) -> None:
 
 
 def _rehearse(
-    folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int, share: int
+    folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int, share: int = 1
 ) -> Rehearsal | AreluTlError:
     """On a node; an error comes back as a value, because Ray would wrap it in its own."""
     try:

@@ -52,6 +52,8 @@ def configurations(draw: st.DrawFn) -> FinetuneConfig:
         "beta": draw(st.none() | st.floats(-20, 20)),
         "include": draw(st.lists(text, max_size=3)),
         "epochs": draw(st.integers(1, 10**6)),
+        "batch_size": draw(st.just("auto") | st.integers(1, 10**6)),
+        "channels_last": draw(st.none() | st.booleans()),
         "lr": draw(positive),
         "head_lr": draw(st.none() | positive),
         "sched": draw(st.sampled_from(["cosine", "tanh", "step", "poly", "none"])),
