@@ -191,3 +191,13 @@ def test_a_backbone_without_checkpointing_is_refused_before_a_study_is_made(pict
     with pytest.raises(ConfigError, match="no gradient checkpointing"):
         finetune(config)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_sweep_that_was_begun_without_compiling_goes_on_without(pictures: Path, tmp_path: Path) -> None:
+    """As where the compiler failed when it began: the same command must go on."""
+    settings = {**TINY, "lrs": [1e-3], "arms": ["relu"], "batch_size": 8}
+    sweep(grid(pictures, tmp_path, **settings))
+    again = sweep(grid(pictures, tmp_path, **settings, compile=True))
+    assert [run.config.compile for run in again.runs] == [False]
+    with pytest.raises(ConfigError, match="channels_last None there and False here"):
+        sweep(grid(pictures, tmp_path, **settings, channels_last=False))
