@@ -64,11 +64,11 @@ def _first_batch(count: int, *, classes: int, what: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         _write(root, count, classes)
-        transform = eval_view({"input_size": (3, 48, 48), "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3})
+        view = eval_view({"input_size": (3, 48, 48), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3})
         before, began = _peak(), time.perf_counter()
         folder = scan_folder(root)
         folder.fingerprint()
-        batches = make_train_batches(root, folder.splits["train"], transform, batch_size=32, seed=0)
+        batches = make_train_batches(root, folder.splits["train"], view, batch_size=32, seed=0)
         next(batches.epoch())
         batches.order_digest(0)
         return {"what": what, "seconds": time.perf_counter() - began, "peak": _peak() - before}

@@ -153,7 +153,9 @@ def _written_out(
     positive, negative = (
         over_channels((slope * scale).to(working), x, channel_dim) for slope in (1 + beta.to(wide).sigmoid(), within.to(wide))
     )
-    y = x.to(working).relu() * positive - (-x.to(working)).relu() * negative
+    wide_x = x.to(working)
+    # At 0 nothing flows, as in the paper's code.
+    y = torch.where(wide_x == 0, 0.0, torch.where(wide_x > 0, wide_x * positive, wide_x * negative))
     if cap is not None:
         bound = as_stored(cap, x.dtype)
         y = y.masked_fill(y >= bound, bound)

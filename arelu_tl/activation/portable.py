@@ -163,7 +163,9 @@ def _backward_of_all(
     if not summed:
         return grad_x, None
     # Widened before they were multiplied: under a loss scale the products themselves leave float16's range.
-    products = g * k.clamp(min=0), g * k.clamp(max=0)
+    # No clamp: to a surgery around the compiler that traces this, it would be a ReLU of the net's.
+    product = g * k
+    products = product.masked_fill(k <= 0, 0), product.masked_fill(k >= 0, 0)
     if positive.numel() == 1:
         above, below = (p.sum().reshape(1) for p in products)
     else:

@@ -314,7 +314,7 @@ def expected_data_config(name: str, img_size: int | None) -> dict[str, Any] | No
     """
     try:
         scheme, location = parse_model_name(name)
-        config = timm.get_pretrained_cfg(location, allow_unregistered=False) if scheme in ("", "timm") else None
+        config = timm.get_pretrained_cfg(location, allow_unregistered=False) if scheme in (None, "", "timm") else None
     except (ValueError, AssertionError, RuntimeError):  # load_backbone says what is wrong with the name
         return None
     return None if config is None else _plain_data_config(img_size, pretrained_cfg=config.to_dict())

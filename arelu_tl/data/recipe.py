@@ -79,8 +79,8 @@ class Reduced:
     """For random crops: smaller, its shorter side ``side`` pixels; never enlarged.
 
     A JPEG many times larger is decoded at a half, a quarter or an eighth of its size, whichever is still large enough. The
-    rest is Lanczos's filter, the sharpest that there is: what it costs more is paid once, and what it blurs less counts in
-    the crops, which resample once more.
+    rest is a bicubic filter over all pixels: nearly as sharp as Lanczos's, and what does not fit into a cache is reduced anew
+    every time.
     """
 
     side: int
@@ -97,7 +97,7 @@ class Reduced:
         if shorter <= self.side:
             return picture
         width, height = (max(self.side, round(length * self.side / shorter)) for length in picture.size)
-        return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 class Evaluated:

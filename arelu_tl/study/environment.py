@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -33,11 +34,19 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def choose_workers(asked: int | None, device: torch.device, processors: int) -> int:
-    """Decoding processes: on a GPU most processors wait for it; on the CPU the training itself needs them."""
+def choose_workers(asked: int | None, device: torch.device, processors: int | None = None) -> int:
+    """Processes that load pictures: on a GPU most processors wait for it; on the CPU those that training leaves idle.
+
+    Args:
+        asked: what the user wants, None for no wish.
+        processors: those there are for this run; all of the machine's when None.
+    """
     if asked is not None:
         return asked
-    return min(8, processors - 1) if device.type != "cpu" else min(4, processors // 4)
+    processors = processors or os.cpu_count() or 1
+    if device.type != "cpu":
+        return min(8, processors - 1)
+    return min(4, max(processors - torch.get_num_threads(), processors // 4))
 
 
 def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +232,7 @@ def state_digest(model: nn.Module, names: list[str]) -> str:
 def make_run_batches(
     config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device, processors: int | None = None
 ) -> tuple[Batches, Batches]:
-    workers = choose_workers(config.workers, device, processors or os.cpu_count() or 1)
+    workers = choose_workers(config.workers, device, processors)
     pin = device.type == "cuda"
     seen = views(config, backbone.data_config)
     train = make_train_batches(
