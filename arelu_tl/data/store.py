@@ -69,7 +69,8 @@ class PictureStore:
         """What ``recipe`` once made of the picture; None where it is not here."""
         path = self._path(recipe, digest)
         try:
-            # Read and not mapped: a map's pages would count into the peak memory that a run reports, and reading costs 0.1 ms.
+            # Read and not mapped: a map's pages count into the peak memory that a run reports (330 MiB of pictures mapped raised
+            # it by 333 MiB, read by none), and both ways they lie in memory once for all processes.
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             try:
                 status = os.fstat(descriptor)

@@ -232,6 +232,8 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "sweep: a cluster without ray": (["sweep", "good", "--ray-address", "auto"], 2, "needs launcher ray"),
     "sweep: resumed with other settings": (["sweep", "--resume", "good", "--jobs", "2", "--lrs", "1"], 2, "leave out: lrs"),
     "sweep: not a sweep": (["sweep", "--resume", "good"], 2, "not a study"),
+    "no place": (["finetune", "good", "--cache", "tape"], 2, "'tape'"),
+    "no size": (["finetune", "good", "--cache-limit", "16"], 2, "500MB, 16GB or 16GiB"),
     "unknown arm": (["finetune", "good", "--arm", "swoosh"], 2, "'swoosh'"),
     "unknown model": (["finetune", "good", "--model", "resnet1800"], 2, "did you mean resnet18"),
     "no ReLU": (["finetune", "good", "--model", "vit_tiny_patch16_224", "--no-pretrained"], 2, "GELU"),
