@@ -77,6 +77,10 @@ class StorageError(AreluTlError, OSError):
     exit_code = 5
 
 
+class PeerError(AreluTlError, RuntimeError):
+    """Another one of the processes that train together has ended, or does not answer."""
+
+
 class Interrupted(AreluTlError):  # noqa: N818 (nothing went wrong)
     """A signal ended the training after a checkpoint was saved.
 

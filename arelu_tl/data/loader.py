@@ -149,10 +149,14 @@ def _generators_kept() -> Iterator[None]:
 
 
 class _Order:
-    """The batch sampler: lists of (epoch, index), for the epoch and first batch that are set on it."""
+    """The batch sampler: lists of (epoch, index), for the epoch and first batch that are set on it.
 
-    def __init__(self, count: int, batch_size: int, seed: int | None) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    Of several processes (``share``: this one's number, and how many) each has its slice of every batch where the order is
+    shuffled, and every so-manieth batch where it is not.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int | None, share: tuple[int, int]) -> None:
+        self.count, self.batch_size, self.seed, self.share = count, batch_size, seed, share
         self.epoch = self.first = 0
 
     def indices(self, epoch: int) -> list[int]:
@@ -171,7 +175,11 @@ class _Order:
         order = self.indices(self.epoch)
         # Made at once, not while they are asked for: the loop may already have begun the next epoch by then.
         size = self.batch_size
-        return iter([[(self.epoch, i) for i in order[b * size : (b + 1) * size]] for b in range(self.first, len(self))])
+        batches = [[(self.epoch, i) for i in order[b * size : (b + 1) * size]] for b in range(self.first, len(self))]
+        ours, of = self.share
+        if self.seed is None:
+            return iter(batches[ours::of])
+        return iter([batch[ours * len(batch) // of : (ours + 1) * len(batch) // of] for batch in batches])
 
 
 @dataclass
@@ -180,7 +188,7 @@ class Batches:
 
     Attributes:
         samples: the split's samples; with evaluation batches, in the order in which they come.
-        batch_size: pictures in a batch.
+        batch_size: pictures in a batch, the slices of other processes included.
     """
 
     samples: Sequence[Sample]
@@ -230,12 +238,15 @@ def make_train_batches(
     workers: int = 0,
     pin: bool = False,
     cache: PictureStore | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Batches:
     """Shuffled batches; order from (seed, epoch), augmentation from (seed, epoch, index).
 
-    ``cache`` saves the decoding of the pictures in it, and is given the others, here and below; the batches are the same.
+    Args:
+        cache: saves the decoding of the pictures in it, and is given the others, here and below; the batches are the same.
+        share: (number of this process, processes): each gets its equal slice of every batch.
     """
-    return _make(root, samples, view, batch_size, seed, workers, pin, cache)
+    return _make(root, samples, view, batch_size, seed, workers, pin, cache, share)
 
 
 def make_eval_batches(
@@ -247,9 +258,10 @@ def make_eval_batches(
     workers: int = 0,
     pin: bool = False,
     cache: PictureStore | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Batches:
-    """Batches in the samples' own order, every picture exactly once."""
-    return _make(root, samples, view, batch_size, None, workers, pin, cache)
+    """Batches in the samples' own order, every picture exactly once; of N processes each gets every N-th batch."""
+    return _make(root, samples, view, batch_size, None, workers, pin, cache, share)
 
 
 def _make(
@@ -261,8 +273,9 @@ def _make(
     workers: int,
     pin: bool,
     cache: PictureStore | None,
+    share: tuple[int, int],
 ) -> Batches:
-    order = _Order(len(samples), batch_size, seed)
+    order = _Order(len(samples), batch_size, seed, share)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         _Pictures(root, samples, view, seed, cache),
         batch_sampler=order,

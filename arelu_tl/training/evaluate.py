@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from arelu_tl.backbone import evaluating
 from arelu_tl.errors import NonFiniteError
+from arelu_tl.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -51,40 +53,44 @@ def evaluate(
     *,
     channels_last: bool = False,
     micro_batch: int | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Evaluate in eval mode; the model's mode is put back.
 
     Args:
         model: maps pictures (B, C, H, W) to logits (B, classes).
-        batches: pairs of pictures and labels (B,), every picture once.
+        batches: pairs of pictures and labels (B,), every picture once; of several processes, this one's: the first, the second
+            and so on of every ``world.size`` batches, dealt out in order of rank.
         device: where the model lies.
         amp: dtype of mixed precision, None for none.
         channels_last: lay the pictures out with their channels side by side, as the model's weights are.
         micro_batch: pictures at a time, None for whole batches.
+        world: the processes that evaluate together; all of them get the whole result.
 
     Raises:
         NonFiniteError: the loss is not finite.
     """
-    losses, predicted, probability, correct = [], [], [], []
+    ours: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     with evaluating(model):
         for pictures, labels in batches:
             labels = labels.to(device, non_blocking=True)
             with autocast(device, amp):
                 parts = torch.split(pictures, micro_batch or len(pictures))
                 logits = torch.cat([model(to_device(part, device, channels_last=channels_last)) for part in parts]).float()
-            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            losses = F.cross_entropy(logits, labels, reduction="none")
             best = logits.softmax(1).max(1)
-            probability.append(best.values)
-            predicted.append(best.indices)
-            correct.append(best.indices == labels)
-    loss = torch.cat(losses).cpu().double().mean().item()
+            ours.append((losses, best.values, best.indices, best.indices == labels))
+    ours = [tuple(tensor.cpu() for tensor in batch) for batch in ours]  # type: ignore[misc]
+    dealt = zip_longest(*world.gather(ours))
+    every = [batch for one_each in dealt for batch in one_each if batch is not None]
+    loss_of, probability, predicted, right = (torch.cat(tensors) for tensors in zip(*every, strict=True))
+    loss = loss_of.double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
         raise NonFiniteError(f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init calibrated")
-    right = torch.cat(correct).cpu()
     return Evaluation(
         loss=loss,
         top1=right.double().mean().item(),
-        predicted=torch.cat(predicted).cpu(),
+        predicted=predicted,
         correct=right,
-        probability=torch.cat(probability).cpu(),
+        probability=probability,
     )

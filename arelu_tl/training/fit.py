@@ -21,10 +21,11 @@ from arelu_tl.activation import named_arelus, site_values
 from arelu_tl.data import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
 from arelu_tl.records.flags import pack_flags
+from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import Evaluation, evaluate
 from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.interruption import StopRequest
-from arelu_tl.training.step import Step, StepSettings
+from arelu_tl.training.step import Batch, Step, StepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ def fit(
     journal: Journal,
     stop: StopRequest,
     resume: dict[str, Any] | None = None,
+    world: World = ALONE,
 ) -> FitResult:
     """Train ``model`` in place: evaluate at step 0, at each epoch's end and every ``eval_every`` steps.
 
@@ -134,12 +136,15 @@ def fit(
         optimizer: over the model's trainable parameters.
         schedule: stepped by the number of the optimiser step; None for constant rates.
         resume: the state that the journal was given with the checkpoint.
+        world: the processes that train together, each with its slice of the batches and equal weights; their journals are told
+            the same, whatever slice they have.
 
     Raises:
         NonFiniteError: the loss became infinite or undefined; the step was not taken.
-        Interrupted: a signal came; a checkpoint was saved.
+        Interrupted: a signal came, to any of the processes; a checkpoint was saved.
+        PeerError: another process has ended.
     """
-    step = Step(model, optimizer, settings, device, journal.note)
+    step = Step(model, optimizer, settings, device, journal.note, world)
     ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay is not None else None
     state = FitState(micro_batch=settings.micro_batch)
     if resume is not None:
@@ -172,8 +177,8 @@ def fit(
         window = _Window()
 
     def evaluate_now() -> Evaluation:
-        layout = settings.channels_last
-        return evaluate(evaluated, val.epoch(), device, settings.amp, channels_last=layout, micro_batch=step.micro_batch)
+        layout, at_once = settings.channels_last, step.micro_batch
+        return evaluate(evaluated, val.epoch(), device, settings.amp, channels_last=layout, micro_batch=at_once, world=world)
 
     def log_evaluation() -> Evaluation:
         log_training()
@@ -191,14 +196,16 @@ def fit(
     def save() -> None:
         state.window, state.epoch_window = asdict(window), asdict(epoch_window)
         saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
+        saved["processes"] = world.size
         saved["scaler"] = step.scaler.state_dict()
         saved["ema"] = ema.module.state_dict() if ema is not None else None
         journal.checkpoint(state.step, model.state_dict(), saved)
 
-    def stop_if_asked() -> None:
-        if stop.signal_number is not None:
-            save()
-            raise Interrupted(f"stopped after step {state.step}", stop.signal_number)
+    def stop_if_asked(*, saved: bool = False) -> None:
+        if number := world.highest(stop.signal_number or 0):
+            if not saved:
+                save()
+            raise Interrupted(f"stopped after step {state.step}", number)
 
     final = log_evaluation() if resume is None else None
     while state.epoch < settings.epochs and not state.stopped_early:
@@ -210,7 +217,7 @@ def fit(
                 schedule.step(state.step)
             taken = [next(batches) for _ in range(min(settings.grad_accum_steps, len(train) - state.batch))]
             if state.batch == 0:
-                pictures = train.first_pictures(state.epoch) if isinstance(train, FeatureBatches) else taken[0]
+                pictures = train.first_pictures(state.epoch) if isinstance(train, FeatureBatches) else _whole(taken[0], world)
                 state.digests.append({"order": train.order_digest(state.epoch), "first_batch": batch_digest(*pictures)})
             told = step.gradients(taken, state.step)
             state.micro_batch = step.micro_batch
@@ -220,18 +227,18 @@ def fit(
                         f"the training loss became {loss} at step {state.step + 1}: lower --lr, clip with --clip-grad, "
                         "or start closer to ReLU with --init calibrated"
                     )
-                window.add(loss, correct, len(labels))
-                epoch_window.add(loss, correct, len(labels))
+                window.add(loss, correct, len(labels) * world.size)
+                epoch_window.add(loss, correct, len(labels) * world.size)
             step.update()
             if ema is not None:
                 ema.update(model, step=state.step)
-            images = sum(len(labels) for _, labels in taken)
+            images = sum(len(labels) for _, labels in taken) * world.size
             state.step += 1
             state.batch += len(taken)
             state.images += images
             elapsed = time.perf_counter() - started
             state.seconds += elapsed
-            journal.progress(state.step, loss, correct / len(labels), images / elapsed)
+            journal.progress(state.step, loss, correct / len(labels) / world.size, images / elapsed)
             epoch_over = state.batch >= len(train)
             if state.step % settings.log_every == 0 and not epoch_over:
                 log_training()
@@ -250,9 +257,16 @@ def fit(
         state.stale_epochs = 0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
         state.best_epoch_top1 = max(final.top1, state.best_epoch_top1)
         state.stopped_early = settings.patience is not None and state.stale_epochs >= settings.patience
-        if stop.signal_number is None:
-            save()
-        stop_if_asked()
+        save()
+        stop_if_asked(saved=True)
     if final is None:  # resumed after its last step: only the end was missing
         final = evaluate_now()
     return FitResult(state, final)
+
+
+def _whole(batch: Batch, world: World) -> Batch:
+    """The batch that this process has a slice of."""
+    if world.size == 1:
+        return batch
+    pictures, labels = zip(*world.gather(batch), strict=True)
+    return torch.cat(pictures), torch.cat(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arelu_tl.activation import named_arelus, project
+from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.recompute import statistics_untouched
 
@@ -57,10 +59,14 @@ class Step:
         settings: StepSettings,
         device: torch.device,
         told: Callable[[str], None] = lambda _: None,
+        world: World = ALONE,
     ) -> None:
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self._model, self._optimizer, self._settings, self._device, self._told = model, optimizer, settings, device, told
+        self._world = world
+        # The forward pass of such a layer waits for the other processes: none of them can begin a step again by itself.
+        self._waits = world.size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
         self.micro_batch = settings.micro_batch
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
         self._alphas = [module.alpha for _, module in named_arelus(model) if module.alpha.requires_grad]
@@ -78,34 +84,55 @@ class Step:
     def gradients(self, batches: Sequence[Batch], step: int) -> list[tuple[float, float]]:
         """Add up the mean gradient of ``batches`` (pictures (B, C, H, W), labels (B,)).
 
-        Dropout depends on (seed, step) alone. Where memory runs out, everything that the attempt has changed is put back:
+        Of several processes each has its slice of every batch, as many pictures as any other; the gradients, and the statistics
+        that BatchNorm learns, are averaged over all.
+
+        Dropout depends on (seed, step, rank) alone. Where memory runs out, everything that the attempt has changed is put back:
         the step is what it would have been, had the batch been taken in parts from the start. BatchNorm sees the parts.
 
         Returns:
-            (mean loss, correctly classified) of each batch; the device is waited for once.
+            (mean loss, correctly classified) of each batch, of all processes; the device is waited for once.
 
         Raises:
-            OutOfMemoryError: a single picture is too much.
+            OutOfMemoryError: a single picture is too much, or the processes share BatchNorm's statistics within the step.
+            PeerError: another process has ended.
         """
         _copy(self._kept, self._buffers)
         while True:
-            _seed(self._settings.seed, step)
+            _seed(self._settings.seed, step, self._world.rank)
             told = self._try(batches)
             if isinstance(told, list):
-                return told
+                return self._together(told) if self._world.size > 1 else told
             self._optimizer.zero_grad(set_to_none=True)
             _copy(self._buffers, self._kept)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             whole = max(len(labels) for _, labels in batches)
             at_once = min(self.micro_batch or whole, whole)
-            if at_once == 1:
+            if at_once == 1 or self._waits:
                 raise told
             self.micro_batch = -(-at_once // 2)
             self._told(
                 f"out of memory on {self._device} with {at_once} pictures at a time: goes on with {self.micro_batch}, "
                 f"their gradients added up over the same batch of {whole} (BatchNorm sees {self.micro_batch})"
             )
+
+    def _together(self, told: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """What all processes tell, and the mean of their gradients, where those are numbers."""
+        learning = [p for p in self._model.parameters() if p.requires_grad]
+        ours = [number for loss, correct in told for number in (loss / self._world.size, correct)]
+        # What the forward pass has not met has no gradient; it shall have none unless it has one elsewhere.
+        ours += [float(p.grad is not None) for p in learning]
+        summed = self._world.sum(torch.tensor(ours, dtype=torch.float64)).tolist()
+        all_told = [(summed[i], summed[i + 1]) for i in range(0, 2 * len(told), 2)]
+        if all(math.isfinite(loss) for loss, _ in all_told):
+            for parameter, having in zip(learning, summed[2 * len(told) :], strict=True):
+                if having and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.training]
+            statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+            self._world.average([p.grad for p in learning if p.grad is not None] + statistics)
+        return all_told
 
     def update(self) -> None:
         """Move the weights by the gradients, and forget those."""
@@ -157,6 +184,7 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
         torch._foreach_copy_(to, source)
 
 
-def _seed(seed: int, step: int) -> None:
-    """Dropout and drop-path of a step depend on (seed, step) alone."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] % 2**63))
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Dropout and drop-path of a step depend on (seed, step, rank) alone."""
+    key = [seed, step, rank] if rank else [seed, step]
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % 2**63))
