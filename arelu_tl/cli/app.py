@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
-        print("arelu-tl: interrupted before there was anything to save", file=sys.stderr)
-        code = 130
+        code = _say("interrupted before there was anything to save", 130)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -103,20 +102,28 @@ def _tell(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.Abort):
         return 130
     if isinstance(error, typer.TyperException):
-        if message := str(getattr(error, "format_message", lambda: error)()):
-            print(f"arelu-tl: {_one_line(message)} (see --help)", file=sys.stderr)
-        return int(getattr(error, "exit_code", 2))
+        message = str(getattr(error, "format_message", lambda: error)())
+        return _say(f"{_one_line(message)} (see --help)" if message else "", int(getattr(error, "exit_code", 2)))
     if isinstance(error, AreluTlError):
-        print(f"arelu-tl: {_one_line(_unwrap(str(error)))}", file=sys.stderr)
-        return error.exit_code
+        return _say(_one_line(_unwrap(str(error))), error.exit_code)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        print(f"arelu-tl: {_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", file=sys.stderr)
-        return 2
-    print(
-        f"arelu-tl: unexpected {type(error).__name__}: {_one_line(str(error))} (a defect of ours: run again with --debug)",
-        file=sys.stderr,
-    )
-    return 1
+        return _say(f"{_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", 2)
+    told = f"unexpected {type(error).__name__}: {_one_line(str(error))} (a defect of ours: run again with --debug)"
+    return _say(told, 1)
+
+
+def _say(line: str, code: int) -> int:
+    """Print an error and return the exit code; of processes that train together the first to fail speaks for all."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torch is imported for nobody else
+        from arelu_tl.training.distributed import is_one_of_many, speaks_first
+
+        if is_one_of_many():
+            first, code = speaks_first(code)
+            if not first:
+                return code
+    if line:
+        print(f"arelu-tl: {line}", file=sys.stderr)
+    return code
 
 
 def _unwrap(message: str) -> str:

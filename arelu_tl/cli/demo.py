@@ -29,6 +29,8 @@ def demo(
     from arelu_tl.cli.study import run_study
     from arelu_tl.data.digits import DEMO_SETTINGS, write_digits
     from arelu_tl.render.console import Output
+    from arelu_tl.training.distributed import leads_here
 
-    write_digits(data)
+    if leads_here():
+        write_digits(data)
     run_study(check_config({**DEMO_SETTINGS, **given, "data": data}), None, Output(as_json=json, quiet=quiet))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import warnings
 from pathlib import Path
 
 from arelu_tl.analysis import Comparison, compare_runs
@@ -15,12 +16,18 @@ from arelu_tl.render.console import Output, plain
 from arelu_tl.render.progress import StudyView
 from arelu_tl.study.finetune import finetune, resume_study
 from arelu_tl.study.sweep import sweep
+from arelu_tl.training.distributed import leads_here
 
 
 def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output) -> None:
     """Train (or, with ``resume``, go on), compare, draw, and print the report and what to type next."""
     # The hub's client logs each of its retries; our own error says it once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    leads = leads_here()
+    if not leads:  # what there is to say the first process says
+        output = Output(quiet=True)
+        logging.disable()
+        warnings.simplefilter("ignore")
     with StudyView(output) as view:
         if resume is not None:
             study = resume_study(resume, observer=view)
@@ -28,6 +35,8 @@ def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output
             study = finetune(config, observer=view)
         else:
             raise TypeError("run_study needs a configuration or a study to resume")
+    if not leads:
+        return
     if len(study.runs) < 2:
         (run,) = study.runs
         output.report(

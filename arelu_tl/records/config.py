@@ -156,8 +156,8 @@ class FinetuneConfig(BaseModel):
     epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
     batch_size: IntOrAuto = _field(
         32,
-        "Pictures in a step; auto: the largest power of two that memory holds for every arm, up to 256 and an eighth of the "
-        "training pictures.",
+        "Pictures in a step, over all processes of torchrun; auto: the largest power of two that memory holds for every arm, "
+        "up to 256 and an eighth of the training pictures.",
         "Training",
         short="-b",
     )
@@ -187,6 +187,9 @@ class FinetuneConfig(BaseModel):
         "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay. With --no-aug and nothing to learn at "
         "the sites, each picture passes the backbone once.",
         "Training",
+    )
+    sync_bn: bool = _field(
+        False, "Under torchrun, on GPUs: BatchNorm normalises by the whole batch, not by each process's slice.", "Training"
     )
     model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
     model_ema_decay: Float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)

@@ -59,8 +59,8 @@ def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | 
     return "--amp: this processor has no bfloat16 units, so that training is slower with it than without"
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Content of environment.json."""
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Content of environment.json, of a run that so many processes train."""
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
     return {
         "arelu_tl": __version__,
@@ -72,6 +72,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         if device.type == "cuda"
         else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "arelu_on_cpu": fused.kernel_state(),
         **({"arelu_on_gpu": gpu.kernel_state(device)} if device.type == "cuda" else {}),
         "git_revision": _revision(),

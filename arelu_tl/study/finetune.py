@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import shlex
 import signal
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from arelu_tl.data import PictureFolder
-from arelu_tl.errors import ConfigError, DataError, Interrupted
+from arelu_tl.errors import ConfigError, DataError, Interrupted, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
-from arelu_tl.study.environment import choose_device, slow_mixed_precision
+from arelu_tl.study.environment import slow_mixed_precision
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import agree, rehearse
-from arelu_tl.study.run import train_run
+from arelu_tl.study.run import finished_summary, train_run
+from arelu_tl.study.together import check_batches, device_of, own_slice
+from arelu_tl.training.distributed import World, join_world
 
 _Config = TypeVar("_Config", bound=FinetuneConfig)
 
@@ -26,28 +30,44 @@ _Config = TypeVar("_Config", bound=FinetuneConfig)
 def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> runs.StudyRecord:
     """Train ``config.arm`` and, with ``config.baseline``, the unmodified backbone, into a new study folder.
 
+    In each of the processes that torchrun has started, all of them train each run together. The first one looks at the pictures,
+    writes and tells ``observer``; all return the same.
+
     Raises:
         ConfigError, DataError, BackboneError, SurgeryError: before any training starts.
         Interrupted: after a signal, with the state saved; ``resume_study`` goes on.
         NonFiniteError, StorageError: training or the disk failed.
+        PeerError: another process that trains the same study has ended.
     """
     observer = observer or Observer()
     if config.data is None:
         raise ConfigError("no folder of pictures: arelu-tl finetune DATA")
     config = absolute(config)
-    device = choose_device(config.device)
-    with scanned_pictures(config, observer) as folder:
-        make_folder(config.output)
+    with join_world() as world, ExitStack() as scanned:
+        shown = observer if world.leads else Observer()
+        device = device_of(config, world)
+        check_batches(config, world)
+        folder = world.lead(lambda: scanned.enter_context(scanned_pictures(config, shown)))
+        check_batches(config, world, len(folder.splits["train"]))
+        if world.leads:
+            make_folder(config.output)
         # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
         # half study behind; and its arms share what the machine allows.
-        config = agree(
-            config, [rehearse(_with_arm(config, arm), folder, device) for arm in _arms_to_try(config, device)], observer.note
-        )
+        share = world.local_size if device.type == "cpu" else 1
+        ours = own_slice(config, world)
+        tried = [rehearse(_with_arm(ours, arm), folder, device, share=share) for arm in _arms_to_try(config, device)]
+        config = agree(config, [each for of_one in world.gather(tried) for each in of_one], shown.note)
+        check_batches(config, world, len(folder.splits["train"]))
         if (slow := slow_mixed_precision(device, config)) is not None:
-            observer.note(slow)
-        study = claim_folder(config.output, config.name, "study")
-        open_study(study, config, folder)
-        return _train(study, config, folder, observer)
+            shown.note(slow)
+        study = world.lead(lambda: _begin(config, folder))
+        return _train(study, config, folder, device, shown, world)
+
+
+def _begin(config: FinetuneConfig, folder: PictureFolder) -> Path:
+    study = claim_folder(config.output, config.name, "study")
+    open_study(study, config, folder)
+    return study
 
 
 def absolute(config: _Config) -> _Config:
@@ -86,29 +106,37 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
     config = runs.load_study(path).config
     if isinstance(config, SweepConfig):
         raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
-    with scanned_pictures(config, observer) as folder:
+    with join_world() as world, ExitStack() as scanned:
+        shown = observer if world.leads else Observer()
+        device = device_of(config, world)
+        folder = world.lead(lambda: scanned.enter_context(scanned_pictures(config, shown)))
         check_pictures(path, folder)
-        return _train(path, config, folder, observer)
+        check_batches(config, world, len(folder.splits["train"]))
+        return _train(path, config, folder, device, shown, world)
 
 
-def _train(study: Path, config: FinetuneConfig, folder: PictureFolder, observer: Observer) -> runs.StudyRecord:
-    device = choose_device(config.device)
+def _train(
+    study: Path, config: FinetuneConfig, folder: PictureFolder, device: torch.device, observer: Observer, world: World
+) -> runs.StudyRecord:
     observer.study_started(study, folder, _arms(config))
-    if told := told_cache(config, folder):
+    if world.leads and (told := told_cache(config, folder)):
         observer.note(told)
-    hint = f"go on with: arelu-tl finetune --resume {shlex.quote(str(study))}"
+    program = "arelu-tl" if world.size == 1 else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
+    hint = f"go on with: {program} finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):
         path = study / runs.run_name(arm, config.lr, config.seed)
-        if runs.is_run(path) and runs.load_run(path).status == "finished":
+        if world.lead(partial(finished_summary, path)) is not None:
             observer.note(f"{path.name} is finished already")
             continue
         try:
-            train_run(path, _with_arm(config, arm), folder, device, observer)
+            train_run(path, _with_arm(config, arm), folder, device, observer, world=world)
+        except PeerError as ended:
+            raise PeerError(f"{ended}; {path.name} is kept as it was last saved; {hint}") from ended
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; {hint}", stopped.exit_code - 128) from None
         except KeyboardInterrupt:  # while a model was loaded or calibrated, when there is no state yet to save
             raise Interrupted(f"stopped before {path.name} had begun; {hint}", signal.SIGINT) from None
-    return runs.load_study(study)
+    return world.lead(lambda: runs.load_study(study))
 
 
 def _arms(config: FinetuneConfig) -> list[str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
 from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches, make_train_batches
-from arelu_tl.errors import AreluTlError, BackboneError, Interrupted
+from arelu_tl.errors import AreluTlError, BackboneError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.storage import hold_folder, make_folder, remove_file, write_json, write_text
@@ -24,6 +27,7 @@ from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import views
 from arelu_tl.study.tensorboard import TensorBoardLog, log_summary
+from arelu_tl.study.together import SilentJournal
 from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
     FitResult,
@@ -37,6 +41,8 @@ from arelu_tl.training import (
     make_schedule,
     newest_checkpoint,
 )
+from arelu_tl.training.distributed import ALONE, World
+from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
 
 
@@ -49,12 +55,14 @@ def train_run(
     *,
     processors: int | None = None,
     patience: float = 10.0,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train ``config.arm`` into the folder ``path``; with a checkpoint in it, go on from there.
 
     Args:
         processors: those that this run may use; all of the machine's when None.
         patience: seconds to wait for another process, which may have been told to stop, to leave the folder.
+        world: the processes that train the run together; the first of them writes its folder.
 
     Returns:
         The content of summary.json.
@@ -63,11 +71,14 @@ def train_run(
         BackboneError, SurgeryError, ConfigError: before training, and before the folder is made.
         Interrupted, NonFiniteError, StorageError: while training; summary.json tells the status.
         StorageError: another process trains this run.
+        PeerError: another process of ``world`` has ended.
     """
     backbone, report, head_digest = prepare_model(config, folder, device)
     model = backbone.model
+    if config.sync_bn and world.size > 1:
+        convert_sync_batchnorm(model)
     optimizer = make_run_optimizer(config, model)
-    train, val = make_run_batches(config, folder, backbone, device, processors)
+    train, val = make_run_batches(config, folder, backbone, device, processors, world)
     steps_per_epoch = -(-len(train) // config.grad_accum_steps)
     schedule = make_schedule(
         optimizer,
@@ -77,14 +88,18 @@ def train_run(
         warmup_epochs=config.warmup_epochs,
         min_lr=config.min_lr,
     )
-    make_folder(path)
-    with hold_folder(path, what="being trained", patience=patience):
-        if runs.is_run(path) and (before := runs.load_run(path)).status == "finished":  # by whoever held it
-            return before.summary
-        resume = _resume_state(path, model, observer)
-        if resume is None:
+    if world.leads:
+        make_folder(path)
+    with hold_folder(path, what="being trained", patience=patience) if world.leads else nullcontext():
+        if (finished := world.lead(lambda: finished_summary(path))) is not None:  # by whoever held it
+            return finished
+        weights, resume = world.lead(lambda: _resume_state(path, world, observer))
+        if weights is not None:
+            model.load_state_dict(weights)
+        world.share_weights(model.state_dict().values())
+        if resume is None and world.leads:
             write_text(path / runs.RUN_CONFIG, dump_yaml(config))
-            write_json(path / runs.ENVIRONMENT, describe_environment(device))
+            write_json(path / runs.ENVIRONMENT, describe_environment(device, world.size))
             if report is not None:
                 write_json(path / runs.SURGERY, report.to_json())
             remove_file(path / runs.METRICS)
@@ -106,15 +121,22 @@ def train_run(
         )
         observer.run_started(config.arm, steps_per_epoch * config.epochs, config.epochs, backbone.weights, report)
         log = None
-        if config.tensorboard:
+        if config.tensorboard and world.leads:
             log = TensorBoardLog(path / runs.TENSORBOARD, report, resumed_at=resume["loop"]["step"] if resume else None)
         keep = resume["lengths"] if resume else None
-        journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
+        journal: RunJournal | SilentJournal = SilentJournal()
+        if world.leads:
+            journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
         pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
         reset_peak_memory(device)
         settings = fit_settings(config, device)
-        one_by_one, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
-        trained, train_on, val_on = on_features(config, folder, backbone, (train, val, one_by_one), device, settings, observer)
+        trained: nn.Module = model
+        train_on: Batches | FeatureBatches = train
+        val_on: Batches | FeatureBatches = val
+        if world.size == 1:
+            one_by_one, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
+            batches = train, val, one_by_one
+            trained, train_on, val_on = on_features(config, folder, backbone, batches, device, settings, observer)
         try:
             with catch_signals() as stop:
                 result = fit(
@@ -128,10 +150,15 @@ def train_run(
                     journal=journal,
                     stop=stop,
                     resume=resume,
+                    world=world,
                 )
         except Exception as error:
-            status = "interrupted" if isinstance(error, Interrupted) else "failed"
-            write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
+            status = "interrupted" if isinstance(error, Interrupted | PeerError) else "failed"
+            if world.leads:
+                write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
+            if isinstance(error, Interrupted | NonFiniteError):
+                # All have met it. The first one shall have written before another is gone: torchrun ends the rest then.
+                world.highest(0)
             if isinstance(error, torch.OutOfMemoryError):
                 raise AreluTlError(
                     f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or --grad-checkpointing"
@@ -139,13 +166,18 @@ def train_run(
             raise
         finally:
             journal.close()
-        summary = _summary(config, path, result, device, pairing, on_features=trained is not model)
-        write_json(path / runs.SUMMARY, summary)
-        if config.tensorboard:
-            log_summary(path / runs.TENSORBOARD, summary, report)
-        observer.run_finished(config.arm, summary)
-        if stop.signal_number is not None:  # it came after the loop had looked for the last time
-            raise Interrupted(f"stopped after {path.name} was finished", stop.signal_number)
+
+        def finish() -> dict[str, Any]:
+            summary = _summary(config, path, result, device, pairing, on_features=trained is not model)
+            write_json(path / runs.SUMMARY, summary)
+            if config.tensorboard:
+                log_summary(path / runs.TENSORBOARD, summary, report)
+            observer.run_finished(config.arm, summary)
+            return summary
+
+        summary = world.lead(finish)
+        if number := world.highest(stop.signal_number or 0):  # it came after the loop had looked for the last time
+            raise Interrupted(f"stopped after {path.name} was finished", number)
         return summary
 
 
@@ -230,9 +262,16 @@ def state_digest(model: nn.Module, names: list[str]) -> str:
 
 
 def make_run_batches(
-    config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device, processors: int | None = None
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    backbone: Backbone,
+    device: torch.device,
+    processors: int | None = None,
+    world: World = ALONE,
 ) -> tuple[Batches, Batches]:
-    workers = choose_workers(config.workers, device, processors)
+    """What this process of ``world`` trains and evaluates on: its slice of each batch, and every ``world.size``-th slice."""
+    own = None if world.size == 1 else max(1, (os.cpu_count() or 1) // world.local_size)
+    workers = choose_workers(config.workers, device, processors or own)
     pin = device.type == "cuda"
     seen = views(config, backbone.data_config)
     train = make_train_batches(
@@ -244,15 +283,17 @@ def make_run_batches(
         workers=workers,
         pin=pin,
         cache=folder.cache,
+        share=(world.rank, world.size),
     )
     val = make_eval_batches(
         folder.root,
         folder.splits["val"],
         seen["val"],
-        batch_size=config.pictures_in_a_batch,
+        batch_size=config.pictures_in_a_batch // world.size,
         workers=workers,
         pin=pin,
         cache=folder.cache,
+        share=(world.rank, world.size),
     )
     return train, val
 
@@ -277,16 +318,26 @@ def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
     )
 
 
-def _resume_state(path: Path, model: nn.Module, observer: Observer) -> dict[str, Any] | None:
+def finished_summary(path: Path) -> dict[str, Any] | None:
+    """The summary of a run that is finished already."""
+    if not runs.is_run(path):
+        return None
+    run = runs.load_run(path)
+    return run.summary if run.status == "finished" else None
+
+
+def _resume_state(path: Path, world: World, observer: Observer) -> tuple[dict[str, Tensor], dict[str, Any]] | tuple[None, None]:
+    """(weights, state) to go on from, if any."""
     checkpoint, damaged = newest_checkpoint(path / runs.CHECKPOINTS)
     for bad in damaged:
         observer.note(f"{bad} is damaged and was passed over")
     if checkpoint is None:
-        return None
+        return None, None
     weights, state = load_checkpoint(checkpoint)
-    model.load_state_dict(weights)
     observer.note(f"{path.name} goes on from {checkpoint.name}")
-    return state
+    if (before := state.get("processes", 1)) != world.size:
+        observer.note(f"{path.name} was trained by {before} processes and now by {world.size}: resumable, not bitwise")
+    return weights, state
 
 
 def _identity(config: FinetuneConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import Rehearsal, agree
 from arelu_tl.study.schedule import Schedule
 from arelu_tl.training import catch_signals
+from arelu_tl.training.distributed import is_one_of_many
 from arelu_tl.training.interruption import StopRequest
 
 
@@ -54,6 +55,8 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
     observer = observer or Observer()
     if config.data is None:
         raise ConfigError("no folder of pictures: arelu-tl sweep DATA")
+    if is_one_of_many():
+        raise ConfigError("a sweep starts its processes itself: run it without torchrun, with --jobs to train several at once")
     config = absolute(config)
     if config.launcher == "ray":
         require_ray()

@@ -12,6 +12,8 @@ runs out of memory in that pass could not begin it again, because the others wai
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ class World:
         for _, group in groupby(sorted(tensors, key=lambda t: str(t.dtype)), key=lambda t: t.dtype):
             same = list(group)
             flat = self.sum(torch.cat([t.detach().flatten() for t in same])).div_(self.size)
-            parts = flat.split([t.numel() for t in same])
+            parts = torch.split(flat, [t.numel() for t in same])
             torch._foreach_copy_([t.detach() for t in same], [p.view(t.shape) for p, t in zip(parts, same, strict=True)])
 
 
@@ -157,6 +159,11 @@ def is_one_of_many() -> bool:
     return all(name in os.environ for name in _NAMES) and os.environ["WORLD_SIZE"] != "1"
 
 
+def leads_here() -> bool:
+    """Whether this process is the only one or the first one, also before they are connected."""
+    return not is_one_of_many() or os.environ["RANK"] == "0"
+
+
 _told: tuple[bool, int] | None = None
 
 
@@ -165,7 +172,7 @@ def speaks_first(code: int) -> tuple[bool, int]:
 
     One error so becomes one line, whichever processes meet it: the first one says it, the others end as it did.
     """
-    global _told  # noqa: PLW0603  a process ends once
+    global _told
     if _told is None:
         _told = _ask(code)
     return _told
@@ -174,20 +181,23 @@ def speaks_first(code: int) -> tuple[bool, int]:
 def _ask(code: int) -> tuple[bool, int]:
     rank = os.environ["RANK"]
     try:
-        store: Any = dist.distributed_c10d._get_default_store() if dist.is_initialized() else _agent_store()
+        store = dist.distributed_c10d._get_default_store() if dist.is_initialized() else _agent_store()
         if store is None:  # started by hand, and not connected yet
             return rank == "0", code
         key = f"arelu-tl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/end"
         first, its_code = store.compare_set(key, "", f"{rank} {code}").decode().split()
     except (RuntimeError, ValueError):  # whoever keeps the answer has gone
         return True, code
+    if first == rank and threading.current_thread() is threading.main_thread():
+        # torchrun ends the others as soon as one has gone, with this signal: they shall not be cut short in saying why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return first == rank, int(its_code)
 
 
-def _agent_store() -> dist.TCPStore | None:
-    """torchrun's own store, which outlives all of its processes."""
+def _agent_store() -> Any:
+    """torchrun's own store, which outlives all of its processes; None where somebody else has started them."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    return dist.TCPStore(
+    return dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=10)
     )

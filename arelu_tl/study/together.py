@@ -1,0 +1,95 @@
+"""A run that several processes train together: what each of them needs of the settings, and who is silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arelu_tl.errors import ConfigError
+from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.study.environment import choose_device
+from arelu_tl.training import Evaluation
+from arelu_tl.training.distributed import World
+
+
+def device_of(config: FinetuneConfig, world: World) -> torch.device:
+    """The device asked for; of several processes, each one's own GPU or the processor.
+
+    Raises:
+        ConfigError: there is no such device, or not one for each process; what torch cannot do on it.
+    """
+    if world.size == 1:
+        return choose_device(config.device)
+    name = config.device
+    if name is None:
+        best = torch.accelerator.current_accelerator(check_available=True)
+        name = best.type if best is not None else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: several processes train on cuda, one GPU each, or on cpu")
+    if name == "cpu":
+        if config.sync_bn:
+            raise ConfigError("--sync-bn needs GPUs; on the CPU each process normalises by its own slice: leave it out")
+        return torch.device("cpu")
+    found = torch.cuda.device_count()
+    if world.local_rank >= found:
+        raise ConfigError(f"{world.local_size} processes and {found} GPUs: start as many processes as GPUs, or pass --device cpu")
+    device = choose_device(f"cuda:{world.local_rank}")
+    torch.cuda.set_device(device)
+    return device
+
+
+def check_batches(config: FinetuneConfig, world: World, pictures: int | None = None) -> None:
+    """Raise unless every batch can be cut into equal slices, one for each process.
+
+    Args:
+        pictures: how many there are to train on; None where nobody knows yet.
+
+    Raises:
+        ConfigError: it cannot, with a batch size that can.
+    """
+    if world.size == 1 or config.batch_size == "auto":
+        return
+    size, most = config.batch_size, config.batch_size if pictures is None else min(config.batch_size, pictures)
+    if most < world.size:
+        few = f"--batch-size {size}" if pictures is None or size <= pictures else f"{pictures} training pictures"
+        raise ConfigError(f"{few} for {world.size} processes: start fewer of them")
+    if size % world.size or size > most:
+        raise ConfigError(
+            f"--batch-size {size} is all processes' pictures in a step, and {world.size} of them cannot share it evenly"
+            + (f" out of {pictures}" if size > most else "")
+            + f": pass {most // world.size * world.size}, or start another number of processes"
+        )
+
+
+def own_slice(config: FinetuneConfig, world: World) -> FinetuneConfig:
+    """``config`` with the pictures that one of the processes has in a step."""
+    if config.batch_size == "auto":
+        return config
+    return config.model_copy(update={"batch_size": config.batch_size // world.size})
+
+
+class SilentJournal:
+    """Implements the loop's ``Journal`` for a process that does not lead: the first one tells and writes the same."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        pass
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        pass
+
+    def epoch_end(self, row: dict[str, Any]) -> None:
+        pass
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
