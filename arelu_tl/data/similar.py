@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import fft
+
+from arelu_tl.data.decode import open_picture
 
 # A hash has 64 bits. Two that differ in fewer than 8 agree in one of 8 bytes, by which candidates are found.
 _BYTES = 8
@@ -22,6 +23,10 @@ _SIDE = 16
 _DIFFERENCE = 0.08
 # In grey levels. Blank pages are all alike, and copies of one another only by their bytes.
 _LEAST_CONTRAST = 6.0
+_SQUARE = 32
+# The lowest waves of the discrete cosine transform (8, 32); the first, whose products hold the mean and the slopes of the light,
+# which an exposure changes, is left out.
+_WAVES = np.cos(np.pi / _SQUARE * np.outer(np.arange(1, 9), np.arange(_SQUARE) + 0.5)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +41,75 @@ class Look:
     hash: bytes
     thumbnail: bytes
 
+    def pack(self) -> bytes:
+        """``LOOK_BYTES`` that ``unpack`` reads back."""
+        return self.hash + self.thumbnail
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Look:
+        return cls(packed[:_BYTES], packed[_BYTES:])
+
+
+LOOK_BYTES = _BYTES + _SIDE * _SIDE
+
+
+def look_of(content: bytes, picture: Image.Image) -> Look:
+    """The look of a picture's file, the same whatever else it is opened for: who compares looks decides on a split by them.
+
+    Args:
+        content: of the file.
+        picture: what has been made of it. Of a JPEG that may be any fraction of its size, so that it is decoded once more, at an
+            eighth where that is enough.
+    """
+    return look(open_picture(content, at_least=_SQUARE) if content.startswith(b"\xff\xd8") else picture)
+
 
 def look(picture: Image.Image) -> Look:
     """The look of an RGB or grey picture of any size, squeezed to a square."""
     grey = picture.convert("L")
-    square = np.asarray(grey.resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
-    # The first row and column hold the mean and the slopes of the light, which an exposure changes.
-    waves = fft.dctn(square, norm="ortho")[1:9, 1:9]
+    square = np.asarray(grey.resize((_SQUARE, _SQUARE), Image.Resampling.BOX), dtype=np.float32)
+    waves = _WAVES @ square @ _WAVES.T
     return Look(np.packbits(waves > np.median(waves)).tobytes(), grey.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes())
 
 
 def same_looks(looks: Sequence[Look]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of pictures that look the same, in order."""
+    """Pairs (i, j), i < j, of pictures that look the same, in order.
+
+    Of many that all do, as the frames of a film, only as many pairs as join them: N pictures have fewer than N.
+    """
     if len(looks) < 2:
         return []
     hashes = np.frombuffer(b"".join(each.hash for each in looks), np.uint8).reshape(-1, _BYTES)
     thumbnails = np.frombuffer(b"".join(each.thumbnail for each in looks), np.uint8).reshape(len(looks), -1).astype(np.float32)
     thumbnails -= thumbnails.mean(axis=1, keepdims=True)
     contrast = np.sqrt((thumbnails**2).mean(axis=1))
-    found: set[tuple[int, int]] = set()
-    for first, others in _candidates(hashes):
-        if contrast[first] < _LEAST_CONTRAST:
-            continue
-        difference = np.sqrt(((thumbnails[others] - thumbnails[first]) ** 2).mean(axis=1))
-        found.update((first, int(other)) for other in others[difference <= _DIFFERENCE * contrast[first]])
-    return sorted(found)
-
-
-def _candidates(hashes: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """(a picture, later ones whose hash is close to its): every close pair at least once."""
+    seen = np.flatnonzero(contrast >= _LEAST_CONTRAST)
+    joined = np.arange(len(looks))
+    members = {number: [number] for number in range(len(looks))}
+    found: list[tuple[int, int]] = []
     whole = hashes.view(np.uint64)[:, 0]
+    for group in _alike_in_a_byte(hashes, seen):
+        for place, one in enumerate(group[:-1]):
+            others = group[place + 1 :]
+            others = others[joined[others] != joined[one]]
+            if not len(others):  # then all that follow belong together
+                break
+            others = others[np.bitwise_count(whole[others] ^ whole[one]) <= _DIFFERENT_BITS]
+            if not len(others):
+                continue
+            difference = np.sqrt(((thumbnails[others] - thumbnails[one]) ** 2).mean(axis=1))
+            for other in others[difference <= _DIFFERENCE * contrast[one]]:
+                if joined[other] == joined[one]:  # by a pair just before
+                    continue
+                found.append((min(one, other), max(one, other)))
+                small, large = sorted((joined[one], joined[other]), key=lambda each: len(members[each]))
+                joined[members[small]] = large
+                members[large] += members.pop(small)
+    return sorted((int(i), int(j)) for i, j in found)
+
+
+def _alike_in_a_byte(hashes: NDArray[np.uint8], numbers: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    """Groups of ``numbers``: every pair whose hashes (N, 8) are close stands in one at least."""
     for byte in range(_BYTES):
-        order = np.argsort(hashes[:, byte], kind="stable")
-        edges = np.flatnonzero(np.diff(hashes[order, byte])) + 1
-        for group in np.split(order, edges):
-            for place, first in enumerate(group[:-1]):
-                others = group[place + 1 :]
-                close = others[np.bitwise_count(whole[others] ^ whole[first]) <= _DIFFERENT_BITS]
-                if len(close):
-                    yield int(first), close
+        order = numbers[np.argsort(hashes[numbers, byte], kind="stable")]
+        yield from np.split(order, np.flatnonzero(np.diff(hashes[order, byte])) + 1)
