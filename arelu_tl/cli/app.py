@@ -18,9 +18,10 @@ from arelu_tl import __version__
 from arelu_tl.errors import AreluTlError
 
 # In the order of --help. A command's module, with the configuration that its options are made of, is imported when the command
-# is asked for: a page of help that lists eight commands needs none of them.
+# is asked for: a page of help that lists nine commands needs none of them.
 SUMMARIES = {
     "demo": "Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes on two cores.",
+    "check": "Check a folder of pictures as finetune does, and say all that it would refuse or warn of.",
     "finetune": "Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures.",
     "sweep": "Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare.",
     "compare": "Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on.",

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from arelu_tl.data.cache import open_cache as open_cache
     from arelu_tl.data.decode import open_picture as open_picture
     from arelu_tl.data.folder import PictureFolder as PictureFolder
-    from arelu_tl.data.folder import Sample as Sample
     from arelu_tl.data.folder import list_evaluation as list_evaluation
     from arelu_tl.data.folder import scan_folder as scan_folder
     from arelu_tl.data.gate import Rejected as Rejected
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from arelu_tl.data.loader import make_eval_batches as make_eval_batches
     from arelu_tl.data.loader import make_train_batches as make_train_batches
     from arelu_tl.data.loader import train_view as train_view
+    from arelu_tl.data.split import Sample as Sample
     from arelu_tl.data.store import PictureStore as PictureStore
 
 # A report opens pictures and draws no batch: only the loader needs torch.
@@ -30,7 +30,7 @@ _HOMES = {
     "PictureFolder": "arelu_tl.data.folder",
     "PictureStore": "arelu_tl.data.store",
     "Rejected": "arelu_tl.data.gate",
-    "Sample": "arelu_tl.data.folder",
+    "Sample": "arelu_tl.data.split",
     "View": "arelu_tl.data.loader",
     "batch_digest": "arelu_tl.data.loader",
     "eval_transform": "arelu_tl.data.loader",

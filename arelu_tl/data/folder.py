@@ -1,36 +1,27 @@
-"""A folder of pictures to lists of samples: layout, class map, decoding gate, stratified split, fingerprint."""
+"""A folder of pictures to lists of samples: layout, class map, decoding gate, split, copies, fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from arelu_tl.data.copies import Copies, find_copies, join_looks
 from arelu_tl.data.decode import PICTURE_ENDINGS
 from arelu_tl.data.gate import Rejected, check_pictures, hash_pictures
+from arelu_tl.data.listing import VAL_NAMES, Link, Listing, child, find_splits, list_split, natural_key, require_folder
+from arelu_tl.data.names import same_but_for_case, same_letters
 from arelu_tl.data.recipe import Recipe
+from arelu_tl.data.split import Sample, hold_out
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import csv_text
 
-VAL_NAMES = ("val", "valid", "validation")
-OTHER_SPLITS = ("test", "testing")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One picture: path relative to the folder (with forward slashes), class index, SHA-256 of its bytes."""
-
-    path: str
-    label: int
-    digest: str
+# A class that has so many times the pictures of another is told.
+_IMBALANCE = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,8 @@ class PictureFolder:
         layout: "split" where the folder itself has train and val, "flat" where we split it.
         rejected: pictures that could not be decoded, left out.
         ignored: how many files were no pictures by name.
-        duplicates: groups of paths with identical bytes that stand in more than one split.
+        copies: groups of files that show one picture.
+        links: symbolic links on the way to pictures.
         cache: where pictures are kept, for as long as it lasts.
     """
 
@@ -54,7 +46,8 @@ class PictureFolder:
     layout: Literal["split", "flat"]
     rejected: list[Rejected] = field(default_factory=list)
     ignored: int = 0
-    duplicates: list[list[str]] = field(default_factory=list)
+    copies: list[Copies] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     cache: PictureStore | None = field(default=None, compare=False, repr=False)
 
     def fingerprint(self) -> str:
@@ -72,6 +65,53 @@ class PictureFolder:
             for split, samples in self.splits.items()
         }
 
+    def warnings(self) -> list[str]:
+        """What a user should know and need not act on, one line each."""
+        return [*self._about_copies(), *self._about_classes(), *self._about_links()]
+
+    def _about_copies(self) -> list[str]:
+        told = []
+        across = [each for each in self.copies if each.across_splits]
+        if across:
+            told.append(f"{_told_copies(across)} in more than one split: validation accuracy will flatter every arm")
+        inside = [each for each in self.copies if not each.across_splits and not each.across_classes]
+        if inside:
+            told.append(f"{_told_copies(inside)} in one split and class")
+        labelled = [each for each in self.copies if each.across_classes]
+        if labelled:
+            told.append(f"{_told_copies(labelled)} in more than one class: at most one of them is right")
+        return told
+
+    def _about_classes(self) -> list[str]:
+        counts = self.counts()
+        train = counts["train"]
+        told = []
+        for split, names in counts.items():
+            missing = [name for name in self.classes if name not in names]
+            if missing and split != "train":
+                told.append(f"no {_KINDS[split]} picture of {_some(missing)}")
+        single = [name for name, number in train.items() if number == 1]
+        if single:
+            told.append(f"one training picture only of {_some(single)}")
+        most, least = (choose(train, key=train.__getitem__) for choose in (max, min))
+        if train[most] > _IMBALANCE * train[least]:
+            told.append(
+                f"classes of {train[least]} ({least}) to {train[most]} training pictures ({most}): "
+                "accuracy speaks for the large ones; --balance makes every class weigh the same"
+            )
+        twins = [" and ".join(names) for names in same_but_for_case(self.classes)]
+        if twins:
+            told.append(f"classes that differ only in upper and lower case, one folder on some disks: {_some(twins)}")
+        return told
+
+    def _about_links(self) -> list[str]:
+        told = []
+        for kind, followed, noun, words in _LINKS:
+            links = [link.path for link in self.links if (link.leads, link.followed) == (kind, followed)]
+            if links:
+                told.append(f"{_number(len(links), noun)} {words}: {_some(links)}")
+        return told
+
     def to_json(self) -> dict[str, Any]:
         """Content of dataset.json."""
         return {
@@ -81,7 +121,10 @@ class PictureFolder:
             "fingerprint": self.fingerprint(),
             "rejected": [{"path": r.path, "reason": r.reason} for r in self.rejected],
             "ignored_files": self.ignored,
-            "duplicates_across_splits": self.duplicates,
+            "duplicates_across_splits": [each.paths for each in self.copies if each.across_splits],
+            "duplicates": [each.to_json() for each in self.copies],
+            "links": [{"path": link.path, "leads": link.leads, "followed": link.followed} for link in self.links],
+            "warnings": self.warnings(),
         }
 
     def to_csv(self) -> str:
@@ -90,11 +133,41 @@ class PictureFolder:
         return csv_text(["path", "label", "split"], rows)
 
 
-def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key under which "img2" comes before "img10"; the text itself breaks ties, so that the order is total."""
-    parts = re.split(r"(\d+)", text.casefold())
-    # int() takes any Unicode decimal that \d matches.
-    return [(0, int(p), "") if i % 2 else (1, 0, p) for i, p in enumerate(parts)], text
+_KINDS = {"val": "validation", "test": "test"}
+_LINKS = (
+    ("inside", True, "link", "within the folder, taken for what it leads to"),
+    ("outside", True, "link", "out of the folder, followed"),
+    ("again", False, "folder", "to which links lead once more, counted once"),
+    ("loop", False, "link", "in a circle, passed over"),
+)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _told_copies(copies: Sequence[Copies]) -> str:
+    one, other = copies[0].pair()
+    near = sum(not each.exact for each in copies)
+    how = f" ({near} by their looks only)" if near else ""
+    return f"{_number(len(copies), 'picture')} more than once{how}, as {one} = {other},"
+
+
+class _Problems:
+    """What stands against training; the first is raised, or all are gathered."""
+
+    def __init__(self, root: Path, gathered: list[str] | None) -> None:
+        self._root, self._gathered = root, gathered
+
+    def add(self, message: str) -> None:
+        told = f"{self._root}: {message}"
+        if self._gathered is None:
+            raise DataError(told)
+        self._gathered.append(told)
 
 
 def scan_folder(
@@ -105,11 +178,14 @@ def scan_folder(
     val_fraction: float = 0.2,
     split_seed: int = 0,
     on_bad_image: Literal["error", "skip"] = "error",
+    allow_duplicates: bool = False,
+    follow_links: bool = False,
     threads: int | None = None,
-    leave_out: Path | None = None,
+    leave_out: Collection[Path] = (),
     cache: PictureStore | None = None,
     recipes: Mapping[str, Recipe] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    problems: list[str] | None = None,
 ) -> PictureFolder:
     """Read a folder of pictures in either layout; every picture is decoded to its end, once ever for a cache's lifetime.
 
@@ -120,50 +196,59 @@ def scan_folder(
         val_fraction: share of each class held out where the folder has no validation pictures, 0..1.
         split_seed: seed of that split.
         on_bad_image: "error" refuses a folder with an undecodable picture, "skip" leaves it out and records it.
+        allow_duplicates: whether one picture may stand in several splits; our own split then keeps only copies of the same
+            bytes and class together.
+        follow_links: whether links that lead out of ``root`` are followed, and those in a circle passed over; else they are
+            refused.
         threads: decoding threads; as many as there are processors when None.
-        leave_out: a folder that is passed over wherever it lies.
+        leave_out: folders that are passed over wherever they lie.
         cache: where pictures are kept; it is asked which are known to be good, and told.
         recipes: {"train" or "val": what the cache is given of the split's pictures, which are decoded here anyway}.
         progress: called with (pictures decoded, pictures in all).
+        problems: is given whatever stands against training, one line each, in place of an error for the first; an error then
+            says that there is nothing to look at.
 
     Raises:
-        DataError: no folder, no pictures, fewer than two classes, a class that cannot be on both sides of a split,
-            validation classes unknown to training, an undecodable picture.
+        DataError: no folder, no pictures, fewer than two classes or two of one name, a class that cannot be on both sides of a
+            split, validation classes unknown to training, an undecodable picture, one picture in several splits, a link out.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    layout, folders = _layout(root, train_split, val_split)
-    found, ignored = {}, 0
-    for split, folder in folders.items():
-        found[split], skipped = _list_pictures(root, folder, leave_out)
-        ignored += skipped
-    _check_classes(root, found)
-    classes = sorted(found["train"], key=natural_key)
-    paths = [path for by_class in found.values() for paths in by_class.values() for path in paths]
+    require_folder(root)
+    found = _Problems(root, problems)
+    layout, folders = find_splits(root, train_split, val_split)
+    listed = {
+        split: list_split(root, folder, leave_out=leave_out, follow_links=follow_links) for split, folder in folders.items()
+    }
+    links = [link for listing in listed.values() for link in listing.links]
+    if not follow_links:
+        _refuse_links(links, found)
+    _check_classes(root, listed, found)
+    classes = sorted(listed["train"].pictures, key=natural_key)
     sides: dict[str, str] = {}
     if cache is not None and recipes:
-        sides = _expected_sides(root, found, classes, val_fraction, split_seed, threads)
+        sides = _expected_sides(root, listed, classes, val_fraction, split_seed, threads)
     kept = {path: recipes[side] for path, side in sides.items() if side in recipes} if recipes else {}
-    digests, rejected = check_pictures(root, paths, threads=threads, progress=progress, cache=cache, recipes=kept)
-    _refuse(rejected, len(digests), on_bad_image)
-    splits = _samples(found, classes, digests)
-    empty = [name for label, name in enumerate(classes) if all(s.label != label for s in splits["train"])]
+    paths = [path for listing in listed.values() for paths in listing.pictures.values() for path in paths]
+    checked = check_pictures(root, paths, threads=threads, progress=progress, cache=cache, recipes=kept)
+    if on_bad_image == "error":
+        _refuse_bad(checked.rejected, len(checked.digests), found)
+    splits = _samples(listed, classes, checked.digests)
+    filled = {sample.label for sample in splits["train"]}
+    empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
-        raise DataError(f"{root}: no readable training picture in class {', '.join(empty[:3])}: remove the folder or fill it")
+        found.add(f"no readable training picture in class {_some(empty)}: remove the folder or fill it")
+    same = join_looks(checked.looks)
     if "val" not in splits:
-        splits = _stratify(splits, classes, val_fraction, split_seed)
-    if not splits["val"]:
-        raise DataError(f"{root}: no readable validation picture")
-    return PictureFolder(
-        root=root,
-        classes=classes,
-        splits=splits,
-        layout=layout,
-        rejected=rejected,
-        ignored=ignored,
-        duplicates=_duplicates(splits),
-        cache=cache,
-    )
+        held = hold_out(splits.pop("train"), classes, val_fraction, split_seed, None if allow_duplicates else same)
+        for problem in held.problems:
+            found.add(problem)
+        splits = {"train": held.train, "val": held.val, **splits}
+    elif not splits["val"]:
+        found.add("no readable validation picture")
+    copies = find_copies(splits, classes, same)
+    if not allow_duplicates:
+        _refuse_copies(copies, found)
+    ignored = sum(listing.ignored for listing in listed.values())
+    return PictureFolder(root, classes, splits, layout, checked.rejected, ignored, copies, links, cache)
 
 
 def list_evaluation(
@@ -180,16 +265,16 @@ def list_evaluation(
     Raises:
         DataError: no folder, no pictures, a class that the model does not know.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    require_folder(root)
     folder = root
     if split is not None:
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{root}: no folder {split!r} in it")
     else:
-        folder = _child(root, VAL_NAMES) or _child(root, ("train", "training")) or root
-    by_class, _ = _list_pictures(root, folder)
+        folder = child(root, VAL_NAMES) or child(root, ("train", "training")) or root
+    # Nothing is learnt from what links lead to; where training has followed them, the evaluation must.
+    by_class = list_split(root, folder, follow_links=True).pictures
     if not any(by_class.values()):
         raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
     if only and any(path in only for paths in by_class.values() for path in paths):
@@ -202,83 +287,34 @@ def list_evaluation(
     return sorted(((path, labels[name]) for name, paths in by_class.items() for path in paths), key=lambda each: each[1])
 
 
-def _refuse(rejected: list[Rejected], good: int, on_bad_image: Literal["error", "skip"]) -> None:
-    if not rejected or on_bad_image == "skip":
-        return
-    names = "; ".join(f"{r.path} ({r.reason})" for r in rejected[:3])
-    raise DataError(
-        f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: {names}"
-        f"{'; ...' if len(rejected) > 3 else ''}: mend or remove them, or pass --on-bad-image skip"
-    )
+def _refuse_links(links: Sequence[Link], found: _Problems) -> None:
+    for leads, words in (("outside", "out of the folder"), ("loop", "in a circle")):
+        paths = [link.path for link in links if link.leads == leads]
+        if paths:
+            way = "follow them" if leads == "outside" else "pass them over"
+            found.add(f"{_number(len(paths), 'link')} {words} ({_some(paths)}): remove, or pass --follow-links to {way}")
 
 
-def _layout(root: Path, train_split: str, val_split: str | None) -> tuple[Literal["split", "flat"], dict[str, Path]]:
-    train = _child(root, (train_split,)) or (_child(root, ("training",)) if train_split == "train" else None)
-    if train is None:
-        if val_split is not None or train_split != "train":
-            raise DataError(f"{root}: no folder {train_split!r} in it")
-        split_like = _child(root, VAL_NAMES + OTHER_SPLITS)
-        if split_like is not None and any(p.is_dir() for p in split_like.iterdir()):
-            raise DataError(f"{root}: has {split_like.name!r} but no 'train': name the training folder with --train-split")
-        return "flat", {"train": root}
-    folders = {"train": train}
-    candidates = (val_split,) if val_split is not None else VAL_NAMES
-    if val_split is not None and _child(root, (val_split,)) == train:
-        raise DataError(f"{root}: {train_split!r} cannot be training and validation at once")
-    val = next((found for name in candidates if (found := _child(root, (name,))) is not None and found != train), None)
-    if val is not None:
-        folders["val"] = val
-    elif val_split is not None:
-        raise DataError(f"{root}: no folder {val_split!r} in it")
-    test = _child(root, OTHER_SPLITS)
-    if test is not None and test not in folders.values():
-        folders["test"] = test
-    return "split" if val is not None else "flat", folders
+def _refuse_bad(rejected: Sequence[Rejected], good: int, found: _Problems) -> None:
+    if rejected:
+        names = "; ".join(f"{r.path} ({r.reason})" for r in rejected[:3])
+        found.add(
+            f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: {names}"
+            f"{'; ...' if len(rejected) > 3 else ''}: mend or remove them, or pass --on-bad-image skip"
+        )
 
 
-def _child(root: Path, names: Sequence[str]) -> Path | None:
-    """The folder in ``root`` that has one of the names, exactly or but for upper and lower case."""
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    folded = {name.casefold() for name in names}
-    return next((p for p in sorted(root.iterdir()) if p.name.casefold() in folded and p.is_dir()), None)
+def _refuse_copies(copies: Sequence[Copies], found: _Problems) -> None:
+    across = [each for each in copies if each.across_splits]
+    if across:
+        found.add(
+            f"{_told_copies(across)} in more than one split, which makes validation accuracy too good: "
+            "remove one of each, or pass --allow-duplicates"
+        )
 
 
-def _list_pictures(root: Path, folder: Path, leave_out: Path | None = None) -> tuple[dict[str, list[str]], int]:
-    """{class: relative paths in natural order} of one split, and how many other files there were."""
-    by_class: dict[str, list[str]] = {}
-    ignored = 0
-    passed_over = leave_out.resolve() if leave_out is not None else None
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read: {os.strerror(error.errno or 0)}")
-
-    try:
-        entries = sorted(folder.iterdir(), key=lambda p: natural_key(p.name))
-    except OSError as error:
-        refuse(error)
-    for entry in entries:
-        if entry.resolve() == passed_over:
-            continue
-        if entry.name.startswith(".") or not entry.is_dir():
-            ignored += 1
-            continue
-        pictures = []
-        for place, subfolders, files in os.walk(entry, onerror=refuse):
-            subfolders[:] = [s for s in subfolders if not s.startswith(".")]
-            for name in files:
-                path = Path(place, name)
-                if name.startswith(".") or path.suffix.lower() not in PICTURE_ENDINGS:
-                    ignored += 1
-                else:
-                    pictures.append(path.relative_to(root).as_posix())
-        by_class[entry.name] = sorted(pictures, key=natural_key)
-    return by_class, ignored
-
-
-def _check_classes(root: Path, found: dict[str, dict[str, list[str]]]) -> None:
-    train = found["train"]
+def _check_classes(root: Path, listed: Mapping[str, Listing], found: _Problems) -> None:
+    train = listed["train"].pictures
     if not any(train.values()):
         loose = [p for p in root.iterdir() if p.suffix.lower() in PICTURE_ENDINGS]
         hint = (
@@ -286,83 +322,40 @@ def _check_classes(root: Path, found: dict[str, dict[str, list[str]]]) -> None:
         )
         raise DataError(f"{root}: no pictures in class folders ({hint})")
     if len(train) < 2:
-        raise DataError(f"{root}: only one class ({next(iter(train))}); a classifier needs at least two class folders")
-    for split, by_class in found.items():
-        unknown = [name for name, paths in by_class.items() if paths and name not in train]
+        found.add(f"only one class ({next(iter(train))}); a classifier needs at least two class folders")
+    twins = [" and ".join(map(ascii, names)) for names in same_letters(train)]
+    if twins:
+        found.add(f"class names that look the same, written in different characters: {_some(twins)}: rename one of each")
+    for split, listing in listed.items():
+        unknown = [name for name, paths in listing.pictures.items() if paths and name not in train]
         if unknown:
-            raise DataError(f"{root}: {split} has classes that training lacks: {', '.join(unknown[:3])}")
+            spelt = [name for name in unknown if same_letters([name, *train])]
+            hint = f" ({_some([*map(ascii, spelt)])}: training has it in other characters)" if spelt else ""
+            found.add(f"{split} has classes that training lacks: {_some(unknown)}{hint}")
 
 
-def _samples(
-    found: Mapping[str, Mapping[str, Sequence[str]]], classes: Sequence[str], digests: Mapping[str, str]
-) -> dict[str, list[Sample]]:
+def _samples(listed: Mapping[str, Listing], classes: Sequence[str], digests: Mapping[str, str]) -> dict[str, list[Sample]]:
     return {
         split: [
             Sample(path, label, digests[path])
             for label, name in enumerate(classes)
-            for path in by_class.get(name, [])
+            for path in listing.pictures.get(name, [])
             if path in digests
         ]
-        for split, by_class in found.items()
+        for split, listing in listed.items()
     }
 
 
 def _expected_sides(
-    root: Path,
-    found: Mapping[str, dict[str, list[str]]],
-    classes: list[str],
-    val_fraction: float,
-    split_seed: int,
-    threads: int | None,
+    root: Path, listed: Mapping[str, Listing], classes: list[str], val_fraction: float, split_seed: int, threads: int | None
 ) -> dict[str, str]:
-    """{path: split} as it will be if no picture is rejected; a wrong guess costs a second decoding.
+    """{path: split} as it will be if no picture is rejected or a copy; a wrong guess costs a second decoding.
 
     A split of our own goes by the files' content, so that they are read once more than their decoding needs.
     """
-    sides = {path: split for split, by_class in found.items() for paths in by_class.values() for path in paths}
-    if "val" in found:
+    sides = {path: split for split, listing in listed.items() for paths in listing.pictures.values() for path in paths}
+    if "val" in listed:
         return sides
     digests = hash_pictures(root, [path for path, split in sides.items() if split == "train"], threads)
-    try:
-        splits = _stratify(_samples({"train": found["train"]}, classes, digests), classes, val_fraction, split_seed)
-    except DataError:  # which the same split after the gate will say, unless that has something worse to tell
-        return sides
-    return sides | {sample.path: split for split, samples in splits.items() for sample in samples}
-
-
-def _stratify(splits: dict[str, list[Sample]], classes: list[str], fraction: float, seed: int) -> dict[str, list[Sample]]:
-    """Hold out a share of every class; copies of one picture stay on one side.
-
-    Raises:
-        DataError: a class has fewer than two different pictures.
-    """
-    train: list[Sample] = []
-    val: list[Sample] = []
-    for label, name in enumerate(classes):
-        groups: dict[str, list[Sample]] = defaultdict(list)
-        for sample in splits["train"]:
-            if sample.label == label:
-                groups[sample.digest].append(sample)
-        if len(groups) < 2:
-            raise DataError(f"class {name} has one picture only; a split needs at least two different ones a class")
-        held_out = min(max(round(len(groups) * fraction), 1), len(groups) - 1)
-        # Each class draws from its own stream: pictures added to one class leave the others' split as it was.
-        stream = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8])])
-        order = stream.permutation(len(groups))
-        chosen = {list(groups)[i] for i in order[:held_out]}
-        for digest, members in groups.items():
-            (val if digest in chosen else train).extend(members)
-    ordered = {"train": train, "val": val, **{k: v for k, v in splits.items() if k != "train"}}
-    return {name: _in_order(samples) for name, samples in ordered.items()}
-
-
-def _in_order(samples: Iterable[Sample]) -> list[Sample]:
-    return sorted(samples, key=lambda s: (s.label, natural_key(s.path)))
-
-
-def _duplicates(splits: dict[str, list[Sample]]) -> list[list[str]]:
-    where: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for split, samples in splits.items():
-        for sample in samples:
-            where[sample.digest].append((split, sample.path))
-    return [[path for _, path in places] for places in where.values() if len({split for split, _ in places}) > 1]
+    held = hold_out(_samples({"train": listed["train"]}, classes, digests)["train"], classes, val_fraction, split_seed)
+    return sides | {sample.path: "val" for sample in held.val}

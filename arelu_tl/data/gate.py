@@ -12,6 +12,7 @@ from pathlib import Path
 
 from arelu_tl.data.decode import UndecodableError
 from arelu_tl.data.recipe import Recipe, Whole
+from arelu_tl.data.similar import LOOK_BYTES, Look, look_of
 from arelu_tl.data.store import PictureStore
 from arelu_tl.records.storage import sha256_file
 
@@ -24,6 +25,19 @@ class Rejected:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Attributes:
+    digests: {path: SHA-256} of the good ones.
+    looks: {SHA-256: what such a picture looks like}.
+    rejected: the bad ones.
+    """
+
+    digests: dict[str, str]
+    looks: dict[str, Look]
+    rejected: list[Rejected]
+
+
 def check_pictures(
     root: Path,
     paths: list[str],
@@ -32,57 +46,53 @@ def check_pictures(
     progress: Callable[[int, int], None] | None = None,
     cache: PictureStore | None = None,
     recipes: Mapping[str, Recipe] | None = None,
-) -> tuple[dict[str, str], list[Rejected]]:
-    """Decode each picture to its end; {path: SHA-256} of the good ones, and the bad ones with reasons.
-
-    A file whose bytes ``cache`` knows to be good is only hashed.
+) -> Checked:
+    """Decode each picture to its end. A file whose bytes ``cache`` knows to be good is only hashed.
 
     Args:
         recipes: {path: what of the picture ``cache`` is given}.
     """
     recipes = recipes or {}
 
-    def examine(path: str) -> tuple[str, str, str]:
+    def examine(path: str) -> tuple[str, Look | None, str]:
         try:
             content = (root / path).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            _decode(content, digest, recipes.get(path), cache)
+            return digest, _decode(content, digest, recipes.get(path), cache), ""
         except UndecodableError as error:
-            return path, "", str(error)
+            return "", None, str(error)
         except OSError as error:
-            return path, "", os.strerror(error.errno or 0)
-        return path, digest, ""
+            return "", None, os.strerror(error.errno or 0)
 
-    digests: dict[str, str] = {}
-    rejected = []
+    checked = Checked({}, {}, [])
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for done, (path, digest, reason) in enumerate(pool.map(examine, paths), start=1):
-            if reason:
-                rejected.append(Rejected(path, reason))
+        for done, (path, (digest, look, reason)) in enumerate(zip(paths, pool.map(examine, paths), strict=True), start=1):
+            if look is None:
+                checked.rejected.append(Rejected(path, reason))
             else:
-                digests[path] = digest
+                checked.digests[path] = digest
+                checked.looks.setdefault(digest, look)
             if progress is not None:
                 progress(done, len(paths))
-    return digests, rejected
+    return checked
 
 
-def _decode(content: bytes, digest: str, recipe: Recipe | None, cache: PictureStore | None) -> None:
-    if cache is None:
-        Whole().open(content)
-        return
-    known = cache.is_good(digest)
-    wanted = recipe is not None and not cache.holds(recipe, digest) and not cache.full
-    if known and not wanted:
-        return
-    if recipe is None or not wanted:
-        Whole().open(content)
-    else:
-        picture = recipe.open(content)
+def _decode(content: bytes, digest: str, recipe: Recipe | None, cache: PictureStore | None) -> Look:
+    known = cache.verdict(digest) if cache is not None else None
+    look = Look.unpack(known) if known is not None and len(known) == LOOK_BYTES else None
+    wanted = cache is not None and recipe is not None and not cache.holds(recipe, digest) and not cache.full
+    if look is not None and not wanted:
+        return look
+    picture = recipe.open(content) if recipe is not None and wanted else Whole().open(content)
+    if cache is not None and recipe is not None and wanted:
         # A picture that the transform cannot serve is one all the same: that is told when it is needed.
         with suppress(UndecodableError):
             cache.put(recipe, digest, recipe.reduce(picture))
-    if not known:
-        cache.note_good(digest)
+    if look is None:
+        look = look_of(content, picture)
+        if cache is not None:
+            cache.note_good(digest, look.pack())
+    return look
 
 
 def hash_pictures(root: Path, paths: list[str], threads: int | None = None) -> dict[str, str]:

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from arelu_tl.data.decode import UndecodableError
-from arelu_tl.data.folder import Sample
 from arelu_tl.data.recipe import Evaluated, Recipe, for_crops
+from arelu_tl.data.split import Sample
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
 

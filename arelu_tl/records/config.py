@@ -94,6 +94,14 @@ class FinetuneConfig(BaseModel):
     on_bad_image: Literal["error", "skip"] = _field(
         "error", "A picture that cannot be decoded ends the command, or is named and left out of all arms.", "Data"
     )
+    allow_duplicates: bool = _field(
+        False,
+        "Let a picture, or what looks the same, stand in training and in validation; else such a folder is refused.",
+        "Data",
+    )
+    follow_links: bool = _field(
+        False, "Follow links that lead out of the folder, and pass over those in a circle; else both are refused.", "Data"
+    )
     workers: Int | None = _field(
         None, "Processes that decode pictures; chosen from the machine when not given.", "Data", ge=0, short="-j"
     )
@@ -180,6 +188,7 @@ class FinetuneConfig(BaseModel):
     warmup_epochs: Float = _field(0.0, "Epochs of linear warm-up.", "Training", ge=0)
     min_lr: Float = _field(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
     smoothing: Float = _field(0.0, "Label smoothing.", "Training", ge=0, lt=1)
+    balance: bool = _field(False, "Weigh the loss so that every class counts the same, however many pictures it has.", "Training")
     clip_grad: Float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
     grad_accum_steps: Int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
     freeze: Literal["none", "backbone"] = _field(

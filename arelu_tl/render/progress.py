@@ -71,16 +71,8 @@ class StudyView(Observer):
         self.output.note(f"[bold]{plain(root)}[/]: {len(folder.classes)} classes, pictures: {told}")
         for rejected in folder.rejected:
             self.output.note(f"[yellow]left out[/] {plain(rejected.path)}: {plain(rejected.reason)}")
-        if folder.duplicates:
-            first = " = ".join(plain(p) for p in folder.duplicates[0][:2])
-            self.output.note(
-                f"[yellow]{len(folder.duplicates)} pictures stand in more than one split[/] ({first}): "
-                "validation accuracy will flatter every arm"
-            )
-        missing = set(range(len(folder.classes))) - {s.label for s in folder.splits["val"]}
-        if missing:
-            names = ", ".join(plain(folder.classes[i]) for i in sorted(missing)[:5])
-            self.output.note(f"[yellow]no validation picture[/] of {names}")
+        for warning in folder.warnings():
+            self.output.note(f"[yellow]{plain(warning)}[/]")
         self.output.note(f"study folder: [bold]{plain(path)}[/]")
 
     def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:

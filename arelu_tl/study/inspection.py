@@ -13,7 +13,7 @@ from torch import Tensor
 from arelu_tl.backbone import Backbone, load_backbone
 from arelu_tl.data import eval_transform, open_picture
 from arelu_tl.data.decode import PICTURE_ENDINGS
-from arelu_tl.data.folder import natural_key
+from arelu_tl.data.listing import natural_key
 from arelu_tl.errors import DataError, SurgeryError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.run import surgery_settings

@@ -54,8 +54,10 @@ def scanned_pictures(config: FinetuneConfig, observer: Observer) -> Iterator[Pic
             val_fraction=config.val_fraction,
             split_seed=config.split_seed,
             on_bad_image=config.on_bad_image,
+            allow_duplicates=config.allow_duplicates,
+            follow_links=config.follow_links,
             # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
-            leave_out=config.output,
+            leave_out=[config.output],
             cache=cache,
             recipes=_recipes(config),
             progress=observer.checking_pictures,

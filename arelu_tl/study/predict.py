@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from arelu_tl.data.decode import PICTURE_ENDINGS
-from arelu_tl.data.folder import natural_key
 from arelu_tl.data.gate import Rejected
+from arelu_tl.data.listing import natural_key
 from arelu_tl.errors import ConfigError
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify

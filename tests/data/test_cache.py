@@ -395,7 +395,7 @@ def test_a_writer_killed_midway_leaves_nothing_that_is_read(root: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         with open_cache("disk", 10**9) as cache:
             cache.put(Reduced(12), f"{1:064x}", Image.new("RGB", (9, 9), "red"))
-            cache.note_good(f"{1:064x}")
+            cache.note_good(f"{1:064x}", b"noted")
             descriptor = os.open(cache._verdicts, os.O_WRONLY | os.O_APPEND)
             os.write(descriptor, b"00000000000")
             Path.write_bytes = die
@@ -404,18 +404,18 @@ def test_a_writer_killed_midway_leaves_nothing_that_is_read(root: Path) -> None:
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -signal.SIGKILL
     with open_cache("disk", ROOM) as cache:
         assert cache is not None
-        assert cache.is_good(digest(1))
-        assert not cache.is_good(digest(2))
+        assert cache.verdict(digest(1)) == b"noted"
+        assert cache.verdict(digest(2)) is None
         assert equal(cache.get(RECIPE, digest(1)), Image.new("RGB", (9, 9), "red"))
         assert cache.get(RECIPE, digest(2)) is None
         assert len(files(cache)) == 1
         assert cache.used() == files(cache)[0].stat().st_size
-        cache.note_good(digest(3))
-        cache.note_good(digest(4))
+        cache.note_good(digest(3), b"noted")
+        cache.note_good(digest(4), b"noted")
     with open_cache("disk", ROOM) as cache:
         assert cache is not None
         # The half line has swallowed the one behind it, and no more.
-        assert (cache.is_good(digest(3)), cache.is_good(digest(4))) == (False, True)
+        assert (cache.verdict(digest(3)), cache.verdict(digest(4))) == (None, b"noted")
 
 
 # Where

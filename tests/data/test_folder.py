@@ -4,17 +4,20 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arelu_tl.data.folder import PictureFolder, list_evaluation, natural_key, scan_folder
+from arelu_tl.data.folder import PictureFolder, list_evaluation, scan_folder
+from arelu_tl.data.listing import natural_key
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import write_text
@@ -38,10 +41,10 @@ def write(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def pictures(*folders: str, each: int = 3) -> dict[str, bytes]:
-    """``each`` different pictures in every folder."""
+def pictures(*folders: str, each: int = 3, first: int = 0) -> dict[str, bytes]:
+    """``each`` different pictures in every folder, from the ``first`` on."""
     names = [f"{folder}/{number}.png" for folder in folders for number in range(each)]
-    return {name: png(number) for number, name in enumerate(names)}
+    return {name: png(first + number) for number, name in enumerate(names)}
 
 
 def paths(folder: PictureFolder, split: str) -> list[str]:
@@ -103,7 +106,7 @@ def test_training_and_validation_are_never_the_same_folder(tmp_path: Path) -> No
 
 
 def test_a_test_split_is_kept_apart(tmp_path: Path) -> None:
-    folder = scan_folder(write(tmp_path, SPLIT | pictures("test/cat", "test/dog", each=1)))
+    folder = scan_folder(write(tmp_path, SPLIT | pictures("test/cat", "test/dog", each=1, first=90)))
     assert paths(folder, "test") == ["test/cat/0.png", "test/dog/0.png"]
     assert not any(path.startswith("test") for path in paths(folder, "train") + paths(folder, "val"))
 
@@ -134,7 +137,10 @@ def test_validation_may_lack_a_class(tmp_path: Path) -> None:
 
 def test_classes_and_pictures_come_in_natural_order(tmp_path: Path) -> None:
     names = [f"class {c}/{p}.png" for c in (10, 9, 1) for p in (10, 2, 1)]
-    root = write(tmp_path, {f"{split}/{name}": png(i) for split in ("train", "val") for i, name in enumerate(names)})
+    root = write(
+        tmp_path,
+        {f"{split}/{name}": png(100 * s + i) for s, split in enumerate(("train", "val")) for i, name in enumerate(names)},
+    )
     folder = scan_folder(root)
     assert folder.classes == ["class 1", "class 9", "class 10"]
     assert paths(folder, "train")[:3] == ["train/class 1/1.png", "train/class 1/2.png", "train/class 1/10.png"]
@@ -202,7 +208,7 @@ def test_the_split_has_every_class_on_both_sides_and_no_picture_on_two(
     assert {sample.label for sample in train} == {sample.label for sample in val} == every_label
     assert len(train) + len(val) == sum(map(len, contents)) == len(set(every_path(folder)))
     assert not {sample.digest for sample in train} & {sample.digest for sample in val}
-    assert folder.duplicates == []
+    assert not any(group.across_splits for group in folder.copies)
     for label, numbers in enumerate(contents):
         different = len(set(numbers))
         held = len({sample.digest for sample in val if sample.label == label})
@@ -242,18 +248,215 @@ def test_copies_stay_on_one_side_of_our_split(tmp_path: Path) -> None:
     assert len(folder.splits["val"]) == 12
 
 
-def test_copies_across_given_splits_are_reported(tmp_path: Path) -> None:
+def test_copies_across_given_splits_are_refused_unless_allowed(tmp_path: Path) -> None:
     root = write(tmp_path, SPLIT | {"val/dog/leak.png": SPLIT["train/dog/1.png"], "train/cat/copy.png": SPLIT["train/cat/0.png"]})
-    assert scan_folder(root).duplicates == [["train/dog/1.png", "val/dog/leak.png"]]
+    with pytest.raises(DataError, match=r"train/dog/1\.png = val/dog/leak\.png.*--allow-duplicates"):
+        scan_folder(root)
+    folder = scan_folder(root, allow_duplicates=True)
+    assert [group.paths for group in folder.copies] == [
+        ["train/dog/1.png", "val/dog/leak.png"],
+        ["train/cat/0.png", "train/cat/copy.png"],
+    ]
+    assert [(group.across_splits, group.exact) for group in folder.copies] == [(True, True), (False, True)]
+    across, inside = folder.warnings()[:2]
+    assert "flatter every arm" in across
+    assert "train/cat/0.png = train/cat/copy.png, in one split and class" in inside
 
 
-def test_a_picture_in_two_classes_on_two_sides_is_reported(tmp_path: Path) -> None:
-    files = {"a/0.png": png(0), "a/1.png": png(1), "b/0.png": png(0), "b/1.png": png(2)}
+def test_copies_inside_a_split_are_told_only(tmp_path: Path) -> None:
+    folder = scan_folder(write(tmp_path, SPLIT | {"train/cat/copy.png": SPLIT["train/cat/0.png"]}))
+    assert [group.paths for group in folder.copies] == [["train/cat/0.png", "train/cat/copy.png"]]
+
+
+@cache
+def view(number: int, copy: bool = False) -> bytes:
+    """A picture full of contrast as a PNG; its ``copy`` is a smaller JPEG of it."""
+    squares = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    picture, out = Image.fromarray(squares).resize((60, 60), Image.Resampling.BICUBIC), io.BytesIO()
+    if copy:
+        picture.resize((50, 50)).save(out, "JPEG", quality=90)
+    else:
+        picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def test_another_encoding_in_another_split_is_a_copy_too(tmp_path: Path) -> None:
+    root = write(tmp_path, SPLIT | {"train/cat/a.png": view(1), "val/cat/b.jpg": view(1, copy=True), "val/cat/c.png": view(2)})
+    with pytest.raises(DataError, match=r"1 by their looks only\), as train/cat/a\.png = val/cat/b\.jpg"):
+        scan_folder(root)
+    (group,) = scan_folder(root, allow_duplicates=True).copies
+    assert (group.paths, group.exact) == (["train/cat/a.png", "val/cat/b.jpg"], False)
+
+
+def test_our_own_split_keeps_all_encodings_of_a_picture_on_one_side(tmp_path: Path) -> None:
+    files = {
+        f"{c}/{n}{e}": view(100 * i + n, e == ".jpg") for i, c in enumerate("ab") for n in range(6) for e in (".png", ".jpg")
+    }
+    files |= {"b/of a.jpg": view(2, copy=True), "b/plain.png": view(900)}
     root = write(tmp_path, files)
-    for seed in range(20):
+    for seed in range(4):
         folder = scan_folder(root, split_seed=seed)
-        crossing = ("a/0.png" in paths(folder, "val")) != ("b/0.png" in paths(folder, "val"))
-        assert [sorted(group) for group in folder.duplicates] == ([["a/0.png", "b/0.png"]] if crossing else [])
+        assert not any(group.across_splits for group in folder.copies)
+        assert {len(group.paths) for group in folder.copies} == {2, 3}
+        assert any("in more than one class" in told for told in folder.warnings())
+        assert folder.splits == scan_folder(root, split_seed=seed, threads=1).splits
+    apart = [scan_folder(root, split_seed=seed, allow_duplicates=True) for seed in range(4)]
+    assert any(group.across_splits for folder in apart for group in folder.copies)
+
+
+def test_a_class_of_one_film_cannot_be_split_unless_allowed(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("a") | {"b/1.png": view(5), "b/2.jpg": view(5, copy=True)})
+    with pytest.raises(DataError, match=r"class b has 2 copies of one picture; .*--allow-duplicates"):
+        scan_folder(root)
+    assert len(scan_folder(root, allow_duplicates=True).splits["val"]) == 2
+
+
+def test_a_picture_in_two_classes_stays_on_one_side_and_is_told(tmp_path: Path) -> None:
+    files = {"a/0.png": png(0), "a/1.png": png(1), "a/2.png": png(3), "b/0.png": png(0), "b/1.png": png(2)}
+    root = write(tmp_path, files)
+    for seed in range(10):
+        folder = scan_folder(root, split_seed=seed)
+        assert ("a/0.png" in paths(folder, "val")) == ("b/0.png" in paths(folder, "val"))
+        assert [group.paths for group in folder.copies] == [["a/0.png", "b/0.png"]]
+
+
+def test_a_class_all_of_whose_pictures_stand_on_one_side_is_refused(tmp_path: Path) -> None:
+    shared = {"a/x.png": png(0), "a/p.png": png(10), "b/y.png": png(1), "b/q.png": png(11), "c/x.png": png(0), "c/y.png": png(1)}
+    root = write(tmp_path, shared)
+    outcomes = set()
+    for seed in range(8):
+        problems: list[str] = []
+        sides = scan_folder(root, split_seed=seed, problems=problems).splits
+        on_both = all({s.label for s in samples} == {0, 1, 2} for samples in sides.values())
+        assert on_both == (not problems)
+        assert all("stand in other classes too" in problem for problem in problems)
+        outcomes.add(on_both)
+    assert outcomes == {True, False}
+
+
+def test_all_that_stands_against_training_is_gathered(tmp_path: Path) -> None:
+    bad = {"val/dog/leak.png": SPLIT["train/dog/1.png"], "train/cat/bad.png": TEXT, "train/void/x.txt": TEXT}
+    problems: list[str] = []
+    folder = scan_folder(write(tmp_path, SPLIT | bad | pictures("val/wolf", first=50)), problems=problems)
+    words = ["val has classes that training lacks: wolf", "cannot be decoded", "in class void", "more than one split"]
+    assert len(problems) == len(words)
+    assert all(word in told for word, told in zip(words, problems, strict=True))
+    assert folder.counts()["train"] == {"cat": 3, "dog": 3}
+
+
+# Links
+
+
+def link(path: Path, target: Path | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    return write(tmp_path / "outside", pictures("more", first=200))
+
+
+@pytest.mark.parametrize("place", ["train/cat/more", "train/wolf", "val"])
+def test_a_link_out_of_the_folder_is_refused_unless_followed(place: str, outside: Path, tmp_path: Path) -> None:
+    kept = {name: content for name, content in SPLIT.items() if place != "val" or not name.startswith("val")}
+    root = write(tmp_path / "root", kept)
+    if place == "val":
+        write(outside, pictures("cat", "dog", first=300))
+        shutil.rmtree(outside / "more")
+        link(root / place, outside)
+    else:
+        link(root / place, outside / "more")
+    with pytest.raises(DataError, match=rf"1 link out of the folder \({place}\): .*--follow-links"):
+        scan_folder(root)
+    folder = scan_folder(root, follow_links=True)
+    assert f"{place}/cat/1.png" if place == "val" else f"{place}/1.png" in every_path(folder)
+    assert len(every_path(folder)) == len(kept) + (6 if place == "val" else 3)
+    assert [entry.leads for entry in folder.links] == ["outside"]
+
+
+def test_a_linked_file_outside_is_refused_and_one_inside_is_not(outside: Path, tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT | {"originals/9.png": png(77)})
+    link(root / "train/cat/9.png", "../../originals/9.png")
+    folder = scan_folder(root)
+    assert "train/cat/9.png" in every_path(folder)
+    assert any("1 link within the folder" in told for told in folder.warnings())
+    link(root / "train/cat/8.png", outside / "more/0.png")
+    with pytest.raises(DataError, match=r"train/cat/8\.png"):
+        scan_folder(root)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "again"])
+def test_links_in_a_circle_end(target: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT)
+    link(root / "train/cat/again", target)
+    if target == "again":  # leads nowhere at all, and is no folder
+        assert len(every_path(scan_folder(root))) == len(SPLIT)
+        return
+    with pytest.raises(DataError, match=r"1 link in a circle \(train/cat/again\): .*--follow-links"):
+        scan_folder(root)
+    assert every_path(scan_folder(root, follow_links=True)) == sorted(SPLIT)
+
+
+def test_no_folder_counts_twice_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT | pictures("store/0", first=70))
+    for level in range(1, 30):  # two ways to each next folder: 2**30 paths
+        for way in "xy":
+            link(root / f"store/{level}/{way}", f"../{level - 1}")
+    link(root / "train/cat/store", "../../store/29")
+    folder = scan_folder(root)
+    assert len(every_path(folder)) == len(SPLIT) + 3
+    assert any("counted once" in told for told in folder.warnings())
+
+
+def test_a_class_keeps_its_own_folder_when_another_one_links_to_it(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT)
+    link(root / "train/cat/dogs", "../dog")
+    assert scan_folder(root).counts()["train"] == {"cat": 3, "dog": 3}
+
+
+def test_a_link_from_training_into_validation_is_a_copy_across_splits(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT)
+    link(root / "train/cat/more", "../../val/cat")
+    with pytest.raises(DataError, match="more than one split"):
+        scan_folder(root)
+
+
+# Names
+
+
+def test_names_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'caf\\xe9' and 'cafe\\u0301'|'cafe\\u0301' and 'caf\\xe9'"):
+        scan_folder(write(tmp_path, pictures("caf\u00e9", "cafe\u0301", "dog")))
+
+
+def test_a_name_that_validation_spells_in_other_characters_is_pointed_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"val has classes that training lacks.*'cafe\\u0301'.*other characters"):
+        scan_folder(write(tmp_path, pictures("train/caf\u00e9", "train/dog", "val/cafe\u0301")))
+
+
+def test_names_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
+    try:
+        root = write(tmp_path, pictures("Cat", "cat", "dog"))
+    except FileExistsError:
+        pytest.skip("this file system does not tell them apart")
+    assert any("Cat and cat" in told for told in scan_folder(root).warnings())
+
+
+# Classes of different sizes
+
+
+def test_classes_of_very_different_sizes_and_of_one_picture_are_told(tmp_path: Path) -> None:
+    root = write(tmp_path, pictures("train/a", each=11) | pictures("train/b", each=1, first=50) | pictures("val/a", first=60))
+    told = scan_folder(root).warnings()
+    assert told == [
+        "no validation picture of b",
+        "one training picture only of b",
+        "classes of 1 (b) to 11 training pictures (a): accuracy speaks for the large ones; "
+        "--balance makes every class weigh the same",
+    ]
+    (root / "train/a/10.png").unlink()
+    assert len(scan_folder(root).warnings()) == 2
 
 
 # Fingerprint and files
@@ -302,14 +505,17 @@ def test_the_fingerprint_tells_the_same_pictures_under_other_splits_and_classes_
 
 def test_dataset_json_tells_what_was_found_and_left_out(tmp_path: Path) -> None:
     bad = {"train/cat/bad.png": TEXT, "train/cat/x.txt": TEXT, "val/cat/leak.png": SPLIT["train/cat/0.png"]}
-    folder = scan_folder(write(tmp_path, SPLIT | bad), on_bad_image="skip")
+    folder = scan_folder(write(tmp_path, SPLIT | bad), on_bad_image="skip", allow_duplicates=True)
     told = json.loads(json.dumps(folder.to_json()))
     assert told["classes"] == ["cat", "dog"]
     assert told["counts"] == {"train": {"cat": 3, "dog": 3}, "val": {"cat": 4, "dog": 3}}
     assert told["fingerprint"] == folder.fingerprint()
     assert [entry["path"] for entry in told["rejected"]] == ["train/cat/bad.png"]
     assert told["ignored_files"] == 1
-    assert told["duplicates_across_splits"] == [["train/cat/0.png", "val/cat/leak.png"]]
+    copies = ["train/cat/0.png", "val/cat/leak.png"]
+    assert told["duplicates_across_splits"] == [copies]
+    assert told["duplicates"] == [{"paths": copies, "splits": ["train", "val"], "classes": ["cat", "cat"], "exact": True}]
+    assert told["warnings"] == folder.warnings()
 
 
 def test_split_csv_has_a_row_for_each_picture(tmp_path: Path) -> None:
@@ -359,7 +565,7 @@ def test_training_and_testing_folders_are_no_classes(tmp_path: Path) -> None:
 
 def test_a_folder_to_leave_out_is_no_class(tmp_path: Path) -> None:
     root = write(tmp_path, FLAT | {"runs/study-1/figure.png": png(77)})
-    assert "runs" not in scan_folder(root, leave_out=root / "runs").classes
+    assert "runs" not in scan_folder(root, leave_out=[root / "runs"]).classes
 
 
 # What is refused

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from arelu_tl.data.folder import Sample
 from arelu_tl.data.loader import (
     Batches,
     View,
@@ -24,6 +23,7 @@ from arelu_tl.data.loader import (
     train_view,
 )
 from arelu_tl.data.recipe import Whole
+from arelu_tl.data.split import Sample
 from arelu_tl.errors import DataError
 
 COUNT = 11

@@ -11,7 +11,7 @@ from typing import Any
 from arelu_tl import __version__
 from arelu_tl.analysis import BASELINE, BestRateComparison, Comparison, RateComparison
 from arelu_tl.analysis.statistics import CONFIDENCE
-from arelu_tl.data.folder import natural_key
+from arelu_tl.data.listing import natural_key
 from arelu_tl.records.runs import FIGURE, REPORT, RunRecord
 from arelu_tl.records.storage import write_bytes, write_text
 from arelu_tl.render.figures import convergence_figure, png, svg
