@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from arelu_tl.data.decode import UndecodableError
 from arelu_tl.data.recipe import Evaluated, Recipe, for_crops
+from arelu_tl.data.sockets import shorten_socket_folder
 from arelu_tl.data.split import Sample
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
@@ -275,6 +276,8 @@ def _make(
     cache: PictureStore | None,
     share: tuple[int, int],
 ) -> Batches:
+    if workers:
+        shorten_socket_folder()
     order = _Order(len(samples), batch_size, seed, share)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         _Pictures(root, samples, view, seed, cache),
