@@ -34,6 +34,4 @@ def shorten_socket_folder() -> None:
     finally:
         tempfile.tempdir = before
     if not folder or len(os.fsencode(folder)) > _MOST_BYTES:
-        raise ConfigError(
-            "the path for temporary files is too long for loader workers: set a short TMPDIR, or pass -j 0"
-        )
+        raise ConfigError("the path for temporary files is too long for loader workers: set a short TMPDIR, or pass -j 0")

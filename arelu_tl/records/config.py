@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.duration import parse_duration
-from arelu_tl.records.size import parse_size
+from arelu_tl.records.config_values import Commas, Duration, Float, Fraction, Int, Interval, IntOrAuto, Size
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
 # layer cannot import; a test holds them to it.
@@ -37,38 +36,6 @@ def _field(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
     extra = {"panel": panel, "short": constraints.pop("short", None)}
     return Field(default, description=help_text, json_schema_extra=extra, **constraints)
 
-
-def _no_truth_value(value: Any) -> Any:
-    """Python takes True for 1; a ``yes`` in a YAML file is no number."""
-    if isinstance(value, bool):
-        raise ValueError("a number is wanted, not yes or no")
-    return value
-
-
-def _size(value: Any) -> Any:
-    """Leave a size as it was written, so that it reads back as such."""
-    parse_size(value if isinstance(value, str) else "")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_no_truth_value)]
-Float = Annotated[float, BeforeValidator(_no_truth_value)]
-Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]
-
-_POSITIVE = TypeAdapter(Annotated[Int, Field(ge=1)])
-
-
-def _number_or_auto(value: Any) -> Any:
-    """The command line gives digits as text, as a YAML file may; any fault is one sentence, where a union would have two."""
-    if value == "auto":
-        return value
-    try:
-        return _POSITIVE.validate_python(value)
-    except ValidationError:
-        raise ValueError("a whole number of at least 1 is wanted, or auto") from None
-
-
-IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
 
 # A name inside the folder of pictures, never a path out of it.
 _FOLDER_NAME = r"^[^/\\]+$"
@@ -112,9 +79,7 @@ class FinetuneConfig(BaseModel):
         "(ram), or nowhere; auto: disk where there is room.",
         "Data",
     )
-    cache_limit: Annotated[str, BeforeValidator(_size)] = _field(
-        "16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data"
-    )
+    cache_limit: Size = _field("16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data")
 
     model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
     pretrained: bool = _field(True, "Start from pretrained weights.", "Backbone")
@@ -231,6 +196,9 @@ class FinetuneConfig(BaseModel):
     name: str | None = _field(
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
+    save_every: Interval = _field(
+        "10m", "Save the state after so many steps (500) or so much time (10m), and at each epoch's end.", "Run"
+    )
     tensorboard: bool = _field(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
 
     def learning_rates(self) -> list[float]:
@@ -261,31 +229,17 @@ class FinetuneConfig(BaseModel):
         return self
 
 
-def _split(value: Any) -> Any:
-    """``1e-5,1e-4`` as the command line gives it, or a list as YAML does."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _duration(value: Any) -> Any:
-    """Leave a time as it was written, so that it reads back as such."""
-    if value is not None:
-        parse_duration(value if isinstance(value, str) else "")
-    return value
-
-
 class SweepConfig(FinetuneConfig):
     """All settings of ``arelu-tl sweep``: those of ``finetune``, and the grid, whose every cell is a run.
 
     Where and how long it trains (``WHERE_KEYS``) is no part of what a study is: it may go on elsewhere.
     """
 
-    arms: Annotated[list[Arm], BeforeValidator(_split), Field(min_length=1)] = _field(
-        ["relu", "arelu"], "Arms, separated by commas.", "Grid"
-    )
-    lrs: Annotated[list[Annotated[Float, Field(gt=0)]], BeforeValidator(_split), Field(min_length=1)] = _field(
+    arms: Annotated[list[Arm], Commas, Field(min_length=1)] = _field(["relu", "arelu"], "Arms, separated by commas.", "Grid")
+    lrs: Annotated[list[Annotated[Float, Field(gt=0)]], Commas, Field(min_length=1)] = _field(
         [1e-4], "Learning rates, separated by commas.", "Grid"
     )
-    seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], BeforeValidator(_split), Field(min_length=1)] = _field(
+    seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], Commas, Field(min_length=1)] = _field(
         [0], "Seeds, separated by commas.", "Grid"
     )
 
@@ -294,7 +248,7 @@ class SweepConfig(FinetuneConfig):
     )
     launcher: Literal["local", "ray"] = _field("local", "Who trains: this machine, or a Ray cluster, one run a task.", _WHERE)
     ray_address: str | None = _field(None, "Ray cluster to join; one is started on this machine when not given.", _WHERE)
-    time_budget: Annotated[str | None, BeforeValidator(_duration)] = _field(
+    time_budget: Duration = _field(
         None, "Begin no rate and seed whose arms cannot all be trained within this time: 90m, 2h, 1h30m.", _WHERE
     )
 
@@ -337,7 +291,9 @@ ARM_KEYS = frozenset(
     {"arm", "baseline", "init", "alpha", "beta", "include", "exclude", "arelu_lr", "calibration_images"}
     | {"granularity", "share_sites", "batchnorm", "drift_budget", "inplace"}
 )
-PLACE_KEYS = frozenset({"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "tensorboard"})
+PLACE_KEYS = frozenset(
+    {"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "save_every", "tensorboard"}
+)
 
 
 _Model = TypeVar("_Model", bound=FinetuneConfig)

@@ -20,6 +20,21 @@ def parse_duration(text: str) -> float:
     return float(seconds)
 
 
+def parse_interval(text: str) -> tuple[int, None] | tuple[None, float]:
+    """(steps, None) of ``500``, (None, seconds) of ``10m``.
+
+    Raises:
+        ValueError: ``text`` is neither, or nothing at all.
+    """
+    try:
+        steps = int(text)
+    except ValueError:
+        return None, parse_duration(text)
+    if steps < 1:
+        raise ValueError("write a number of steps as 500, or a time as 10m")
+    return steps, None
+
+
 def told_duration(seconds: float) -> str:
     """``2 h 5 min``, ``3 min 20 s`` or ``7 s``: to the second below an hour, to the minute above."""
     minutes, whole = divmod(round(seconds), 60)

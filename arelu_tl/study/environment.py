@@ -79,6 +79,19 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
     }
 
 
+def changed_environment(before: dict[str, Any], device: torch.device) -> str:
+    """What is different here from ``before`` (content of environment.json) and can change the last digits; "" for nothing."""
+    now = describe_environment(device)
+
+    def flat(environment: dict[str, Any]) -> dict[str, Any]:
+        kept = ("arelu_tl", "python", "platform", "device", "device_name", "threads", "arelu_on_cpu", "arelu_on_gpu")
+        packages = environment.get("packages")
+        return {key: environment.get(key) for key in kept} | (packages if isinstance(packages, dict) else {})
+
+    old, new = flat(before), flat(now)
+    return ", ".join(f"{key} {old.get(key)} -> {new[key]}" for key in new if new[key] != old.get(key))
+
+
 def _revision() -> str | None:
     """Revision of the working folder's git checkout; None outside of one."""
     try:

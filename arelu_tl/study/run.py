@@ -19,9 +19,10 @@ from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches, 
 from arelu_tl.errors import AreluTlError, BackboneError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
-from arelu_tl.records.storage import hold_folder, make_folder, remove_file, write_json, write_text
+from arelu_tl.records.duration import parse_interval
+from arelu_tl.records.storage import hold_folder, make_folder, read_json, remove_file, write_json, write_text
 from arelu_tl.study.card import ModelCard
-from arelu_tl.study.environment import choose_workers, describe_environment
+from arelu_tl.study.environment import changed_environment, choose_workers, describe_environment
 from arelu_tl.study.head_only import on_features
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
@@ -93,7 +94,7 @@ def train_run(
     with hold_folder(path, what="being trained", patience=patience) if world.leads else nullcontext():
         if (finished := world.lead(lambda: finished_summary(path))) is not None:  # by whoever held it
             return finished
-        weights, resume = world.lead(lambda: _resume_state(path, world, observer))
+        weights, resume = world.lead(lambda: _resume_state(path, device, world, observer))
         if weights is not None:
             model.load_state_dict(weights)
         world.share_weights(model.state_dict().values())
@@ -299,6 +300,7 @@ def make_run_batches(
 
 
 def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
+    steps, seconds = parse_interval(config.save_every)
     return FitSettings(
         epochs=config.epochs,
         seed=config.seed,
@@ -315,6 +317,8 @@ def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
         compile=config.compile,
         grad_checkpointing=config.grad_checkpointing,
         micro_batch=config.micro_batch,
+        save_every_steps=steps,
+        save_every_seconds=seconds,
     )
 
 
@@ -326,7 +330,9 @@ def finished_summary(path: Path) -> dict[str, Any] | None:
     return run.summary if run.status == "finished" else None
 
 
-def _resume_state(path: Path, world: World, observer: Observer) -> tuple[dict[str, Tensor], dict[str, Any]] | tuple[None, None]:
+def _resume_state(
+    path: Path, device: torch.device, world: World, observer: Observer
+) -> tuple[dict[str, Tensor], dict[str, Any]] | tuple[None, None]:
     """(weights, state) to go on from, if any."""
     checkpoint, damaged = newest_checkpoint(path / runs.CHECKPOINTS)
     for bad in damaged:
@@ -335,6 +341,8 @@ def _resume_state(path: Path, world: World, observer: Observer) -> tuple[dict[st
         return None, None
     weights, state = load_checkpoint(checkpoint)
     observer.note(f"{path.name} goes on from {checkpoint.name}")
+    if changed := changed_environment(read_json(path / runs.ENVIRONMENT), device):
+        observer.note(f"{path.name} began elsewhere ({changed}): resumable, not bitwise")
     if (before := state.get("processes", 1)) != world.size:
         observer.note(f"{path.name} was trained by {before} processes and now by {world.size}: resumable, not bitwise")
     return weights, state

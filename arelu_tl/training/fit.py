@@ -24,6 +24,7 @@ from arelu_tl.records.flags import pack_flags
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import Evaluation, evaluate
 from arelu_tl.training.features import FeatureBatches
+from arelu_tl.training.finite import nonfinite_parameter
 from arelu_tl.training.interruption import StopRequest
 from arelu_tl.training.step import Batch, Step, StepSettings
 
@@ -36,6 +37,7 @@ class FitSettings(StepSettings):
         ema_decay: decay of the averaged weights, None for none.
         compile: compile the model, and the averaged one, for training and evaluation.
         log_every: steps that one training row averages over.
+        save_every_steps, save_every_seconds: save the state within an epoch as well; None for not.
     """
 
     epochs: int
@@ -45,6 +47,8 @@ class FitSettings(StepSettings):
     ema_decay: float | None = None
     compile: bool = False
     log_every: int = 10
+    save_every_steps: int | None = None
+    save_every_seconds: float | None = None
 
 
 class Journal(Protocol):
@@ -140,7 +144,7 @@ def fit(
             the same, whatever slice they have.
 
     Raises:
-        NonFiniteError: the loss became infinite or undefined; the step was not taken.
+        NonFiniteError: the loss, a gradient or a parameter became infinite or undefined; the step was not taken, no state saved.
         Interrupted: a signal came, to any of the processes; a checkpoint was saved.
         PeerError: another process has ended.
     """
@@ -154,6 +158,7 @@ def fit(
         step.micro_batch = state.micro_batch
         if ema is not None:
             ema.module.load_state_dict(resume["ema"])
+    saved_at = time.monotonic()
     window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
     evaluated = ema.module if ema is not None else model
     learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
@@ -194,12 +199,21 @@ def fit(
         return result
 
     def save() -> None:
+        nonlocal saved_at
+        if (name := nonfinite_parameter(model)) is not None:
+            raise NonFiniteError(f"parameter {name} became infinite or undefined at step {state.step}: lower --lr")
+        saved_at = time.monotonic()
         state.window, state.epoch_window = asdict(window), asdict(epoch_window)
         saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
         saved["processes"] = world.size
         saved["scaler"] = step.scaler.state_dict()
         saved["ema"] = ema.module.state_dict() if ema is not None else None
         journal.checkpoint(state.step, model.state_dict(), saved)
+
+    def save_is_due() -> bool:
+        by_step = settings.save_every_steps is not None and state.step % settings.save_every_steps == 0
+        waited = settings.save_every_seconds is not None and time.monotonic() - saved_at >= settings.save_every_seconds
+        return by_step or (settings.save_every_seconds is not None and bool(world.highest(int(waited))))
 
     def stop_if_asked(*, saved: bool = False) -> None:
         if number := world.highest(stop.signal_number or 0):
@@ -221,12 +235,8 @@ def fit(
                 state.digests.append({"order": train.order_digest(state.epoch), "first_batch": batch_digest(*pictures)})
             told = step.gradients(taken, state.step)
             state.micro_batch = step.micro_batch
+            step.require_finite(told, taken, state.step)
             for (loss, correct), (_, labels) in zip(told, taken, strict=True):
-                if not math.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the training loss became {loss} at step {state.step + 1}: lower --lr, clip with --clip-grad, "
-                        "or start closer to ReLU with --init calibrated"
-                    )
                 window.add(loss, correct, len(labels) * world.size)
                 epoch_window.add(loss, correct, len(labels) * world.size)
             step.update()
@@ -246,6 +256,8 @@ def fit(
                 log_evaluation()
             if not epoch_over:
                 stop_if_asked()
+                if save_is_due():
+                    save()
         state.epoch += 1
         state.batch = 0
         final = log_evaluation()

@@ -14,8 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arelu_tl.activation import named_arelus, project
+from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
+from arelu_tl.training.finite import all_finite, nonfinite_gradient, nonfinite_layer, nonfinite_parameter
 from arelu_tl.training.recompute import statistics_untouched
 
 Batch = tuple[Tensor, Tensor]
@@ -133,6 +135,38 @@ class Step:
             statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
             self._world.average([p.grad for p in learning if p.grad is not None] + statistics)
         return all_told
+
+    def require_finite(self, told: Sequence[tuple[float, float]], batches: Sequence[Batch], step: int) -> None:
+        """Raise where the losses or the gradients of a step are not all numbers, before they have moved a weight.
+
+        float16's scaler has its own way with gradients: it leaves such a step out.
+
+        Raises:
+            NonFiniteError: with the parameter, the site or the layer that was first.
+        """
+        bad = next((loss for loss, _ in told if not math.isfinite(loss)), None)
+        if bad is None and (
+            self.scaler.is_enabled() or all_finite(p.grad for p in self._model.parameters() if p.grad is not None)
+        ):
+            return
+        what = "a gradient" if bad is None else "the training loss"
+        raise NonFiniteError(
+            f"{what} became {'infinite or undefined' if bad is None else bad} at step {step + 1}, first in "
+            f"{self._culprit(batches)}: lower --lr, clip with --clip-grad, or start closer to ReLU with --init calibrated"
+        )
+
+    def _culprit(self, batches: Sequence[Batch]) -> str:
+        if (name := nonfinite_parameter(self._model)) is not None:
+            return f"parameter {name}"
+        # Layers that wait for other processes cannot be asked once more by one of them.
+        for pictures, _ in batches if not self._waits else ():
+            given = to_device(pictures, self._device, channels_last=self._settings.channels_last)
+            with autocast(self._device, self._settings.amp):
+                if (name := nonfinite_layer(self._model, given)) is not None:
+                    return name
+        if (name := nonfinite_gradient(self._model)) is not None:
+            return f"the gradient of {name}"
+        return "the loss itself"
 
     def update(self) -> None:
         """Move the weights by the gradients, and forget those."""
