@@ -18,7 +18,7 @@ from timm.models import parse_model_name
 from torch import Tensor, nn
 
 from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_source, embedded_weights, load_embedded
-from arelu_tl.errors import BackboneError
+from arelu_tl.errors import ArtefactError, BackboneError
 from arelu_tl.records.storage import sha256_file
 
 
@@ -68,6 +68,7 @@ def load_backbone(
 
     Raises:
         BackboneError: the model is unknown; its weights are out of reach or do not fit.
+        ArtefactError: the file of weights is damaged, or could run something.
     """
     model: nn.Module
     if pretrained_path is not None:
@@ -288,9 +289,9 @@ def _load_file(model: nn.Module, path: Path, name: str) -> None:
     try:
         given: dict[str, Tensor] = timm_load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # every reader of a foreign file has errors of its own; all mean the same here
-        raise BackboneError(f"--pretrained-path {path}: not weights that can be loaded safely: {_one_line(error)}") from error
+        raise ArtefactError(f"--pretrained-path {path}: not weights that can be loaded safely: {_one_line(error)}") from error
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise BackboneError(f"--pretrained-path {path}: holds no state dict of tensors")
+        raise ArtefactError(f"--pretrained-path {path}: holds no state dict of tensors")
     wanted = model.state_dict()
     # A checkpoint fine-tuned on another task keeps everything but its classifier.
     classifier = {key for key in wanted if key.startswith(tuple(f"{n}." for n in classifier_names(model)))}

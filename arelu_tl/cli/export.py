@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.records.executable import refuse_executable
 
 _ONNX = "ONNX only"
 _HUB = "Hugging Face Hub"
@@ -47,6 +48,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Export a trained model with class names and preprocessing inside, proved to answer as the trained one does."""
+    refuse_executable(run)
     require_folder(run)
 
     from arelu_tl.render.console import Output, plain

@@ -93,8 +93,8 @@ class PictureFolder:
         single = [name for name, number in train.items() if number == 1]
         if single:
             told.append(f"one training picture only of {_some(single)}")
-        most, least = (choose(train, key=train.__getitem__) for choose in (max, min))
-        if train[most] > _IMBALANCE * train[least]:
+        most, least = (choose(train, key=train.__getitem__, default="") for choose in (max, min))
+        if train and train[most] > _IMBALANCE * train[least]:
             told.append(
                 f"classes of {train[least]} ({least}) to {train[most]} training pictures ({most}): "
                 "accuracy speaks for the large ones; --balance makes every class weigh the same"

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.config_values import Commas, Duration, Float, Fraction, Int, Interval, IntOrAuto, Size
+from arelu_tl.records.config_values import Commas, Duration, FilePath, Float, FolderName, Fraction, Int, Interval, IntOrAuto, Size
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
 # layer cannot import; a test holds them to it.
@@ -37,8 +37,6 @@ def _field(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
     return Field(default, description=help_text, json_schema_extra=extra, **constraints)
 
 
-# A name inside the folder of pictures, never a path out of it.
-_FOLDER_NAME = r"^[^/\\]+$"
 _WHERE = "Where and how long"
 
 
@@ -51,10 +49,10 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True, frozen=True)
 
-    data: Path | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
-    train_split: str = _field("train", "Name of the folder with training pictures.", "Data", pattern=_FOLDER_NAME)
-    val_split: str | None = _field(
-        None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data", pattern=_FOLDER_NAME
+    data: FilePath | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
+    train_split: FolderName = _field("train", "Name of the folder with training pictures.", "Data")
+    val_split: FolderName | None = _field(
+        None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data"
     )
     val_fraction: Float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
     split_seed: Int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
@@ -83,7 +81,7 @@ class FinetuneConfig(BaseModel):
 
     model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
     pretrained: bool = _field(True, "Start from pretrained weights.", "Backbone")
-    pretrained_path: Path | None = _field(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
+    pretrained_path: FilePath | None = _field(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
     img_size: Int | None = _field(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
     drop: Fraction = _field(0.0, "Dropout before the classifier.", "Backbone")
     drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
@@ -192,7 +190,7 @@ class FinetuneConfig(BaseModel):
 
     seed: Int = _field(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
     device: str | None = _field(None, "cpu, cuda, cuda:1, mps; the best there is when not given.", "Run")
-    output: Path = _field(Path("runs"), "Folder that study folders are made in.", "Run")
+    output: FilePath = _field(Path("runs"), "Folder that study folders are made in.", "Run")
     name: str | None = _field(
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from arelu_tl.records.duration import parse_duration, parse_interval
 from arelu_tl.records.size import parse_size
@@ -30,6 +31,20 @@ def _interval(value: Any) -> Any:
     return written
 
 
+def _no_zero_byte(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("no file's name has a zero byte in it")
+    return path
+
+
+def _folder_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ValueError("the name of a folder in the folder of pictures is wanted, no path")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+FilePath = Annotated[Path, AfterValidator(_no_zero_byte)]
 Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]

@@ -100,6 +100,12 @@ def _lock(descriptor: int, path: Path, what: str, deadline: float) -> bool:
             return False
 
 
+def leaves_folder(path: str) -> bool:
+    """Whether a relative path that a file names, which may be anybody's, is none below the folder that it is relative to."""
+    relative = Path(path)
+    return relative.is_absolute() or bool(relative.drive) or ".." in relative.parts or "\0" in path
+
+
 def fsync_folder(path: Path) -> None:
     """Make renames inside ``path`` durable (where the platform lets a folder be opened)."""
     if os.name == "nt":

@@ -17,9 +17,7 @@ from PIL import Image
 from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.exporting.onnx_session import OnnxSession
-
-# torch.load, torch.export.load and pickle.load run what such a file tells them to.
-EXECUTABLE_ENDINGS = (".pt2", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+from arelu_tl.records.executable import refuse_executable
 
 
 class Classifier(ABC):
@@ -74,11 +72,7 @@ def open_classifier(path: Path, device: str | None = None) -> Classifier:
     """
     if path.is_dir():
         return _TorchClassifier(path, device)
-    if path.suffix.lower() in EXECUTABLE_ENDINGS:
-        raise ArtefactError(
-            f"{path}: files of this kind can execute code when they are loaded, and are never loaded here: "
-            "name the run, an exported safetensors folder or an .onnx file"
-        )
+    refuse_executable(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file")
     if path.suffix.lower() != ".onnx":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from arelu_tl.errors import ArtefactError
 from arelu_tl.records import runs
 from arelu_tl.records.csv_table import read_table
+from arelu_tl.records.storage import leaves_folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
         data: where the pictures are now, if not where they were.
 
     Raises:
-        ArtefactError: the run's files are corrupt.
+        ArtefactError: the run's files are corrupt, or name a picture outside the folder of pictures.
     """
     run = run_of(path)
     split = run.parent / runs.SPLIT
@@ -47,6 +49,8 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
     listed: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
     for row in read_table(split):
         if row.get("split") in listed:
+            if leaves_folder(row["path"]):
+                raise ArtefactError(f"{split}: {row['path']} is no path inside the folder of pictures")
             listed[row["split"]].append((row["path"], row["label"]))
     return RunPictures(root, listed["train"], listed["val"])
 

@@ -30,7 +30,7 @@ from arelu_tl.backbone import (
     reset_head,
 )
 from arelu_tl.backbone.embedded import embedded_weights, load_embedded
-from arelu_tl.errors import BackboneError
+from arelu_tl.errors import ArtefactError, BackboneError
 
 TINY = "test_resnet"
 Weights = dict[str, Tensor]
@@ -210,7 +210,7 @@ class Payload:
 def test_a_pickle_with_a_payload_is_refused_and_does_not_run(trained: Weights, tmp_path: Path) -> None:
     trace = tmp_path / "the payload ran"
     path = _saved({"state_dict": trained, "extra": Payload(trace)}, tmp_path)
-    with pytest.raises(BackboneError, match="safely") as caught:
+    with pytest.raises(ArtefactError, match="safely") as caught:
         load_backbone(TINY, pretrained_path=path)
     assert not trace.exists()
     assert "\n" not in str(caught.value)
@@ -218,7 +218,7 @@ def test_a_pickle_with_a_payload_is_refused_and_does_not_run(trained: Weights, t
 
 @pytest.mark.parametrize("content", [{"state_dict": {"a": 1}}, [1, 2], {"lr": 0.1}], ids=["numbers", "a list", "no weights"])
 def test_a_file_that_holds_no_tensors_is_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"weights\.pth"):
+    with pytest.raises(ArtefactError, match=r"weights\.pth"):
         load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_holds_no_tensors_is_refused(content: Any, tmp_path: Path) -
 def test_a_file_of_noise_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x00noise" * 50)
-    with pytest.raises(BackboneError, match=name):
+    with pytest.raises(ArtefactError, match=name):
         load_backbone(TINY, pretrained_path=path)
 
 
@@ -320,7 +320,7 @@ def test_local_dir_moved_elsewhere_still_loads(local_model: Path, tmp_path: Path
 def test_offline_download_is_one_line_with_model_file_and_both_ways_out(tmp_path: Path) -> None:
     code = """
 from arelu_tl.backbone import load_backbone
-from arelu_tl.errors import BackboneError
+from arelu_tl.errors import ArtefactError, BackboneError
 try:
     load_backbone("resnet18.a1_in1k")
 except BackboneError as error:

@@ -37,8 +37,8 @@ positive = st.floats(min_value=0, exclude_min=True, max_value=1e6, allow_subnorm
 @st.composite
 def configurations(draw: st.DrawFn) -> FinetuneConfig:
     values: dict[str, Any] = {
-        "data": draw(st.none() | text.map(Path)),
-        "train_split": draw(text.filter(lambda name: name and not set(name) & set("/\\\n"))),
+        "data": draw(st.none() | text.filter(lambda path: "\0" not in path).map(Path)),
+        "train_split": draw(text.filter(lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))),
         "val_fraction": draw(st.floats(0.001, 0.999)),
         "workers": draw(st.none() | st.integers(0, 64)),
         "model": draw(text),

@@ -14,7 +14,8 @@ from tiny_onnx import CLASSES, DATA, logits_of, write_tiny_onnx
 import arelu_tl
 from arelu_tl.data import eval_transform
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
-from arelu_tl.study.classifier import EXECUTABLE_ENDINGS, open_classifier
+from arelu_tl.records.executable import EXECUTABLE_ENDINGS
+from arelu_tl.study.classifier import open_classifier
 
 
 def colour(red: int, green: int, blue: int, size: tuple[int, int] = (8, 8)) -> Image.Image:

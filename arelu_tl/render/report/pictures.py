@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arelu_tl.data.decode import UndecodableError, open_picture
+from arelu_tl.records.storage import leaves_folder
 from arelu_tl.render.report.subjects import Judged
 
 MOST_SHOWN = 24
@@ -40,12 +41,11 @@ def thumbnails(pictures: Sequence[Judged], root: Path | None) -> list[Thumbnail]
 def _thumbnail(judged: Judged, root: Path | None) -> Thumbnail:
     if root is None:
         return Thumbnail(judged, "", "the folder of pictures is not recorded", False)
-    relative = Path(judged.path)
-    # The path is a file's word: it must not make a page out of what lies elsewhere on this machine.
-    if relative.is_absolute() or relative.drive or ".." in relative.parts or "\0" in judged.path:
+    # A page must not be made out of what lies elsewhere on this machine.
+    if leaves_folder(judged.path):
         return Thumbnail(judged, "", "its path is none inside the folder of pictures", False)
     try:
-        picture = open_picture(root / relative)
+        picture = open_picture(root / judged.path)
     except FileNotFoundError:
         return Thumbnail(judged, "", "the file is gone", False)
     except UndecodableError as error:
