@@ -65,6 +65,11 @@ class PictureFolder:
             for split, samples in self.splits.items()
         }
 
+    def class_weights(self) -> tuple[float, ...]:
+        """What a training picture of each class counts, so that all classes count the same and the mean picture one."""
+        counts = Counter(sample.label for sample in self.splits["train"])
+        return tuple(counts.total() / (len(self.classes) * counts[label]) for label in range(len(self.classes)))
+
     def warnings(self) -> list[str]:
         """What a user should know and need not act on, one line each."""
         return [*self._about_copies(), *self._about_classes(), *self._about_links()]

@@ -92,7 +92,7 @@ def _steps(
 ) -> Rehearsal:
     model = backbone.model
     optimizer = make_run_optimizer(config, model)
-    settings = fit_settings(config, device)
+    settings = fit_settings(config, folder, device)
     size = _batch_size(config, model, optimizer, backbone, folder, device, share)
     fixed = config.model_copy(update={"batch_size": size.size, "workers": 0})
     train, _ = make_run_batches(fixed, folder, backbone, device)
@@ -127,7 +127,7 @@ def _batch_size(
     useful = largest_useful(len(folder.splits["train"]))
     train, _ = make_run_batches(config.model_copy(update={"batch_size": useful.size, "workers": 0}), folder, backbone, device)
     pictures, labels = next(train.epoch())
-    settings = fit_settings(config, device)
+    settings = fit_settings(config, folder, device)
 
     def take(size: int) -> None:
         if try_step(model, (pictures[:size], labels[:size]), optimizer, settings, device) is not None and not config.micro_batch:

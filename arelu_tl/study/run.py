@@ -130,7 +130,7 @@ def train_run(
             journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
         pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
         reset_peak_memory(device)
-        settings = fit_settings(config, device)
+        settings = fit_settings(config, folder, device)
         trained: nn.Module = model
         train_on: Batches | FeatureBatches = train
         val_on: Batches | FeatureBatches = val
@@ -299,7 +299,7 @@ def make_run_batches(
     return train, val
 
 
-def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
+def fit_settings(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> FitSettings:
     steps, seconds = parse_interval(config.save_every)
     return FitSettings(
         epochs=config.epochs,
@@ -307,6 +307,7 @@ def fit_settings(config: FinetuneConfig, device: torch.device) -> FitSettings:
         grad_accum_steps=config.grad_accum_steps,
         clip_grad=config.clip_grad,
         smoothing=config.smoothing,
+        class_weights=folder.class_weights() if config.balance else None,
         amp=getattr(torch, config.amp_dtype) if config.amp else None,
         eval_every=config.eval_every,
         patience=config.patience,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arelu_tl.activation import named_arelus, project
@@ -18,6 +17,7 @@ from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.finite import all_finite, nonfinite_gradient, nonfinite_layer, nonfinite_parameter
+from arelu_tl.training.loss import training_loss
 from arelu_tl.training.recompute import statistics_untouched
 
 Batch = tuple[Tensor, Tensor]
@@ -28,6 +28,7 @@ class StepSettings:
     """How a step is taken; see the options of the same names.
 
     Attributes:
+        class_weights: what a picture of each class counts in the loss, None where all count the same.
         amp: dtype of mixed precision, None for none.
         frozen_backbone: keep every BatchNorm in eval mode.
         channels_last: lay maps out with their channels side by side.
@@ -38,6 +39,7 @@ class StepSettings:
     seed: int = 0
     clip_grad: float | None = None
     smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
     amp: torch.dtype | None = None
     frozen_backbone: bool = False
     channels_last: bool = False
@@ -202,7 +204,8 @@ class Step:
         labels = labels.to(self._device, non_blocking=True)
         with autocast(self._device, self._settings.amp):
             logits = self._model(pictures)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self._settings.smoothing)
+            smoothing, weights = self._settings.smoothing, self._settings.class_weights
+            loss = training_loss(logits, labels, smoothing=smoothing, class_weights=weights)
         scaled: Tensor = self.scaler.scale(loss * weight)
         with self._recomputing():
             scaled.backward()  # type: ignore[no-untyped-call]

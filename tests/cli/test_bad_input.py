@@ -250,6 +250,27 @@ def test_odd_pictures_pass_every_command(odd: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+# Classes of different sizes
+
+
+def test_balance_changes_the_training_of_both_arms_alike_and_no_evaluation(tmp_path: Path) -> None:
+    root = write(tmp_path / "data")
+    for n in range(30):
+        noise(1000 + n).save(root / "train" / "a" / f"more {n}.png")
+    told = {}
+    for name, more in (("plain", []), ("balanced", ["--balance"])):
+        done = run_command("finetune", root, *FAST, *more, "--lr", "1e-3", "--name", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "--balance" in done.stderr
+        runs = [tmp_path / "runs" / name / f"{arm}-lr0.001-s0" for arm in ("relu", "arelu")]
+        told[name] = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    for plain, balanced in zip(told["plain"], told["balanced"], strict=True):
+        before = [next(row for row in rows if row["split"] == "val" and row["step"] == 0) for rows in (plain, balanced)]
+        assert before[0]["loss"] == before[1]["loss"]
+        trained = [next(row for row in rows if row["split"] == "train") for rows in (plain, balanced)]
+        assert trained[0]["loss"] != trained[1]["loss"]
+
+
 # Whatever lies there
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(

@@ -16,8 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from arelu_tl.data.cache import open_cache
 from arelu_tl.data.folder import PictureFolder, list_evaluation, scan_folder
 from arelu_tl.data.listing import natural_key
+from arelu_tl.data.recipe import Reduced, Whole
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import write_text
@@ -304,6 +306,25 @@ def test_our_own_split_keeps_all_encodings_of_a_picture_on_one_side(tmp_path: Pa
     assert any(group.across_splits for folder in apart for group in folder.copies)
 
 
+def test_copies_are_the_same_without_a_cache_in_a_cold_and_in_a_warm_one_and_for_any_model(tmp_path: Path) -> None:
+    """What is decoded for a model may be a fraction of a JPEG; the split must not depend on it."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(view(3))).resize((900, 900)).save(out, "JPEG")
+    files = {f"{c}/{n}.png": view(100 * i + n) for i, c in enumerate("ab") for n in range(8)} | {"a/large.jpg": out.getvalue()}
+    root = write(tmp_path / "data", files)
+    plain = scan_folder(root)
+    assert [group.paths for group in plain.copies] == [["a/3.png", "a/large.jpg"]]
+    assert plain == scan_folder(root, threads=1)
+    with open_cache("disk", 10**9) as cache:
+        for recipe in (Reduced(16), Reduced(100), Whole()):
+            for _ in range(2):
+                assert scan_folder(root, cache=cache, recipes={"train": recipe, "val": recipe}) == plain
+    with open_cache("disk", 10**9) as cache:
+        assert cache is not None
+        cache.full = True
+        assert scan_folder(root, cache=cache) == plain
+
+
 def test_a_class_of_one_film_cannot_be_split_unless_allowed(tmp_path: Path) -> None:
     root = write(tmp_path, pictures("a") | {"b/1.png": view(5), "b/2.jpg": view(5, copy=True)})
     with pytest.raises(DataError, match=r"class b has 2 copies of one picture; .*--allow-duplicates"):
@@ -457,6 +478,14 @@ def test_classes_of_very_different_sizes_and_of_one_picture_are_told(tmp_path: P
     ]
     (root / "train/a/10.png").unlink()
     assert len(scan_folder(root).warnings()) == 2
+
+
+def test_weights_make_every_class_count_the_same_and_the_mean_picture_one(tmp_path: Path) -> None:
+    sizes = {"a": 10, "b": 4, "c": 1}
+    files = {f"train/{c}/{n}.png": png(100 * i + n) for i, (c, size) in enumerate(sizes.items()) for n in range(size)}
+    folder = scan_folder(write(tmp_path, files | pictures("val/a", first=900)))
+    weights = folder.class_weights()
+    assert np.allclose([w * size for w, size in zip(weights, sizes.values(), strict=True)], 15 / 3)
 
 
 # Fingerprint and files
