@@ -21,11 +21,10 @@ def shorten_socket_folder() -> None:
     Raises:
         ConfigError: there is no such place.
     """
-    if sys.platform == "win32":
+    # Where it is short, each worker makes a folder of its own.
+    if sys.platform == "win32" or len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678") <= _MOST_BYTES:
         return
-    before = tempfile.tempdir
-    if len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678") > _MOST_BYTES:
-        tempfile.tempdir = "/tmp"
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
     try:
         # Made at the first call, removed when this process ends, and inherited by its workers.
         folder = str(multiprocessing.util.get_temp_dir())
