@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arelu_tl.activation import AReLU, named_arelus
-from arelu_tl.data import eval_transform, make_eval_batches, make_train_batches, scan_folder, train_transform
+from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
 from arelu_tl.errors import ConfigError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.surgery import convert
 from arelu_tl.training import FitSettings, evaluate, fit, make_optimizer
@@ -184,11 +184,11 @@ def train(
     """(rows, checkpoints, weights, result or error) of a run with dropout and every BatchNorm in eval mode."""
     folder = scan_folder(root)
     share = (world.rank, world.size)
-    augment = train_transform(DATA_CONFIG, scale=(0.5, 1.0))
+    augment = train_view(DATA_CONFIG, scale=(0.5, 1.0))
     pictures, held_out = folder.splits["train"], folder.splits["val"]
     batches = make_train_batches(folder.root, pictures, augment, batch_size=6, seed=3, share=share)
     size = 6 // world.size
-    val = make_eval_batches(folder.root, held_out, eval_transform(DATA_CONFIG), batch_size=size, share=share)
+    val = make_eval_batches(folder.root, held_out, eval_view(DATA_CONFIG), batch_size=size, share=share)
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3, drop_rate=0.0 if resume is None and stop_at is None else 0.3)
     convert(model, example_input=torch.zeros(1, 3, 32, 32))
