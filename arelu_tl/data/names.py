@@ -13,8 +13,9 @@ def same_letters(names: Iterable[str]) -> list[list[str]]:
 
 
 def same_but_for_case(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ only in upper and lower case."""
-    return _groups(names, lambda name: unicodedata.normalize("NFC", name).casefold())
+    """Groups of names that differ only in upper and lower case, and not in how their accents are written alone."""
+    groups = _groups(names, lambda name: unicodedata.normalize("NFC", name).casefold())
+    return [group for group in groups if len({unicodedata.normalize("NFC", name) for name in group}) > 1]
 
 
 def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
