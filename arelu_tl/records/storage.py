@@ -94,7 +94,7 @@ def _lock(descriptor: int, path: Path, what: str, deadline: float) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise StorageError(f"{path} is {what} by another process") from None
+                raise StorageError(f"{path} is {what} by another process{_holder(descriptor)}") from None
             time.sleep(0.1)
         except OSError:  # NFS locks no folders, other network file systems nothing: training there must go on without
             return False
@@ -104,6 +104,17 @@ def leaves_folder(path: str) -> bool:
     """Whether a relative path that a file names, which may be anybody's, is none below the folder that it is relative to."""
     relative = Path(path)
     return relative.is_absolute() or bool(relative.drive) or ".." in relative.parts or "\0" in path
+
+
+def _holder(descriptor: int) -> str:
+    """ " (PID 123)", of the process that has locked the open file; "" where the system does not tell."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return ""
+    return next((f" (PID {words[4]})" for words in lines if words[1] == "FLOCK" and words[5] == place), "")
 
 
 def fsync_folder(path: Path) -> None:

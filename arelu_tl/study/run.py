@@ -164,6 +164,11 @@ def train_run(
                 raise AreluTlError(
                     f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or --grad-checkpointing"
                 ) from error
+            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch's words
+                raise AreluTlError(
+                    f"a process that loads pictures has died, for want of memory or by a signal: go on with fewer (-j), "
+                    f"or with -j 0 ({' '.join(str(error).split())[:120]})"
+                ) from error
             raise
         finally:
             journal.close()

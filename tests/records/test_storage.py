@@ -345,7 +345,7 @@ def test_a_held_folder_keeps_other_processes_out_until_its_holder_dies(tmp_path:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with (
-            pytest.raises(StorageError, match="is being trained by another process"),
+            pytest.raises(StorageError, match=rf"is being trained by another process \(PID {holder.pid}\)"),
             hold_folder(tmp_path, what="being trained"),
         ):
             pass

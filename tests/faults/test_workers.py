@@ -1,0 +1,34 @@
+"""A process that loads pictures dies: one clear line, and the training goes on from what was saved."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ENVIRONMENT, run_command
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+RUN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "-b", "8", "--no-baseline", "--name", "s", "--quiet"]
+
+
+def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(make_folder: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arelu_tl", "finetune", str(make_folder()), *RUN, "--epochs", "400", "-j", "2"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
+    run = tmp_path / "runs" / "s" / "arelu-lr0.0001-s0"
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/step-?*[0-9]")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, told = running.communicate(timeout=120)
+    assert running.returncode == 1, told
+    assert len(told.splitlines()) == 1
+    assert "a process that loads pictures has died" in told
+    before = (run / "metrics.jsonl").read_text()
+    resumed = run_command("finetune", "--resume", "runs/s", "--quiet", cwd=tmp_path, killed_after=8)
+    assert resumed.returncode in (0, -signal.SIGALRM), resumed.stderr
+    assert len((run / "metrics.jsonl").read_text()) > len(before)
