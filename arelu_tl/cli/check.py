@@ -44,13 +44,14 @@ def check(
         raise ConfigError("no folder of pictures: arelu-tl check DATA")
     require_folder(merged.data)
 
+    from arelu_tl.records.storage import require_room
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.check import check_report
     from arelu_tl.render.console import Output, plain
-    from arelu_tl.study.check import check_folder, require_room, write_check
+    from arelu_tl.study.check import REPORT, check_folder, write_check
 
     if output is not None:
-        require_room(output)
+        require_room(output, REPORT)
     sink = Output(as_json=json, quiet=quiet)
     with PictureBar(sink, "checking pictures") as bar:
         found = check_folder(merged, report=output, progress=bar)

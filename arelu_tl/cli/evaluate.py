@@ -47,9 +47,10 @@ def evaluate(
     from arelu_tl.study.evaluate import evaluate as evaluate_pictures
 
     if output is not None:
-        from arelu_tl.render.evaluation_files import require_room, write_evaluation
+        from arelu_tl.records.storage import require_room
+        from arelu_tl.render.evaluation_files import EVALUATION, write_evaluation
 
-        require_room(output)
+        require_room(output, EVALUATION)
     sink = Output(as_json=json, quiet=quiet)
     classifier = open_classifier(model, device)
     with PictureBar(sink, "evaluating") as bar:

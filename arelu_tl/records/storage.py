@@ -39,6 +39,19 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def require_room(folder: Path, report: str) -> None:
+    """Raise unless a report can be written into ``folder``: a new one, an empty one, or one that holds an earlier ``report``.
+
+    Raises:
+        StorageError: it is a file, or holds other things.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file: choose another --output")
+    with storage_errors(folder):
+        if folder.exists() and any(folder.iterdir()) and not (folder / report).is_file():
+            raise StorageError(f"{folder} exists, is not empty and holds no {report}: choose another --output")
+
+
 def remove_file(path: Path) -> None:
     """Remove ``path`` if it is there."""
     with storage_errors(path):

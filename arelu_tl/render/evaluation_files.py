@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arelu_tl.errors import StorageError
 from arelu_tl.records.csv_table import csv_text
-from arelu_tl.records.storage import make_folder, storage_errors, write_bytes, write_json, write_text
+from arelu_tl.records.storage import make_folder, remove_file, require_room, write_bytes, write_json, write_text
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused, png
 from arelu_tl.render.figures.confusion import MOST_DRAWN
 from arelu_tl.study.evaluate import EvaluationReport, predictions_rows
@@ -17,25 +16,13 @@ CONFUSION = "confusion.png"
 MISTAKES = "mistakes.png"
 
 
-def require_room(folder: Path) -> None:
-    """
-    Raises:
-        StorageError: ``folder`` is a file, or holds something other than an earlier evaluation.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file: choose another --output")
-    with storage_errors(folder):
-        if folder.exists() and any(folder.iterdir()) and not (folder / EVALUATION).is_file():
-            raise StorageError(f"{folder} exists, is not empty and holds no evaluation: choose another --output")
-
-
 def write_evaluation(report: EvaluationReport, folder: Path) -> list[Path]:
     """Write the files, over those of an earlier evaluation; without mistakes there is no mistakes.png.
 
     Raises:
         StorageError: see ``require_room``, or the disk refuses.
     """
-    require_room(folder)
+    require_room(folder, EVALUATION)
     make_folder(folder)
     write_json(folder / EVALUATION, report.to_json(), indent=None)
     header = ["path", "label", "predicted", "probability"]
@@ -51,6 +38,5 @@ def write_evaluation(report: EvaluationReport, folder: Path) -> list[Path]:
             write_bytes(folder / name, png(drawn))
             written.append(folder / name)
         else:
-            with storage_errors(folder / name):
-                (folder / name).unlink(missing_ok=True)
+            remove_file(folder / name)
     return written

@@ -9,11 +9,12 @@ from typing import Any
 
 from arelu_tl.data import PictureFolder, open_cache, scan_folder
 from arelu_tl.data.copies import Copies
-from arelu_tl.errors import ConfigError, DataError, StorageError
+from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.size import parse_size
-from arelu_tl.records.storage import make_folder, storage_errors, write_json, write_text
+from arelu_tl.records.storage import make_folder, require_room, write_json, write_text
+from arelu_tl.study.scan_settings import scan_settings
 
 REPORT, REJECTED, DUPLICATES = "check.json", "rejected.csv", "duplicates.csv"
 
@@ -57,13 +58,7 @@ def check_folder(
         try:
             folder = scan_folder(
                 config.data,
-                train_split=config.train_split,
-                val_split=config.val_split,
-                val_fraction=config.val_fraction,
-                split_seed=config.split_seed,
-                on_bad_image=config.on_bad_image,
-                allow_duplicates=config.allow_duplicates,
-                follow_links=config.follow_links,
+                **scan_settings(config),
                 leave_out=[config.output, *([report] if report is not None else [])],
                 cache=cache,
                 progress=progress,
@@ -74,25 +69,13 @@ def check_folder(
     return Check(config.data, folder, problems)
 
 
-def require_room(folder: Path) -> None:
-    """
-    Raises:
-        StorageError: ``folder`` is a file, or holds something other than an earlier report.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file: choose another --output")
-    with storage_errors(folder):
-        if folder.exists() and any(folder.iterdir()) and not (folder / REPORT).is_file():
-            raise StorageError(f"{folder} exists, is not empty and holds no report of check: choose another --output")
-
-
 def write_check(check: Check, folder: Path) -> list[Path]:
     """Write check.json, and a table each of the files that cannot be decoded and of those that show one picture.
 
     Raises:
         StorageError: see ``require_room``, or the disk refuses.
     """
-    require_room(folder)
+    require_room(folder, REPORT)
     make_folder(folder)
     rejected = [] if check.folder is None else check.folder.rejected
     copies = [] if check.folder is None else check.folder.copies

@@ -15,6 +15,7 @@ from arelu_tl.errors import ArtefactError, ConfigError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.size import parse_size, told_size
 from arelu_tl.study.observer import Observer
+from arelu_tl.study.scan_settings import scan_settings
 
 
 def views(config: FinetuneConfig, data_config: dict[str, Any]) -> dict[str, View]:
@@ -49,13 +50,7 @@ def scanned_pictures(config: FinetuneConfig, observer: Observer) -> Iterator[Pic
     with open_cache(config.cache, parse_size(config.cache_limit)) as cache:
         folder = scan_folder(
             config.data,
-            train_split=config.train_split,
-            val_split=config.val_split,
-            val_fraction=config.val_fraction,
-            split_seed=config.split_seed,
-            on_bad_image=config.on_bad_image,
-            allow_duplicates=config.allow_duplicates,
-            follow_links=config.follow_links,
+            **scan_settings(config),
             # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
             leave_out=[config.output],
             cache=cache,

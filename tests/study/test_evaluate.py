@@ -15,7 +15,8 @@ import arelu_tl
 from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import DataError, StorageError
 from arelu_tl.records.csv_table import read_table
-from arelu_tl.render.evaluation_files import require_room, write_evaluation
+from arelu_tl.records.storage import require_room
+from arelu_tl.render.evaluation_files import EVALUATION, write_evaluation
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused
 from arelu_tl.study.classifier import open_classifier
 from arelu_tl.study.evaluate import EvaluationReport, calibration_error, evaluate
@@ -188,7 +189,7 @@ def test_an_earlier_evaluation_is_replaced_whole_and_nothing_else(tmp_path: Path
     assert not (tmp_path / "out" / "mistakes.png").exists()
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["top1"] == 1.0
     (tmp_path / "mine").mkdir()
-    require_room(tmp_path / "mine")
+    require_room(tmp_path / "mine", EVALUATION)
     (tmp_path / "mine" / "letter.txt").write_text("")
     for place in ("mine", "mine/letter.txt"):
         with pytest.raises(StorageError, match="--output"):
