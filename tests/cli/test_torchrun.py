@@ -113,7 +113,7 @@ def test_two_processes_are_the_same_experiment_as_one(data: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow, id="first"), pytest.param(1, id="second")])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow, id="first"), pytest.param(1, marks=pytest.mark.slow, id="second")])
 def test_one_process_killed_ends_the_other_with_a_line_and_one_process_goes_on(
     data: Path, tmp_path: Path, together: Any, rank: int
 ) -> None:
@@ -169,6 +169,7 @@ def pair(*arguments: str | Path, cwd: Path, **env: str) -> list[subprocess.Compl
     return [subprocess.CompletedProcess("", p.wait(60), *p.communicate()) for p in started]
 
 
+@pytest.mark.slow
 def test_a_bad_option_is_one_line_and_one_exit_code(data: Path, tmp_path: Path) -> None:
     first, second = pair("finetune", data, *PLAIN, "--lr", "-1", cwd=tmp_path)
     assert (first.returncode, second.returncode) == (2, 2)

@@ -29,6 +29,6 @@ def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(make
     assert len(told.splitlines()) == 1
     assert "a process that loads pictures has died" in told
     before = (run / "metrics.jsonl").read_text()
-    resumed = run_command("finetune", "--resume", "runs/s", "--quiet", cwd=tmp_path, killed_after=8)
+    resumed = run_command("finetune", "--resume", "runs/s", "--quiet", cwd=tmp_path, killed_after=5)
     assert resumed.returncode in (0, -signal.SIGALRM), resumed.stderr
     assert len((run / "metrics.jsonl").read_text()) > len(before)

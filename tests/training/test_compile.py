@@ -49,6 +49,7 @@ def test_why_nothing_can_be_compiled_is_one_line(no_compiler: None) -> None:
     assert "\n" not in told
 
 
+@pytest.mark.slow
 def test_both_arms_go_on_without_compiling_where_it_fails(no_compiler: None, make_folder: Any, tmp_path: Path) -> None:
     watching = Watching()
     config = check_config(
