@@ -113,7 +113,8 @@ def test_two_processes_are_the_same_experiment_as_one(data: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow, id="first"), pytest.param(1, marks=pytest.mark.slow, id="second")])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [pytest.param(0, id="first"), pytest.param(1, id="second")])
 def test_one_process_killed_ends_the_other_with_a_line_and_one_process_goes_on(
     data: Path, tmp_path: Path, together: Any, rank: int
 ) -> None:

@@ -1,5 +1,6 @@
 """A process that loads pictures dies: one clear line, and the training goes on from what was saved."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ RUN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "-b", "8
 
 
 def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(make_folder: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "arelu_tl", "finetune", str(make_folder()), *RUN, "--epochs", "400", "-j", "2"]
+    command = [sys.executable, "-m", "arelu_tl", "finetune", str(make_folder()), *RUN, "--epochs", "40", "-j", "2"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
     run = tmp_path / "runs" / "s" / "arelu-lr0.0001-s0"
     deadline = time.monotonic() + 120
@@ -28,7 +29,6 @@ def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(make
     assert running.returncode == 1, told
     assert len(told.splitlines()) == 1
     assert "a process that loads pictures has died" in told
-    before = (run / "metrics.jsonl").read_text()
-    resumed = run_command("finetune", "--resume", "runs/s", "--quiet", cwd=tmp_path, killed_after=5)
-    assert resumed.returncode in (0, -signal.SIGALRM), resumed.stderr
-    assert len((run / "metrics.jsonl").read_text()) > len(before)
+    resumed = run_command("finetune", "--resume", "runs/s", "--quiet", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
