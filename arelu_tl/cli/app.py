@@ -29,7 +29,10 @@ SUMMARIES = {
     "evaluate": "Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.",
     "predict": "Label pictures with a trained model.",
     "export": "Export a trained model with class names and preprocessing inside, proved to answer as the trained one does.",
+    "explain": "What the activation does inside a net, as pictures: gradients by depth, feature maps, learned curves.",
 }
+# Commands that have verbs of their own.
+_GROUPS = {"explain"}
 
 
 def _print_version(asked: bool) -> None:
@@ -46,8 +49,8 @@ def _top(
     """Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?"""
 
 
-def _application(asked: str | None) -> typer.Typer:
-    """The commands by name; only the one that is ``asked`` for can run."""
+def _application(asked: str | None, verb: str | None = None) -> typer.Typer:
+    """The commands by name; only the one that is ``asked`` for, and of a group only the ``verb``, can run."""
     app = typer.Typer(
         name="arelu-tl",
         help=_top.__doc__,
@@ -59,7 +62,10 @@ def _application(asked: str | None) -> typer.Typer:
     )
     app.callback()(_top)
     for name, summary in SUMMARIES.items():
-        if name == asked:
+        if name == asked and name in _GROUPS:
+            group = getattr(importlib.import_module(f"arelu_tl.cli.{name}"), name)(verb)
+            app.add_typer(group, name=name, help=summary)
+        elif name == asked:
             app.command(name)(getattr(importlib.import_module(f"arelu_tl.cli.{name}"), name))
         else:
             app.command(name, help=summary)(_not_asked)
@@ -79,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        asked = next((word for word in arguments if not word.startswith("-")), None)
-        code = _application(asked)(args=arguments, standalone_mode=False)
+        words = [word for word in arguments if not word.startswith("-")]
+        asked, verb = [*words, None, None][:2]
+        code = _application(asked, verb)(args=arguments, standalone_mode=False)
     except BrokenPipeError:
         code = 0
     except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code
