@@ -1,0 +1,128 @@
+/* One block of conv_pool.c, which defines CI, CO, K, H and NAME before it includes this. */
+#define O (H - K + 1)
+#define P (O / 2)
+#define ROW (H * CI)
+#define TAPS (K * CI)
+#define NV ((CO + LANES - 1) / LANES)
+#define TV ((TAPS + LANES - 1) / LANES)
+/* Pooled numbers at a time, neighbours in a row: sums enough under way to hide how long one addition takes. */
+#define AT_ONCE (NV == 1 ? 2 : 1)
+#define IN (H * H * CI)
+#define OUT (P * P * CO)
+
+void NAME(conv_pool_forward)(
+    const float *x, const float *weight, const float *bias, float *y, uint8_t *taken, ptrdiff_t nets, ptrdiff_t share, ptrdiff_t batch)
+{
+    for (ptrdiff_t n = 0; n < nets; n++) {
+        lanes w[K * TAPS][NV];
+        memset(w, 0, sizeof w);
+        for (int t = 0; t < K * TAPS; t++)
+            memcpy(&w[t][0], weight + (n * K * TAPS + t) * CO, CO * sizeof(float));
+        float b[NV * LANES] = {0};
+        memcpy(b, bias + n * CO, CO * sizeof(float));
+        for (ptrdiff_t i = 0; i < batch; i++) {
+            const float *image = x + ((n / share) * batch + i) * IN;
+            float *out = y + (n * batch + i) * OUT;
+            uint8_t *where = taken + (n * batch + i) * OUT;
+            for (int at = 0; at < P * P; at += AT_ONCE) {
+                const float *corner = image + at / P * 2 * ROW + at % P * 2 * CI;
+                lanes sum[AT_ONCE * 4][NV] = {{{0}}};
+                for (int ky = 0; ky < K; ky++)
+                    for (int t = 0; t < TAPS; t++) {
+                        const float *from = corner + ky * ROW + t;
+                        EACH(v, NV) EACH(p, AT_ONCE * 4)
+                            sum[p][v] += from[(p / 4 * 2 + p % 2) * CI + p % 4 / 2 * ROW] * w[ky * TAPS + t][v];
+                    }
+                EACH(p, AT_ONCE) {
+                    float most[NV * LANES];
+                    int32_t which[NV * LANES];
+                    EACH(v, NV) {
+                        lanes best = sum[4 * p][v];
+                        flags index = {0};
+                        EACH(q, 4) {
+                            lanes other = sum[4 * p + q][v];
+                            flags more = (other > best) | (other != other);
+                            best = (lanes)(((flags)other & more) | ((flags)best & ~more));
+                            index = (more & q) | (index & ~more);
+                        }
+                        memcpy(most + v * LANES, &best, sizeof best);
+                        memcpy(which + v * LANES, &index, sizeof index);
+                    }
+                    for (int o = 0; o < CO; o++) {
+                        out[(at + p) * CO + o] = most[o] + b[o];
+                        where[(at + p) * CO + o] = (uint8_t)which[o];
+                    }
+                }
+            }
+        }
+    }
+}
+
+void NAME(conv_pool_backward)(
+    const float *grad, const uint8_t *taken, const float *x, const float *weight, float *grad_x, float *grad_weight,
+    float *grad_bias, ptrdiff_t nets, ptrdiff_t share, ptrdiff_t batch)
+{
+    /* Whole vectors are taken of each row: what is read beyond it is not used, and what is added beyond it is zero. */
+    float in[IN + TV * LANES], back[IN + TV * LANES];
+    memset(in, 0, sizeof in);
+    for (ptrdiff_t n = 0; n < nets; n++) {
+        lanes w[CO][K][TV], sum[CO][K][TV];
+        float bias[CO] = {0};
+        memset(w, 0, sizeof w);
+        memset(sum, 0, sizeof sum);
+        for (int o = 0; o < CO; o++)
+            for (int ky = 0; ky < K; ky++)
+                for (int t = 0; t < TAPS; t++)
+                    ((float *)w[o][ky])[t] = weight[((n * K + ky) * TAPS + t) * CO + o];
+        for (ptrdiff_t i = 0; i < batch; i++) {
+            const float *g = grad + (n * batch + i) * OUT;
+            const uint8_t *where = taken + (n * batch + i) * OUT;
+            memcpy(in, x + ((n / share) * batch + i) * IN, IN * sizeof(float));
+            if (grad_x)
+                memset(back, 0, sizeof back);
+            for (int o = 0; o < CO; o++) {
+                lanes own[K][TV];
+                EACH(ky, K) EACH(v, TV) own[ky][v] = sum[o][ky][v];
+                for (int at = 0; at < P * P; at++) {
+                    float of = g[at * CO + o];
+                    int q = where[at * CO + o];
+                    const float *from = in + (at / P * 2 + q / 2) * ROW + (at % P * 2 + q % 2) * CI;
+                    bias[o] += of;
+                    EACH(ky, K) EACH(v, TV) own[ky][v] += of * *(const loose *)(from + ky * ROW + v * LANES);
+                }
+                EACH(ky, K) EACH(v, TV) sum[o][ky][v] = own[ky][v];
+                if (!grad_x)
+                    continue;
+                EACH(ky, K) EACH(v, TV) own[ky][v] = w[o][ky][v];
+                for (int at = 0; at < P * P; at++) {
+                    float of = g[at * CO + o];
+                    int q = where[at * CO + o];
+                    float *to = back + (at / P * 2 + q / 2) * ROW + (at % P * 2 + q % 2) * CI;
+                    EACH(ky, K) EACH(v, TV) *(loose *)(to + ky * ROW + v * LANES) += of * own[ky][v];
+                }
+            }
+            if (grad_x)
+                memcpy(grad_x + (n * batch + i) * IN, back, IN * sizeof(float));
+        }
+        for (int o = 0; o < CO; o++) {
+            grad_bias[n * CO + o] = bias[o];
+            for (int ky = 0; ky < K; ky++)
+                for (int t = 0; t < TAPS; t++)
+                    grad_weight[((n * K + ky) * TAPS + t) * CO + o] = ((float *)sum[o][ky])[t];
+        }
+    }
+}
+#undef O
+#undef P
+#undef ROW
+#undef TAPS
+#undef NV
+#undef TV
+#undef AT_ONCE
+#undef IN
+#undef OUT
+#undef CI
+#undef CO
+#undef K
+#undef H
+#undef NAME
