@@ -25,7 +25,7 @@ from arelu_tl.surgery import INITS, convert, find_sites, restore_sites
 
 every_arm = pytest.mark.parametrize("arm", SURGERY_ARMS)
 every_init = pytest.mark.parametrize("init", INITS)
-LEARNING_ARMS = ("arelu", "prelu")
+LEARNING_ARMS = ("arelu", "prelu", "apl", "combine", "pau", "slaf")
 
 
 def pictures(count: int = 2, size: int = 8, side: int = 32) -> list[Tensor]:
