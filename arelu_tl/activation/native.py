@@ -1,6 +1,7 @@
 """Small C files built on first use where there is a compiler, and kept in the user's cache.
 
-They need no header of torch's, so that building one takes about a second. Without a compiler the caller does without, and says why.
+They need no header of torch's, so that building one takes about a second. Without a compiler the caller does
+without, and says why.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ class DigitSet:
         """Grey as three equal channels, for a net that has seen or will see colours."""
         if self.channels == 3:
             return self
-        parts = [Pictures(p.pixels.expand(*p.pixels.shape[:-1], 3).contiguous(), p.labels) for p in (self.train, self.test)]
-        return DigitSet(self.name, f"{self.told}, grey as three channels", *parts, self.whole)
+        train, test = (Pictures(p.pixels.expand(*p.pixels.shape[:-1], 3).contiguous(), p.labels) for p in (self.train, self.test))
+        return replace(self, told=f"{self.told}, grey as three channels", train=train, test=test)
 
 
 def load_digit_set(name: str, root: Path | None = None, *, download: bool = False) -> DigitSet:
@@ -110,10 +110,10 @@ def batch_order(count: int, batch: int, *, epochs: int, steps: int | None, seed:
     """
     generator = torch.Generator().manual_seed(seed)
     if steps is None:
-        return [list(torch.randperm(count, generator=generator).split(batch)) for _ in range(epochs)]
+        return [list(torch.split(torch.randperm(count, generator=generator), batch)) for _ in range(epochs)]
     needed = epochs * steps * batch
     passes = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-needed // count))])
-    batches = list(passes[:needed].split(batch))
+    batches = list(torch.split(passes[:needed], batch))
     return [batches[start : start + steps] for start in range(0, len(batches), steps)]
 
 

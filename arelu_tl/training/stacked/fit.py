@@ -128,7 +128,7 @@ def evaluate_stack(stack: Stack, test: Pictures) -> tuple[Tensor, Tensor]:
     """(mean loss (N,), whether each picture is right (N, n)) of ``test``, all nets on the same pictures."""
     device = next(iter(stack.parameters.values())).device
     losses, correct = torch.zeros(stack.nets, device=device), []
-    for chosen in torch.arange(len(test)).split(_EVALUATED_AT_ONCE):
+    for chosen in torch.split(torch.arange(len(test)), _EVALUATED_AT_ONCE):
         logits = stack(test.batch(chosen)[None].to(device))
         labels = test.labels[chosen].to(device).expand(stack.nets, -1)
         losses += net_losses(logits, labels) * len(chosen)

@@ -34,7 +34,8 @@ class Stack:
     """N nets of one activation, each with weights of its own.
 
     Attributes:
-        parameters: {name: (N, ...)}, leaves that require gradients; convolutions are (N, K, K, C, D), the linear layer (N, 40, 10).
+        parameters: {name: (N, ...)}, leaves that require gradients; convolutions are (N, K, K, C, D), the linear layer
+            (N, 40, 10).
     """
 
     def __init__(self, activation: str, weights: list[dict[str, Tensor]], device: torch.device) -> None:
