@@ -27,12 +27,13 @@ def reproduction_notes(config: ReproduceConfig, tasks: Sequence[Task]) -> list[s
     )
     if config.transfer:
         notes.append(
-            f"Each activation was first trained on the other set, {PRETRAIN_EPOCHS} epoch with SGD at {PRETRAIN_LR:g} (the paper: 20 "
-            f"epochs), then all its weights on this one, {config.epochs} epochs (the paper: 100). Before: as the other set left it."
+            f"Each activation was first trained on the other set, {PRETRAIN_EPOCHS} epoch with SGD at {PRETRAIN_LR:g} "
+            f"(the paper: 20), then all its weights on this one, {config.epochs} epochs (the paper: 100). Before: as the other "
+            "set left it."
         )
     notes.append(
-        "MNIST-Conv as in the authors' code: convolution, 2 x 2 max pooling and activation three times, then a linear layer; pixels "
-        "from 0 to 1, no augmentation; SGD with momentum 0.9, Adam with torch's defaults, no weight decay, no schedule."
+        "MNIST-Conv as in the authors' code: convolution, 2 x 2 max pooling and activation three times, then a linear layer; "
+        "pixels from 0 to 1, no augmentation; SGD with momentum 0.9, Adam with torch's defaults, no weight decay, no schedule."
     )
     odd = [sentence for name, sentence in _ODD.items() if name in config.activations]
     if odd:
@@ -48,6 +49,6 @@ def _epoch(config: ReproduceConfig, digits: DigitSet) -> str:
         return f"An epoch is {steps} steps of {config.batch_size}, one pass; the last batch is what is left."
     passes = PAPERS_EPOCH / len(digits.train)
     return (
-        f"An epoch on {digits.name} is {steps} steps of {config.batch_size}, as many as on MNIST's 60,000 pictures: here {passes:.0f} "
-        "reshuffled passes over fewer pictures, where the paper has one."
+        f"An epoch on {digits.name} is {steps} steps of {config.batch_size}, as many as on MNIST's 60,000 pictures: here "
+        f"{passes:.0f} reshuffled passes over fewer pictures, where the paper has one."
     )
