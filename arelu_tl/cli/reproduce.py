@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +62,7 @@ def reproduce(
     output = Output(as_json=json, quiet=quiet)
     with ReproductionView(output) as view:
         path, merged, tasks = run(merged, watcher=view)
-    show_reproduction(path, merged, tasks, output, command=shlex.join(["arelu-tl", *sys.argv[1:]]))
+    show_reproduction(path, merged, tasks, output)
 
 
 def _defaults(config: Path | None, settings: dict[str, Any], *, quick: bool) -> dict[str, Any]:

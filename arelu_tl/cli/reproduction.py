@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from arelu_tl.activation import CATALOGUE
 from arelu_tl.analysis.reproduction import tabulate
 from arelu_tl.records import reproduction
-from arelu_tl.records.reproduction import ReproduceConfig
+from arelu_tl.records.config import check_config
+from arelu_tl.records.reproduction import TRANSFER, ReproduceConfig
 from arelu_tl.records.storage import write_bytes, write_json, write_text
 from arelu_tl.render.console import Output, plain
 from arelu_tl.render.figures import png, reproduction_figure
@@ -18,7 +20,7 @@ from arelu_tl.study.reproduce_runs import ended_runs
 from arelu_tl.study.reproduce_units import Task
 
 
-def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task], output: Output, *, command: str) -> None:
+def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task], output: Output) -> None:
     """Write the table, its data and the curves into the study ``path``, and print the table.
 
     Raises:
@@ -32,6 +34,7 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
         notes=reproduction_notes(config, tasks),
         transfer=config.transfer,
     )
+    command = command_of(config)
     data = {"command": command, **told.to_json()}
     write_json(path / reproduction.RESULTS, data)
     write_text(path / reproduction.TABLE, reproduction_markdown(told, command))
@@ -45,3 +48,15 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
         f"next:\n{studies}   # each activation beside ReLU, with intervals and verdicts",
         data=data,
     )
+
+
+def command_of(config: ReproduceConfig) -> str:
+    """The command line that makes what ``config`` describes, wherever and however often it was gone on with."""
+    usual = check_config({"transfer": True, **TRANSFER} if config.transfer else {}, ReproduceConfig)
+    words = ["arelu-tl", "reproduce", *["--transfer"] * config.transfer]
+    for key in type(config).model_fields:
+        value = getattr(config, key)
+        if key in ("transfer", "download", "device", "jobs", "output", "name") or value == getattr(usual, key):
+            continue
+        words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(words)

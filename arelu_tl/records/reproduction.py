@@ -24,7 +24,7 @@ CURVES = "curves.png"
 
 # What of the configuration --quick and --transfer set where it is not given.
 QUICK = {"lrs": [1e-2, 1e-4], "seeds": [0]}
-TRANSFER = {"opts": ["sgd"], "lrs": [1e-5], "seeds": [0, 1, 2], "epochs": 2}
+TRANSFER = {"opts": ["sgd"], "lrs": [1e-5], "seeds": [0, 1, 2]}
 
 _Rate = Annotated[Float, Field(gt=0)]
 _Seed = Annotated[Int, Field(ge=0, lt=2**32)]

@@ -28,7 +28,7 @@ def reproduction_notes(config: ReproduceConfig, tasks: Sequence[Task]) -> list[s
     if config.transfer:
         notes.append(
             f"Each activation was first trained on the other set, {PRETRAIN_EPOCHS} epoch with SGD at {PRETRAIN_LR:g} "
-            f"(the paper: 20), then all its weights on this one, {config.epochs} epochs (the paper: 100). Before: as the other "
+            f"(the paper: 20), then all its weights on this one, {config.epochs} (the paper: 100). Before: as the other "
             "set left it."
         )
     notes.append(

@@ -58,58 +58,46 @@ def make_pictures(count: int, channels: int = 1, seed: int = 0) -> Pictures:
     return Pictures(pixels.to(torch.uint8), labels)
 
 
-@needs_kernel
+def whole_numbers(*shape: int, seed: int) -> Tensor:
+    """Small ones, whose products add up without rounding: every order of adding is right, and many maxima are equal."""
+    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("shared", [True, False])
-def test_convolution_equals_torchs_with_all_its_gradients(shape: tuple[int, ...], shared: bool) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize("convolve", [pytest.param(convolution.conv_pool, marks=needs_kernel), convolution.conv_pool_portable])
+def test_convolution_equals_torchs_with_all_its_gradients(
+    convolve: Callable[[Tensor, Tensor, Tensor], Tensor], shape: tuple[int, ...], shared: bool
+) -> None:
     channels, outputs, kernel, side = shape
-    generator = torch.Generator().manual_seed(1)
     nets, batch = 4, 3
-    x = torch.randn((2 if shared else nets, batch, side, side, channels), generator=generator)
-    weight = torch.randn((nets, kernel, kernel, channels, outputs), generator=generator).requires_grad_()
-    bias = torch.randn((nets, outputs), generator=generator).requires_grad_()
-    x.requires_grad_(not shared)
-    y = convolution.conv_pool(x, weight, bias)
-    grad = torch.randn(y.shape, generator=generator)
-    asked = [weight, bias] + [x] * (not shared)
-    ours = torch.autograd.grad(y, asked, grad)
+    x = whole_numbers(2 if shared else nets, batch, side, side, channels, seed=1).requires_grad_(not shared)
+    weight = whole_numbers(nets, kernel, kernel, channels, outputs, seed=2).requires_grad_()
+    bias = whole_numbers(nets, outputs, seed=3).requires_grad_()
+    y = convolve(x, weight, bias)
+    grad = whole_numbers(*y.shape, seed=4)
+    ours = torch.autograd.grad(y, [weight, bias] + [x] * (not shared), grad)
     for net in range(nets):
-        image = x.detach()[net // (nets // len(x))].double().permute(0, 3, 1, 2).requires_grad_()
-        w = weight.detach()[net].double().permute(3, 2, 0, 1).requires_grad_()
-        b = bias.detach()[net].double().requires_grad_()
+        image = x.detach()[net // (nets // len(x))].permute(0, 3, 1, 2).requires_grad_()
+        w, b = weight.detach()[net].permute(3, 2, 0, 1).requires_grad_(), bias.detach()[net].requires_grad_()
         expected = F.max_pool2d(F.conv2d(image, w, b), 2)
-        torch.testing.assert_close(y[net].double(), expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
-        theirs = torch.autograd.grad(expected, [w, b, image], grad[net].double().permute(0, 3, 1, 2))
+        assert torch.equal(y[net], expected.permute(0, 2, 3, 1))
+        theirs = torch.autograd.grad(expected, [w, b, image], grad[net].permute(0, 3, 1, 2))
         turned = [theirs[0].permute(2, 3, 1, 0), theirs[1], theirs[2].permute(0, 2, 3, 1)]
         for mine, other in zip(ours, turned, strict=False):
-            torch.testing.assert_close(mine[net].double(), other, rtol=1e-4, atol=1e-4)
+            assert torch.equal(mine[net], other)
 
 
 @needs_kernel
-def test_of_equal_numbers_the_pooling_takes_the_first_and_of_others_one_that_is_none() -> None:
-    weight = torch.zeros(1, 5, 5, 1, 10, requires_grad=True)
-    x = torch.randn(1, 2, 28, 28, 1)
-    y = convolution.conv_pool(x, weight, torch.zeros(1, 10))
-    (ours,) = torch.autograd.grad(y.sum(), weight)
-    kernel = torch.zeros(10, 1, 5, 5, requires_grad=True)
-    pooled = F.max_pool2d(F.conv2d(x[0].permute(0, 3, 1, 2), kernel), 2)
-    (theirs,) = torch.autograd.grad(pooled.sum(), kernel)
-    torch.testing.assert_close(ours[0], theirs.permute(2, 3, 1, 0), rtol=1e-4, atol=1e-3)
-    x[0, 0, 9, 9, 0] = torch.nan
-    broken = convolution.conv_pool(x, torch.ones_like(weight), torch.zeros(1, 10))
-    expected = F.max_pool2d(F.conv2d(x[0].permute(0, 3, 1, 2), torch.ones_like(kernel)), 2)
-    assert torch.equal(broken[0].isnan(), expected.isnan().permute(0, 2, 3, 1))
-
-
-@needs_kernel
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_portable_convolution_is_the_same(shape: tuple[int, ...]) -> None:
-    channels, outputs, kernel, side = shape
-    x = torch.rand(2, 3, side, side, channels)
-    weight, bias = torch.randn(4, kernel, kernel, channels, outputs), torch.randn(4, outputs)
-    torch.testing.assert_close(
-        convolution.conv_pool_portable(x, weight, bias), convolution.conv_pool(x, weight, bias), rtol=1e-4, atol=1e-4
-    )
+def test_a_number_that_is_none_comes_through_the_pooling() -> None:
+    x, ones = torch.randn(1, 2, 28, 28, 1), torch.ones(10, 1, 5, 5)
+    for place in ((9, 9), (0, 0), (27, 26), (13, 4)):
+        broken = x.clone()
+        broken[0, 0, place[0], place[1], 0] = torch.nan
+        y = convolution.conv_pool(broken, torch.ones(1, 5, 5, 1, 10), torch.zeros(1, 10))
+        expected = F.max_pool2d(F.conv2d(broken[0].permute(0, 3, 1, 2), ones), 2)
+        assert expected.isnan().any()
+        assert torch.equal(y[0].isnan(), expected.isnan().permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("name", sorted(set(CATALOGUE) - {"rrelu"}))
@@ -207,6 +195,18 @@ def test_a_net_that_diverges_leaves_the_others_of_its_stack_alone() -> None:
         alone, _ = trained(lr)
         for key, value in alone.weights_of(0).items():
             torch.testing.assert_close(together.weights_of(number)[key], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nets_begin_as_torchs_layers_do_whatever_other_threads_draw(channels: int) -> None:
+    before = torch.random.get_rng_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        layers = [nn.Conv2d(channels, 10, 5), nn.Conv2d(10, 20, 5), nn.Conv2d(20, 40, 3), nn.Linear(40, 10)]
+    theirs = [p for layer in layers for p in layer.parameters()]
+    for ours, expected in zip(initial_weights(11, channels).values(), theirs, strict=True):
+        torch.testing.assert_close(ours, expected.detach(), rtol=1e-6, atol=1e-8)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_stack_stops_where_it_is_told_to() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from arelu_tl.analysis.reproduction import ARELU, Column, Reproduction
 from arelu_tl.render.figures.canvas import MUTED, ArmStyle, add_legend, arm_styles, house_style, new_figure, panel
 
 _OPTS = {"sgd": "SGD", "adam": "Adam"}
-_WIDTH, _HEIGHT = 2.75, 2.1
+_WIDTH, _HEIGHT = 12.0, 2.1
 _OTHERS = "#c3c9d0"
 # In a panel of its own look, whichever activations they are.
 _RIVALS = {"fixed": ArmStyle("#009E73", (0, (6, 1.5, 1.2, 1.5)), "^"), "learnable": ArmStyle("#CC79A7", (0, (1.4, 1.2)), "D")}
@@ -25,15 +26,17 @@ def reproduction_figure(told: Reproduction) -> Figure:
     rows = list(dict.fromkeys(column.study for column in told.columns))
     per_row = {study: [column for column in told.columns if column.study == study] for study in rows}
     across = max(len(columns) for columns in per_row.values())
-    left, right, bottom, top, gap, between = 0.62, 0.2, 0.5, 0.85, 0.28, 0.62
-    width = max(left + across * _WIDTH + (across - 1) * gap + right, 8.4)
+    left, right, bottom, top, gap, between = 0.75, 0.25, 0.5, 0.85, 0.28, 0.62
+    # One or two panels would be wider than they are good for.
+    width = _WIDTH if across > 2 else 8.6
+    wide = (width - left - right - (across - 1) * gap) / across
     height = bottom + len(rows) * _HEIGHT + (len(rows) - 1) * between + top
     figure = new_figure(width, height)
     for r, study in enumerate(rows):
         for c, column in enumerate(per_row[study]):
-            x = left + c * (_WIDTH + gap)
+            x = left + c * (wide + gap)
             y = bottom + (len(rows) - 1 - r) * (_HEIGHT + between)
-            axes = panel(figure, x, y, _WIDTH, _HEIGHT)
+            axes = panel(figure, x, y, wide, _HEIGHT)
             _draw(axes, told, column)
             if c:
                 axes.set_yticklabels([])
@@ -41,12 +44,12 @@ def reproduction_figure(told: Reproduction) -> Figure:
                 axes.set_ylabel("test accuracy")
             if r == len(rows) - 1:
                 axes.set_xlabel("step")
-    styles = {name: style for name, style in arm_styles([ARELU, "relu"]).items() if name in told.activations}
-    more = [Line2D([], [], label=f"best {group} rival of the panel", **_line(style)) for group, style in _RIVALS.items()]
-    more.append(Line2D([], [], label="each other activation", color=_OTHERS, linewidth=0.9))
+    styles = {name: replace(style, marker="") for name, style in arm_styles([ARELU, "relu"]).items() if name in told.activations}
+    more = [Line2D([], [], label=f"best {group} rival", **_line(style)) for group, style in _RIVALS.items()]
+    more.append(Line2D([], [], label="others", color=_OTHERS, linewidth=0.9))
     add_legend(
         figure, styles, {name: told.titles[name] for name in styles}, *more,
-        loc="upper left", bbox_to_anchor=(left / width, 1 - 0.12 / height),
+        loc="upper left", bbox_to_anchor=(left / width, 1 - 0.1 / height),
     )  # fmt: skip
     return figure
 

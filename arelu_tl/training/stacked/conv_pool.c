@@ -8,11 +8,23 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 16 };
-typedef float lanes __attribute__((vector_size(64)));
+/* As wide as the processor's registers: of wider vectors compilers make poor code. */
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+#define HALF (BYTES == 64 ? 32 : BYTES)
+#define LANES ((int)(BYTES / sizeof(float)))
+typedef float lanes __attribute__((vector_size(BYTES)));
 /* The same wherever it starts. */
-typedef float loose __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t flags __attribute__((vector_size(64)));
+typedef float loose __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t flags __attribute__((vector_size(BYTES)));
+typedef float half __attribute__((vector_size(HALF)));
+typedef float half_loose __attribute__((vector_size(HALF), aligned(4), may_alias));
+typedef int32_t half_flags __attribute__((vector_size(HALF)));
 #define EACH(name, count) _Pragma("GCC unroll 16") for (int name = 0; name < (count); name++)
 
 /* The three blocks of MNIST-Conv, the first for grey and for colour. */

@@ -3,8 +3,26 @@
 #define P (O / 2)
 #define ROW (H * CI)
 #define TAPS (K * CI)
-#define NV ((CO + LANES - 1) / LANES)
-#define TV ((TAPS + LANES - 1) / LANES)
+/* Forward a vector holds output channels: as few beyond their number as may be. */
+#if CO > BYTES / 4
+#define OUTS half
+#define OUT_FLAGS half_flags
+#else
+#define OUTS lanes
+#define OUT_FLAGS flags
+#endif
+#define OUT_LANES ((int)(sizeof(OUTS) / sizeof(float)))
+#define NV ((CO + OUT_LANES - 1) / OUT_LANES)
+/* Backward one holds a row of the kernel. */
+#if K * CI <= 8
+#define INS half
+#define INS_LOOSE half_loose
+#else
+#define INS lanes
+#define INS_LOOSE loose
+#endif
+#define IN_LANES ((int)(sizeof(INS) / sizeof(float)))
+#define TV ((TAPS + IN_LANES - 1) / IN_LANES)
 /* Pooled numbers at a time, neighbours in a row: sums enough under way to hide how long one addition takes. */
 #define AT_ONCE (NV == 1 ? 2 : 1)
 #define IN (H * H * CI)
@@ -14,11 +32,11 @@ void NAME(conv_pool_forward)(
     const float *x, const float *weight, const float *bias, float *y, uint8_t *taken, ptrdiff_t nets, ptrdiff_t share, ptrdiff_t batch)
 {
     for (ptrdiff_t n = 0; n < nets; n++) {
-        lanes w[K * TAPS][NV];
+        OUTS w[K * TAPS][NV];
         memset(w, 0, sizeof w);
         for (int t = 0; t < K * TAPS; t++)
             memcpy(&w[t][0], weight + (n * K * TAPS + t) * CO, CO * sizeof(float));
-        float b[NV * LANES] = {0};
+        float b[NV * OUT_LANES] = {0};
         memcpy(b, bias + n * CO, CO * sizeof(float));
         for (ptrdiff_t i = 0; i < batch; i++) {
             const float *image = x + ((n / share) * batch + i) * IN;
@@ -26,7 +44,7 @@ void NAME(conv_pool_forward)(
             uint8_t *where = taken + (n * batch + i) * OUT;
             for (int at = 0; at < P * P; at += AT_ONCE) {
                 const float *corner = image + at / P * 2 * ROW + at % P * 2 * CI;
-                lanes sum[AT_ONCE * 4][NV] = {{{0}}};
+                OUTS sum[AT_ONCE * 4][NV] = {{{0}}};
                 for (int ky = 0; ky < K; ky++)
                     for (int t = 0; t < TAPS; t++) {
                         const float *from = corner + ky * ROW + t;
@@ -34,19 +52,19 @@ void NAME(conv_pool_forward)(
                             sum[p][v] += from[(p / 4 * 2 + p % 2) * CI + p % 4 / 2 * ROW] * w[ky * TAPS + t][v];
                     }
                 EACH(p, AT_ONCE) {
-                    float most[NV * LANES];
-                    int32_t which[NV * LANES];
+                    float most[NV * OUT_LANES];
+                    int32_t which[NV * OUT_LANES];
                     EACH(v, NV) {
-                        lanes best = sum[4 * p][v];
-                        flags index = {0};
+                        OUTS best = sum[4 * p][v];
+                        OUT_FLAGS index = {0};
                         EACH(q, 4) {
-                            lanes other = sum[4 * p + q][v];
-                            flags more = (other > best) | (other != other);
-                            best = (lanes)(((flags)other & more) | ((flags)best & ~more));
+                            OUTS other = sum[4 * p + q][v];
+                            OUT_FLAGS more = (other > best) | (other != other);
+                            best = (OUTS)(((OUT_FLAGS)other & more) | ((OUT_FLAGS)best & ~more));
                             index = (more & q) | (index & ~more);
                         }
-                        memcpy(most + v * LANES, &best, sizeof best);
-                        memcpy(which + v * LANES, &index, sizeof index);
+                        memcpy(most + v * OUT_LANES, &best, sizeof best);
+                        memcpy(which + v * OUT_LANES, &index, sizeof index);
                     }
                     for (int o = 0; o < CO; o++) {
                         out[(at + p) * CO + o] = most[o] + b[o];
@@ -63,10 +81,10 @@ void NAME(conv_pool_backward)(
     float *grad_bias, ptrdiff_t nets, ptrdiff_t share, ptrdiff_t batch)
 {
     /* Whole vectors are taken of each row: what is read beyond it is not used, and what is added beyond it is zero. */
-    float in[IN + TV * LANES], back[IN + TV * LANES];
+    float in[IN + TV * IN_LANES], back[IN + TV * IN_LANES];
     memset(in, 0, sizeof in);
     for (ptrdiff_t n = 0; n < nets; n++) {
-        lanes w[CO][K][TV], sum[CO][K][TV];
+        INS w[CO][K][TV], sum[CO][K][TV];
         float bias[CO] = {0};
         memset(w, 0, sizeof w);
         memset(sum, 0, sizeof sum);
@@ -81,14 +99,14 @@ void NAME(conv_pool_backward)(
             if (grad_x)
                 memset(back, 0, sizeof back);
             for (int o = 0; o < CO; o++) {
-                lanes own[K][TV];
+                INS own[K][TV];
                 EACH(ky, K) EACH(v, TV) own[ky][v] = sum[o][ky][v];
                 for (int at = 0; at < P * P; at++) {
                     float of = g[at * CO + o];
                     int q = where[at * CO + o];
                     const float *from = in + (at / P * 2 + q / 2) * ROW + (at % P * 2 + q % 2) * CI;
                     bias[o] += of;
-                    EACH(ky, K) EACH(v, TV) own[ky][v] += of * *(const loose *)(from + ky * ROW + v * LANES);
+                    EACH(ky, K) EACH(v, TV) own[ky][v] += of * *(const INS_LOOSE *)(from + ky * ROW + v * IN_LANES);
                 }
                 EACH(ky, K) EACH(v, TV) sum[o][ky][v] = own[ky][v];
                 if (!grad_x)
@@ -98,7 +116,7 @@ void NAME(conv_pool_backward)(
                     float of = g[at * CO + o];
                     int q = where[at * CO + o];
                     float *to = back + (at / P * 2 + q / 2) * ROW + (at % P * 2 + q % 2) * CI;
-                    EACH(ky, K) EACH(v, TV) *(loose *)(to + ky * ROW + v * LANES) += of * own[ky][v];
+                    EACH(ky, K) EACH(v, TV) *(INS_LOOSE *)(to + ky * ROW + v * IN_LANES) += of * own[ky][v];
                 }
             }
             if (grad_x)
@@ -116,7 +134,13 @@ void NAME(conv_pool_backward)(
 #undef P
 #undef ROW
 #undef TAPS
+#undef OUTS
+#undef OUT_FLAGS
+#undef OUT_LANES
 #undef NV
+#undef INS
+#undef INS_LOOSE
+#undef IN_LANES
 #undef TV
 #undef AT_ONCE
 #undef IN

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arelu_tl.training.stacked.activations import Noise, StackedActivation
 from arelu_tl.training.stacked.convolution import conv_pool
@@ -15,19 +17,24 @@ SIDE = 28
 
 
 def initial_weights(seed: int, channels: int) -> dict[str, Tensor]:
-    """Weights of one net before training: torch's own initialisation of its layers, whatever the activation.
+    """Weights of one net before training, whatever the activation: those of torch's own layers after ``manual_seed(seed)``.
 
     Returns:
         {"conv1.weight": (D, C, K, K), "conv1.bias": (D,), ..., "fc.weight": (10, 40), "fc.bias": (10,)}, as torch has them.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        before, layers = channels, nn.ModuleDict()
-        for number, (after, kernel) in enumerate(BLOCKS, start=1):
-            layers[f"conv{number}"] = nn.Conv2d(before, after, kernel)
-            before = after
-        layers["fc"] = nn.Linear(before, CLASSES)
-    return {name: weight.detach() for name, weight in layers.named_parameters()}
+    # Not torch's layers themselves: they draw from a generator that all threads share.
+    generator = torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, (after, kernel) in enumerate(BLOCKS, start=1):
+        shapes[f"conv{number}"] = (after, channels, kernel, kernel)
+        channels = after
+    shapes["fc"] = (CLASSES, channels)
+    weights = {}
+    for name, shape in shapes.items():
+        bound = math.prod(shape[1:]) ** -0.5
+        for key, size in (("weight", shape), ("bias", shape[:1])):
+            weights[f"{name}.{key}"] = torch.empty(size).uniform_(-bound, bound, generator=generator)
+    return weights
 
 
 class Stack:
