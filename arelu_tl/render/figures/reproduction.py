@@ -23,17 +23,19 @@ _RIVALS = {"fixed": ArmStyle("#009E73", (0, (6, 1.5, 1.2, 1.5)), "^"), "learnabl
 @house_style
 def reproduction_figure(told: Reproduction) -> Figure:
     """Means over the trainings, the band from the least to the greatest for AReLU and ReLU; the best rivals are named."""
-    rows = list(dict.fromkeys(column.study for column in told.columns))
-    per_row = {study: [column for column in told.columns if column.study == study] for study in rows}
-    across = max(len(columns) for columns in per_row.values())
+    studies = dict.fromkeys(column.study for column in told.columns)
+    rows = [[column for column in told.columns if column.study == study] for study in studies]
+    if max(map(len, rows)) == 1:
+        rows = [told.columns]
+    across = max(map(len, rows))
     left, right, bottom, top, gap, between = 0.75, 0.25, 0.5, 0.85, 0.28, 0.62
     # One or two panels would be wider than they are good for.
     width = _WIDTH if across > 2 else 8.6
     wide = (width - left - right - (across - 1) * gap) / across
     height = bottom + len(rows) * _HEIGHT + (len(rows) - 1) * between + top
     figure = new_figure(width, height)
-    for r, study in enumerate(rows):
-        for c, column in enumerate(per_row[study]):
+    for r, columns in enumerate(rows):
+        for c, column in enumerate(columns):
             x = left + c * (wide + gap)
             y = bottom + (len(rows) - 1 - r) * (_HEIGHT + between)
             axes = panel(figure, x, y, wide, _HEIGHT)
