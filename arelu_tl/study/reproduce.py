@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 import torch
 
@@ -18,10 +18,9 @@ from arelu_tl.records.config import check_config, dump_yaml, read_yaml
 from arelu_tl.records.reproduction import FREE_KEYS, GRID_KEYS, ReproduceConfig
 from arelu_tl.records.storage import claim_folder, hold_folder, make_folder, write_text
 from arelu_tl.study.environment import choose_device
-from arelu_tl.study.reproduce_runs import ended_runs, open_task, write_runs
+from arelu_tl.study.reproduce_runs import ended_runs, open_task, training_environment, write_runs
 from arelu_tl.study.reproduce_units import Outcome, Task, Unit, net_steps, plan_units, train_unit
 from arelu_tl.training import catch_signals
-from arelu_tl.training.interruption import StopRequest
 
 
 class Watcher:
@@ -127,14 +126,15 @@ def _train(path: Path, config: ReproduceConfig, units: Sequence[Unit], device: t
     """Hand out units to threads, each of which trains its stack on one processor, and write what they bring."""
     jobs = config.jobs or (os.cpu_count() or 1 if device.type == "cpu" else 1)
     fingerprints = {unit.task.folder: unit.task.target.fingerprint() for unit in units}
+    environment = training_environment(device)
     counter = _Counter()
     hint = f"go on with: arelu-tl reproduce --resume {shlex.quote(str(path))}"
     with catch_signals() as stop, ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        ended = StopRequest()  # the threads' own: an error here stops them as a signal does
+        ended = Event()  # an error here stops the threads as a signal does
 
         def run(unit: Unit) -> Outcome | None:
             def stopped() -> bool:
-                return stop.signal_number is not None or ended.signal_number is not None
+                return stop.signal_number is not None or ended.is_set()
 
             return train_unit(config, unit, device, stopped=stopped, advanced=counter.add)
 
@@ -146,10 +146,10 @@ def _train(path: Path, config: ReproduceConfig, units: Sequence[Unit], device: t
                 for future in over:
                     unit = waiting.pop(future)
                     if (outcome := future.result()) is not None:
-                        write_runs(path / unit.task.folder, config, outcome, fingerprints[unit.task.folder], device)
+                        write_runs(path / unit.task.folder, config, outcome, fingerprints[unit.task.folder], environment)
                         watcher.unit_done(unit)
         finally:
-            ended.signal_number = 0
+            ended.set()
             pool.shutdown(cancel_futures=True)
     if stop.signal_number is not None:
         raise Interrupted(f"stopped with {len(waiting)} of {len(units)} stacks to train; {hint}", stop.signal_number)

@@ -48,9 +48,13 @@ def ended_runs(path: Path) -> list[runs.RunRecord]:
     return [run for run in runs.load_study(path).runs if run.summary] if runs.is_study(path) else []
 
 
-def write_runs(path: Path, config: ReproduceConfig, outcome: Outcome, fingerprint: str, device: torch.device) -> None:
+def training_environment(device: torch.device) -> dict[str, Any]:
+    """environment.json of every run: a stack is trained by one thread."""
+    return {**describe_environment(device), "threads": 1, "convolutions": convolution.kernel_state()}
+
+
+def write_runs(path: Path, config: ReproduceConfig, outcome: Outcome, fingerprint: str, environment: dict[str, Any]) -> None:
     """A folder for each net of ``outcome`` in the study ``path``; summary.json, which makes it one that has ended, comes last."""
-    environment = {**describe_environment(device), "convolutions": convolution.kernel_state()}
     for number, (lr, seed) in enumerate(outcome.unit.nets):
         run = make_folder(path / runs.run_name(outcome.unit.activation, lr, seed))
         own = {"arm": outcome.unit.activation, "lr": lr, "seed": seed, "baseline": False}
@@ -59,7 +63,7 @@ def write_runs(path: Path, config: ReproduceConfig, outcome: Outcome, fingerprin
         write_json(run / runs.ENVIRONMENT, environment)
         write_text(run / runs.METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         write_text(run / runs.RESULTS, _csv(epochs))
-        write_json(run / runs.SUMMARY, _summary(outcome, number, rows, fingerprint, device))
+        write_json(run / runs.SUMMARY, _summary(outcome, number, rows, fingerprint, environment["device"]))
 
 
 def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def _csv(epochs: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _summary(outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint: str, device: torch.device) -> dict[str, Any]:
+def _summary(outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint: str, device: str) -> dict[str, Any]:
     lr, seed = outcome.unit.nets[net]
     val = [row for row in rows if row["split"] == "val"]
     best = max(val, key=lambda row: (row["top1"], -row["step"]))
@@ -162,7 +166,7 @@ def _summary(outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint
         "peak_memory_bytes": None,
         "micro_batch": None,
         "on_features": False,
-        "device": str(device),
+        "device": device,
         "stack": len(outcome.unit.nets),
         "pairing": {
             "dataset": fingerprint,
