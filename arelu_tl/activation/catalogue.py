@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -12,28 +13,75 @@ from torch import Tensor, nn
 
 from arelu_tl.activation.arelu import AReLU
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
+from arelu_tl.activation.rivals import APL, PAU, SLAF, Combine, Maxout, Positive
 from arelu_tl.errors import ConfigError
 
-# Rivals have neither slopes to set nor a gain to normalise: they go in as they are. Every one is torch's or timm's own.
-_RIVALS: dict[str, Callable[[], nn.Module]] = {
-    "celu": nn.CELU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
+
+@dataclass(frozen=True)
+class Entry:
+    """An activation of the paper's comparison (arXiv 2006.13858, table 1), as the authors' code starts it.
+
+    Attributes:
+        name: its key, and the arm's name.
+        title: as the paper prints it.
+        parameters: numbers that it learns.
+        formula: of x, with the initial values where it learns.
+        source: where it was proposed.
+        make: an instance of its own.
+    """
+
+    name: str
+    title: str
+    parameters: int
+    formula: str
+    source: str
+    make: Callable[[], nn.Module]
+
+    @property
+    def learnable(self) -> bool:
+        return self.parameters > 0
+
+
+# In the paper's order: what learns nothing, what learns, AReLU.
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("celu", "CELU", 0, "max(0, x) + min(0, exp(x) − 1)", "Barron, arXiv 1704.07483", nn.CELU),
+        Entry("elu", "ELU", 0, "x for x > 0, else exp(x) − 1", "Clevert et al., arXiv 1511.07289", nn.ELU),
+        Entry("gelu", "GELU", 0, "x · Φ(x), Φ the normal distribution's", "Hendrycks, Gimpel, arXiv 1606.08415", nn.GELU),
+        Entry("leaky-relu", "LeakyReLU", 0, "max(0, x) + 0.01 min(0, x)", "Maas et al., ICML 2013", nn.LeakyReLU),
+        Entry("maxout", "Maxout", 0, "max over channels; of one: x", "Goodfellow et al., arXiv 1302.4389", Maxout),
+        Entry("rrelu", "RReLU", 0, "max(0, x) + a min(0, x), a drawn from [1/8, 1/3]", "Xu et al., arXiv 1505.00853", nn.RReLU),
+        Entry("relu", "ReLU", 0, "max(0, x)", "Nair, Hinton, ICML 2010", nn.ReLU),
+        Entry("relu6", "ReLU6", 0, "min(max(0, x), 6)", "Krizhevsky, 2010", nn.ReLU6),
+        Entry("selu", "SELU", 0, "1.0507 (x for x > 0, else 1.6733 (exp(x) − 1))", "Klambauer et al., arXiv 1706.02515", nn.SELU),
+        Entry("sigmoid", "Sigmoid", 0, "σ(x) = 1 / (1 + exp(−x))", "", nn.Sigmoid),
+        Entry("softplus", "Softplus", 0, "log(1 + exp(x))", "Dugas et al., NIPS 2000", nn.Softplus),
+        Entry("silu", "Swish", 0, "x · σ(x)", "Ramachandran et al., arXiv 1710.05941", nn.SiLU),
+        Entry("tanh", "Tanh", 0, "tanh(x)", "", nn.Tanh),
+        Entry("apl", "APL", 2, "max(0, x) + a max(0, b − x); a = 0.2, b = 0.5", "Agostinelli et al., arXiv 1412.6830", APL),
+        Entry("combine", "Combine", 1, "p x + (1 − p) max(0, x); p = 0", "Manessi, Rozza, arXiv 1801.09403", Combine),
+        Entry("pau", "PAU", 10, "(a₀ + … + a₅x⁵) / (1 + |b₁x| + … + |b₄x⁴|)", "Molina et al., arXiv 1907.06732", PAU),
+        Entry("prelu", "PReLU", 1, "max(0, x) + a min(0, x); a = 0.25", "He et al., arXiv 1502.01852", nn.PReLU),
+        Entry("slaf", "SLAF", 2, "c₀ + c₁x; ones", "Goyal et al., arXiv 1906.09529", SLAF),
+        Entry("arelu", "AReLU", 2, "(1 + σ(β)) max(0, x) + α min(0, x); α = 0.9, β = 2", "Chen, Li, Xu, arXiv 2006.13858", AReLU),
+    )
+}
+
+# Rivals have neither slopes to set nor a gain to normalise: they go in as they are. Every one is of the paper's comparison, or
+# torch's or timm's own. relu is the baseline, arelu and prelu are arms below, relu6 is a cap, and Maxout no activation at all.
+_LEARNING: dict[str, Callable[..., nn.Module]] = {"apl": APL, "combine": Combine, "pau": PAU, "slaf": SLAF}
+_FIXED: dict[str, Callable[[], nn.Module]] = {
     "gelu-tanh": lambda: nn.GELU(approximate="tanh"),
     "hardswish": nn.Hardswish,
     "mish": nn.Mish,
     "quick-gelu": lambda: get_act_layer("quick_gelu")(),
-    "rrelu": nn.RReLU,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
     "softsign": nn.Softsign,
-    "tanh": nn.Tanh,
+    **{e.name: e.make for e in CATALOGUE.values() if not e.learnable and e.name not in ("relu", "relu6", "maxout")},
 }
 # Arms whose start has a slope for negatives, set by alpha and beta.
 SLOPED_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu")
-SURGERY_ARMS = (*SLOPED_ARMS, *_RIVALS)
+SURGERY_ARMS = (*SLOPED_ARMS, *sorted([*_FIXED, *_LEARNING, "relu6"]))
 
 
 class SiteActivation(nn.Module):
@@ -93,14 +141,16 @@ def make_activation(
     ``arelu`` learns alpha and beta; ``arelu-frozen`` is the same function, never trained; ``leaky`` is a LeakyReLU whose fixed
     slope is AReLU's at its start relative to its gain, clamp(alpha) / (1 + sigmoid(beta)), positives unchanged; ``prelu``
     starts as that and learns the slope. So leaky says what a leak gives, prelu what learning it adds, and arelu the rest.
-    Any other arm is the activation of that name in torch.nn or timm with its own defaults.
+    Any other arm is the activation of that name of the catalogue, torch.nn or timm with its own defaults; what it learns, it
+    learns once a site.
 
     Args:
         alpha, beta, scale, cap, num_parameters, channel_dim, inplace, device, dtype: see ``AReLU``.
         keep_input: as there; the rivals, whose backward passes are torch's, always do.
 
     Raises:
-        ConfigError: unknown arm; several parameters for channels that are not in dimension 1, where PReLU has them.
+        ConfigError: unknown arm; several parameters for channels that are not in dimension 1, where PReLU has them, or for a
+            rival that learns once a site.
     """
     if arm in ("arelu", "arelu-frozen"):
         module = AReLU(
@@ -115,9 +165,15 @@ def make_activation(
         if num_parameters > 1 and channel_dim != 1:
             raise ConfigError("prelu learns a slope a channel only where channels are dimension 1: use --granularity site")
         return SiteActivation(_PReLU(num_parameters, slope, device=device, dtype=dtype), cap=cap, inplace=inplace)
-    if arm not in _RIVALS:
+    if arm == "relu6":
+        return SiteActivation(Positive(), cap=min(6.0, 6.0 if cap is None else cap), inplace=inplace)
+    if arm in _LEARNING:
+        if num_parameters > 1:
+            raise ConfigError(f"{arm} learns once a site: use --granularity site")
+        return SiteActivation(_LEARNING[arm](device=device, dtype=dtype), cap=cap, inplace=inplace)
+    if arm not in _FIXED:
         raise ConfigError(f"unknown arm {arm!r}: relu, {', '.join(SURGERY_ARMS)}")
-    return SiteActivation(_RIVALS[arm](), cap=cap, inplace=inplace)
+    return SiteActivation(_FIXED[arm](), cap=cap, inplace=inplace)
 
 
 def named_activations(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

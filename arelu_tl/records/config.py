@@ -19,11 +19,11 @@ from arelu_tl.errors import ConfigError
 from arelu_tl.records.config_values import Commas, Duration, FilePath, Float, FolderName, Fraction, Int, Interval, IntOrAuto, Size
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
-# layer cannot import; a test holds them to it.
+# layer cannot import; a test holds them to it. And maxout, which only the runs of ``reproduce`` can be of.
 Arm = Literal[
     "arelu", "relu", "recalibrated", "arelu-frozen", "leaky", "prelu",
-    "celu", "elu", "gelu", "gelu-tanh", "hardswish", "mish", "quick-gelu", "rrelu", "selu", "sigmoid", "silu", "softplus",
-    "softsign", "tanh",
+    "apl", "celu", "combine", "elu", "gelu", "gelu-tanh", "hardswish", "leaky-relu", "maxout", "mish", "pau", "quick-gelu",
+    "relu6", "rrelu", "selu", "sigmoid", "silu", "slaf", "softplus", "softsign", "tanh",
 ]  # fmt: skip
 Init = Literal["calibrated", "paper", "near-relu"]
 Granularity = Literal["site", "channel"]

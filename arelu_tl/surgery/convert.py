@@ -190,6 +190,8 @@ def convert(
 
 
 def _check(arm: str, init: str, batchnorm: str, drift_budget: float | None, batches: Sequence[Tensor]) -> None:
+    if arm == "maxout":
+        raise SurgeryError("arm maxout cannot stand at a ReLU: of one channel it is the identity, of more it drops channels")
     if arm not in (*SURGERY_ARMS, RECALIBRATED):
         raise SurgeryError(f"unknown arm {arm!r}: surgery makes {', '.join((*SURGERY_ARMS, RECALIBRATED))}")
     if arm == RECALIBRATED and not batches:

@@ -30,7 +30,23 @@ both_ways = pytest.mark.parametrize("inplace", [False, True], ids=["out of place
 GAIN = 1 + torch.tensor(2.0, dtype=torch.float64).sigmoid().item()
 CALIBRATED = {"alpha": 0.4, "beta": 2.0, "scale": 1 / GAIN}
 
+
+def pade(x: Tensor) -> Tensor:
+    """The quotient as it stands, in float64, where no power of these arguments overflows."""
+    numerator = (0.02979246288526298, 0.6183773789612337, 2.3233520651936353, 3.052026602542499, 1.4854800210559198,
+                 0.251037168372098)  # fmt: skip
+    denominator = (1.1420122633320064, 4.393228336652794, 0.8715444974667658, 0.34720651626640646)
+    above = sum(a * x**k for k, a in enumerate(numerator))
+    return above / (1 + sum((b * x ** (k + 1)).abs() for k, b in enumerate(denominator)))
+
+
 REFERENCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "apl": lambda x: x.clamp(min=0) + 0.2 * (0.5 - x).clamp(min=0),
+    "combine": F.relu,
+    "leaky-relu": lambda x: F.leaky_relu(x, 0.01),
+    "pau": pade,
+    "relu6": F.relu6,
+    "slaf": lambda x: 1 + x,
     "celu": F.celu,
     "elu": F.elu,
     "gelu": F.gelu,
@@ -119,6 +135,10 @@ def test_what_learns_in_each_arm() -> None:
     learning = {arm: [n for n, p in made(arm).named_parameters() if p.requires_grad] for arm in SURGERY_ARMS}
     assert learning.pop("arelu") == ["alpha", "beta"]
     assert learning.pop("prelu") == ["activation.weight"]
+    assert learning.pop("apl") == ["activation.a", "activation.b"]
+    assert learning.pop("combine") == ["activation.p"]
+    assert learning.pop("pau") == ["activation.numerator", "activation.denominator"]
+    assert learning.pop("slaf") == ["activation.coefficients"]
     assert not any(learning.values())
 
 
@@ -127,6 +147,20 @@ def test_frozen_arelu_keeps_its_parameters_in_the_state_so_that_its_weights_load
     free.load_state_dict(frozen.state_dict(), strict=True)
     x = values(2, 3, 4)
     assert torch.equal(free(x), frozen(x))
+
+
+LEARN_ONCE_A_SITE = ("apl", "combine", "pau", "slaf")
+
+
+@pytest.mark.parametrize("arm", LEARN_ONCE_A_SITE)
+def test_rivals_that_learn_once_a_site_refuse_channels(arm: str) -> None:
+    with pytest.raises(ConfigError, match="granularity site"):
+        made(arm, num_parameters=3)
+
+
+def channels_of(arm: str) -> int:
+    """As many parameters as the arm can have on a map of three channels."""
+    return 1 if arm in LEARN_ONCE_A_SITE else 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -209,12 +243,12 @@ def test_in_place_has_the_gradients_of_an_out_of_place_twin(arm: str, cap: float
 @every_arm
 @both_ways
 def test_gradcheck_in_float64(arm: str, inplace: bool) -> None:
-    module = made(arm, cap=2.0, inplace=inplace, num_parameters=3).eval()
+    module = made(arm, cap=2.0, inplace=inplace, num_parameters=channels_of(arm)).eval()
     x = values(2, 3, 4)
     x = x + 0.1 * x.sign()
     with torch.no_grad():
-        uncapped = made(arm, num_parameters=3).eval()(x)
-        kinks = ((uncapped - 2.0).abs() < 0.05) | ((x.abs() - 3).abs() < 0.05)
+        uncapped = made(arm, num_parameters=channels_of(arm)).eval()(x)
+        kinks = ((uncapped - 2.0).abs() < 0.05) | ((x.abs() - 3).abs() < 0.05) | ((x - 0.5).abs() < 0.05)
         x = torch.where(kinks, x + 0.3, x)
     assert torch.autograd.gradcheck(lambda z: module(z * 1), (x.requires_grad_(),))
 
@@ -265,7 +299,7 @@ def test_arms_are_made_on_the_device_asked_for(arm: str) -> None:
 
 @every_arm
 def test_a_copy_is_independent_and_equal(arm: str) -> None:
-    module = made(arm, cap=2.0, num_parameters=3).eval()
+    module = made(arm, cap=2.0, num_parameters=channels_of(arm)).eval()
     twin, x = copy.deepcopy(module), values(2, 3, 4)
     before = module(x)
     assert torch.equal(twin(x), before)
@@ -282,7 +316,7 @@ def test_empty_and_scalar_inputs(arm: str, shape: tuple[int, ...], inplace: bool
     assert made(arm, cap=6.0, inplace=inplace)(torch.ones(shape, dtype=torch.float64)).shape == shape
 
 
-@pytest.mark.parametrize("arm", ["leaky", "prelu", "gelu"])
+@pytest.mark.parametrize("arm", ["leaky", "prelu", "gelu", "pau"])
 @both_ways
 def test_compiled_without_graph_breaks_equals_eager(arm: str, inplace: bool) -> None:
     torch.manual_seed(0)

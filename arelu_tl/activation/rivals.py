@@ -1,0 +1,195 @@
+"""The paper's rivals that torch has no module for: APL, Combine, PAU and SLAF, which learn, and Maxout.
+
+Every one is plain tensor operations, so that autograd, ``torch.func`` and any device take it. Parameters may be kept wider than
+the maps that they act on; the result has the map's format.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from arelu_tl.activation.layout import accumulation_dtype
+from arelu_tl.errors import ConfigError
+
+# Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], which they are within 0.03 of.
+_PAU_NUMERATOR = (
+    0.02979246288526298, 0.6183773789612337, 2.3233520651936353, 3.052026602542499, 1.4854800210559198, 0.251037168372098,
+)  # fmt: skip
+_PAU_DENOMINATOR = (-1.1420122633320064, 4.393228336652794, 0.8715444974667658, 0.34720651626640646)
+
+
+_Device = torch.device | str | None
+
+
+class Positive(nn.Module):
+    """max(0, x) as a rival's part: equal to ReLU in values and gradients, NaN for NaN.
+
+    Written without torch's ReLU because surgery, which lets none stay in a net, would find it.
+
+    Shape:
+        any -> same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _positive(x)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return torch.where(x <= 0, 0, x)
+
+
+class APL(nn.Module):
+    """Adaptive piecewise linear unit (Agostinelli et al., arXiv 1412.6830, equation 1).
+
+        y = max(0, x) + sum_s a_s * max(0, b_s - x)
+
+    Starts as the AReLU authors' code does: one hinge, a = 0.2, b = 0.5.
+
+    Args:
+        hinges: terms of the sum; two parameters each.
+        a, b: initial values of every term.
+        device, dtype: of the parameters, as in torch.nn.
+
+    Shape:
+        any -> same.
+
+    Raises:
+        ConfigError: ``hinges`` is less than 1.
+    """
+
+    def __init__(
+        self, hinges: int = 1, *, a: float = 0.2, b: float = 0.5, device: _Device = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        if hinges < 1:
+            raise ConfigError(f"APL has at least one hinge: {hinges}")
+        self.a = nn.Parameter(torch.full((hinges,), a, device=device, dtype=dtype))
+        self.b = nn.Parameter(torch.full((hinges,), b, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _positive(x)
+        for a, b in zip(self.a.to(x.dtype).unbind(), self.b.to(x.dtype).unbind(), strict=True):
+            y = y + a * _positive(b - x)
+        return y
+
+
+class Combine(nn.Module):
+    """Learned combination of the identity and ReLU (Manessi and Rozza, arXiv 1801.09403), weights adding up to 1.
+
+        y = p * x + (1 - p) * max(0, x)
+
+    Starts as ReLU, p = 0: the AReLU authors' ``Mixture``.
+
+    Args:
+        p: initial share of the identity.
+        device, dtype: of the parameter, as in torch.nn.
+
+    Shape:
+        any -> same.
+    """
+
+    def __init__(self, p: float = 0.0, *, device: _Device = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), p, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (p,) = self.p.to(x.dtype).unbind()
+        return p * x + (1 - p) * _positive(x)
+
+
+class PAU(nn.Module):
+    """Pade activation unit of degree 5 over 4, in its form without poles (Molina, Schramowski, Kersting, arXiv 1907.06732).
+
+        y = (a0 + a1 x + ... + a5 x^5) / (1 + |b1 x| + ... + |b4 x^4|)
+
+    Starts as its authors' fit to a leaky ReLU of slope 0.01. Beyond |x| = 1 both polynomials are divided by x^4, so that no power
+    overflows and the quotient is exact wherever it is finite; what is narrower than float32 is computed in float32.
+
+    Args:
+        device, dtype: of the parameters, as in torch.nn.
+
+    Shape:
+        any -> same.
+    """
+
+    def __init__(self, *, device: _Device = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.numerator = nn.Parameter(torch.tensor(_PAU_NUMERATOR, device=device, dtype=dtype))
+        self.denominator = nn.Parameter(torch.tensor(_PAU_DENOMINATOR, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = accumulation_dtype(x.dtype)
+        z = x.to(wide)
+        a, b = self.numerator.to(wide).unbind(), self.denominator.to(wide).abs().unbind()
+        near = z.abs() <= 1
+        # Each branch sees arguments of at most 1 only: what it is not asked for must not make its gradient a NaN either.
+        small = torch.where(near, z, 0)
+        inverse = 1 / torch.where(near, 1, z)
+        near_y = _polynomial(a, small) / _polynomial((1, *b), small.abs())
+        far_y = (a[5] * torch.where(near, 0, z) + _polynomial(a[4::-1], inverse)) / _polynomial((*b[::-1], 1), inverse.abs())
+        return torch.where(near, near_y, far_y).to(x.dtype)
+
+
+def _polynomial(coefficients: tuple[Tensor | float, ...], x: Tensor) -> Tensor:
+    """c0 + c1 x + c2 x^2 + ..., by Horner's rule."""
+    *rest, y = coefficients
+    for c in reversed(rest):
+        y = y * x + c
+    return torch.as_tensor(y)
+
+
+class SLAF(nn.Module):
+    """Self-learnable activation function: a polynomial (Goyal, Goyal, Lall, arXiv 1906.09529, equation 1).
+
+        y = c_0 + c_1 x + ... + c_(k-1) x^(k-1)
+
+    Starts as the AReLU authors' code does: k = 2 and ones, which makes it the straight line 1 + x.
+
+    Args:
+        terms: k; a parameter each.
+        device, dtype: of the parameters, as in torch.nn.
+
+    Shape:
+        any -> same.
+
+    Raises:
+        ConfigError: ``terms`` is less than 1.
+    """
+
+    def __init__(self, terms: int = 2, *, device: _Device = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        if terms < 1:
+            raise ConfigError(f"SLAF has at least one term: {terms}")
+        self.coefficients = nn.Parameter(torch.ones(terms, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _polynomial(self.coefficients.to(x.dtype).unbind(), x).expand_as(x)
+
+
+class Maxout(nn.Module):
+    """The greatest of each ``pool_size`` neighbouring channels (Goodfellow et al., arXiv 1302.4389); of equals the first.
+
+    The AReLU authors' code pools one channel, which makes it the identity; so does the catalogue.
+
+    Shape:
+        (B, C, ...) -> (B, C / pool_size, ...).
+
+    Raises:
+        ConfigError: ``pool_size`` is less than 1, or does not divide C.
+    """
+
+    def __init__(self, pool_size: int = 1) -> None:
+        super().__init__()
+        if pool_size < 1:
+            raise ConfigError(f"Maxout pools at least one channel: {pool_size}")
+        self.pool_size = pool_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % self.pool_size:
+            raise ConfigError(f"Maxout cannot pool {x.shape[1]} channels by {self.pool_size}")
+        grouped = x.reshape(x.shape[0], x.shape[1] // self.pool_size, self.pool_size, *x.shape[2:])
+        return grouped.max(2).values
+
+    def extra_repr(self) -> str:
+        return f"pool_size={self.pool_size}"
