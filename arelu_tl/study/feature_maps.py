@@ -22,7 +22,7 @@ from arelu_tl.study.card import ModelCard
 from arelu_tl.study.class_activation import grad_cam
 from arelu_tl.study.reload import load_model
 from arelu_tl.study.run_start import Progress, load_starts
-from arelu_tl.study.site_maps import Floats, Maps, SiteStatistics, as_maps, cut_out, map_size, measure, most_varied
+from arelu_tl.study.site_maps import Floats, Maps, SiteStatistics, as_maps, cut_out, map_size, measure, most_active
 from arelu_tl.surgery import Passage, PlannedSite, Site, find_sites, matching_sites, observe_sites
 
 At = Literal["start", "best"]
@@ -30,7 +30,7 @@ At = Literal["start", "best"]
 MOST_SITES = 12
 _SPREAD = 3
 # A map with fewer places a side shows nothing.
-_LEAST_SIDE = 4
+_LEAST_SIDE = 3
 _TOLD_CLASSES = 5
 
 
@@ -94,7 +94,7 @@ class ShownSite:
     """A site that is drawn.
 
     Attributes:
-        channels: numbers of the channels, the most varied first.
+        channels: numbers of the channels, the most active first.
         maps: of these channels, by arm; {} where the site has none.
         reason: why it has none; "" where it has.
     """
@@ -191,7 +191,7 @@ def explain_features(
     Args:
         path: a study or a run folder; see ``find_pair``.
         patterns: globs over the names of sites to show; three spread over the depth when empty.
-        channels: how many of a site's channels to show; see ``most_varied``.
+        channels: how many of a site's channels to show; see ``most_active``.
         label: the class to look for evidence for; what each arm predicts when None.
         at: "best": the best checkpoints; "start": both arms before the first step, see ``load_starts``.
         progress: see ``load_starts``.
@@ -306,8 +306,8 @@ def _choose(
 def _show(site: Site, passages: dict[str, Passage], size: tuple[int, int] | None, count: int) -> ShownSite:
     if size is None:
         return ShownSite([], {}, "its channels are no maps over the picture")
-    before = [as_maps(passage.before, site.channel_dim, size) for passage in passages.values()]
-    channels = most_varied(before, count)
+    after = [as_maps(passage.after, site.channel_dim, size) for passage in passages.values()]
+    channels = most_active(after, count)
     return ShownSite(channels, {arm: cut_out(each, channels, site.channel_dim, size) for arm, each in passages.items()})
 
 

@@ -98,16 +98,17 @@ def as_maps(x: Tensor, channel_dim: int, size: tuple[int, int]) -> Tensor:
     return places[:, places.shape[1] - size[0] * size[1] :].reshape(-1, *size)
 
 
-def most_varied(before: Sequence[Tensor], count: int) -> list[int]:
-    """Numbers of the ``count`` channels that vary most over the picture before the activation, most first.
+def most_active(after: Sequence[Tensor], count: int) -> list[int]:
+    """Numbers of the ``count`` channels that vary most over the picture, most first.
 
     Variances are shares of their arm's sum, so that each arm counts the same; a channel that is large everywhere shows nothing.
 
     Args:
-        before: (C, H, W) of each arm.
+        after: the activation's output (C, H, W) in each arm. Its input would do no better: where a cap cuts, what is largest
+            before is nothing after.
     """
     shares = []
-    for maps in before:
+    for maps in after:
         variance = maps.double().var(dim=(1, 2), correction=0)
         shares.append(variance / variance.sum().clamp(min=1e-30))
     total = sum(shares[1:], shares[0])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arelu_tl.study.site_maps import as_maps, cut_out, map_size, measure, most_varied
+from arelu_tl.study.site_maps import as_maps, cut_out, map_size, measure, most_active
 from arelu_tl.surgery import Passage
 
 MAPS = torch.arange(5 * 6 * 4, dtype=torch.float32).view(5, 6, 4)
@@ -61,13 +61,13 @@ def test_what_is_no_map(shape: tuple[int, ...], channel_dim: int, prefix: int) -
     assert map_size(shape, channel_dim, (64, 64), prefix) is None
 
 
-def test_channels_that_vary_most_count_both_arms_alike() -> None:
+def test_the_most_active_channels_count_both_arms_alike() -> None:
     shape = torch.linspace(-1, 1, 16).view(1, 4, 4)
     first = torch.cat([0 * shape + 100, 3 * shape, 1 * shape, 2 * shape])
-    assert most_varied([first], 3) == [1, 3, 2]  # the first is large, and nothing to be seen
+    assert most_active([first], 3) == [1, 3, 2]  # the first is large, and nothing to be seen
     second = 1000 * torch.cat([0 * shape, 0 * shape, 3 * shape, 0 * shape])
-    assert most_varied([first, second], 2) == [2, 1]
-    assert most_varied([torch.zeros(2, 3, 3)], 4) == [0, 1]
+    assert most_active([first, second], 2) == [2, 1]
+    assert most_active([torch.zeros(2, 3, 3)], 4) == [0, 1]
 
 
 def test_the_numbers_of_a_site() -> None:

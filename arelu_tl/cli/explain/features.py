@@ -23,7 +23,8 @@ def features(
         ),
     ] = None,
     channels: Annotated[
-        int, typer.Option(min=1, max=8, help="Channels of each site: those that vary most over the picture, in both arms.")
+        int,
+        typer.Option(min=1, max=8, help="Channels of each site: those whose output varies most, in both arms."),
     ] = 4,
     class_: Annotated[
         str | None,
@@ -58,6 +59,8 @@ def features(
     from arelu_tl.study.feature_maps import explain_features
 
     sink = Output(as_json=json, quiet=quiet)
+    if at == "start":
+        sink.note("building the start again takes as long as before training: pictures are checked, surgery is calibrated")
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
         report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
     target = output or report.answers[0].run.parent / f"features-{image.stem[:60]}.png"

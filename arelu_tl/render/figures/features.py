@@ -34,8 +34,8 @@ _MOST_CLASSES = 4
 _EXPLANATION = (
     "before: what goes into the activation (red above 0, blue below); after: what comes out. attention: what each element is "
     "multiplied by; of a ReLU 1 or 0, of AReLU one factor a sign, and less under a cap.",
-    "Channels are those that vary most over the picture before the activation, each arm counting the same. Colours mean the same "
-    f"in both arms; before and after share one scale, which {_COVERED:.1%} of the values keep.",
+    "Channels are those that vary most over the picture after the activation, each arm counting the same. Colours mean the same "
+    f"in both arms; a row's scale ends where {_COVERED:.1%} of its values lie within.",
     "First column, over all channels: the share below 0 before, the mean attention, the share that is exactly 0 after, and the "
     "energy (mean square) after over that before.",
     "Evidence: Grad-CAM (Selvaraju et al. 2017) at the last map before pooling; a place's share of what speaks for the class.",
@@ -238,13 +238,18 @@ def _site(
 
 
 def _scales(maps: Sequence[Maps]) -> list[tuple[float, float]]:
-    """Least and greatest value of each row's colours, the same for all arms; those of before and after are the same."""
-    sizes = np.concatenate([np.abs(part).ravel() for each in maps for part in (each.before, each.after)])
-    most = float(np.quantile(sizes, _COVERED)) or float(sizes.max()) or 1.0
+    """Least and greatest value of each row's colours, the same for all arms."""
+    before, after = (_reach([getattr(each, part) for each in maps]) for part in ("before", "after"))
     factors = [part for each in maps for part in (each.attention, each.mean_attention) if part is not None]
     low = min((float(part.min()) for part in factors), default=0.0)
     high = max((float(part.max()) for part in factors), default=1.0)
-    return [(-most, most), (min(0.0, low), max(1.0, high)), (-most, most)]
+    return [(-before, before), (min(0.0, low), max(1.0, high)), (-after, after)]
+
+
+def _reach(parts: Sequence[Floats]) -> float:
+    """How far from 0 the colours go."""
+    sizes = np.abs(np.concatenate([part.ravel() for part in parts]))
+    return float(np.quantile(sizes, _COVERED)) or float(sizes.max()) or 1.0
 
 
 def _tile(
@@ -257,7 +262,7 @@ def _tile(
 def _statistics(page: Axes, grid: _Grid, arm: int, bottoms: Sequence[float], told: SiteStatistics) -> None:
     after = f"zero: {told.zero_share:.0%}"
     if told.energy_before and told.energy_after is not None:
-        after += f"\nenergy\n× {told.energy_after / told.energy_before:.2f}"
+        after += f"\nenergy\n× {told.energy_after / told.energy_before:.2g}"
     size = 8 if grid.tile > _ROOMY else 6.5
     for bottom, words in ((bottoms[0], f"below 0:\n{told.negative_share:.0%}"), (bottoms[2], after)):
         _write(page, grid.left(arm, 0), bottom + grid.tile / 2, words, fontsize=size, va="center", linespacing=1.35)
