@@ -40,7 +40,7 @@ def grad_cam(model: nn.Module, picture: Tensor, label: int) -> ClassActivation:
     if not isinstance(features, Tensor):
         return ClassActivation(None, "the net's last features are not one map")
     if features.dim() != 4:
-        return ClassActivation(None, f"the net's last features are tokens or a vector, shape {tuple(features.shape[1:])}, no map")
+        return ClassActivation(None, f"the net's last features are no map: shape {tuple(features.shape[1:])}")
     channels = getattr(net, "num_features", None)
     last = features.shape[1] != channels and features.shape[3] == channels
     places = (1, 2) if last else (2, 3)

@@ -146,7 +146,7 @@ def test_tokens_are_laid_out_and_an_activation_without_attention_is_said(picture
         assert each.maps["relu"].before.shape == (4, 10, 10)
         assert each.maps["softplus"].attention is None
         assert site.statistics["softplus"].attention is None
-    assert all("tokens" in answer.evidence.reason for answer in found.answers)
+    assert all("no map: shape (101, 64)" in answer.evidence.reason for answer in found.answers)
 
 
 def test_one_value_a_channel_is_no_map(picture: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 # Inches.
 _MARGIN, _LABELS, _BETWEEN, _GAP, _BAR = 0.2, 1.0, 0.3, 0.06, 0.7
 _WIDTH, _LARGEST_TILE, _SIDE = 11.9, 1.15, 2.2
-_TITLE, _NOTE, _ANSWERS, _HEADING, _WORDS = 0.45, 0.2, 3.2, 0.68, 0.75
+_TITLE, _NOTE, _ANSWERS, _HEADING = 0.45, 0.2, 3.2, 0.68
 _SIGNED, _POSITIVE = "RdBu_r", "cividis"
 _ROWS = ("before", "× attention\n(first: mean\nof all channels)", "= after")
 # Inches of a tile from which on words fit beside and above it.
@@ -40,6 +40,7 @@ _EXPLANATION = (
     "energy (mean square) after over that before.",
     "Evidence: Grad-CAM (Selvaraju et al. 2017) at the last map before pooling; a place's share of what speaks for the class.",
 )
+_LINE_OF_NUMBERS = 0.19
 # What fits into the page's width in letters of 7.5 points.
 _LINE = 208
 _LINE_HEIGHT = 0.165
@@ -76,7 +77,7 @@ def features_figure(report: FeatureReport) -> Figure:
     room = _WIDTH - 2 * _MARGIN - _LABELS - _BAR - (len(arms) - 1) * _BETWEEN
     tile = min(_LARGEST_TILE, room / (len(arms) * (channels + 1)) - _GAP)
     grid = _Grid(arms, channels, tile)
-    heights = [_HEADING + (grid.height if each.maps else _WORDS) for _, each in shown]
+    heights = [_HEADING + (grid.height if each.maps else _LINE_OF_NUMBERS * len(arms)) for _, each in shown]
     above = _TITLE + (_NOTE if report.note else 0)
     explained = "\n".join(fill(each, _LINE) for each in _EXPLANATION).splitlines()
     foot = 0.35 + _LINE_HEIGHT * len(explained)
@@ -206,7 +207,7 @@ def _site(
         _write(page, _MARGIN, top - 0.55, f"not drawn: {shown.reason}", fontsize=8.5)
         for arm, name in enumerate(grid.arms):
             words = f"{name}: {_numbers(site.statistics[name])}"
-            _write(page, _MARGIN, top - 0.78 - 0.2 * arm, words, fontsize=8.5, color=styles[name].color)
+            _write(page, _MARGIN, top - 0.75 - _LINE_OF_NUMBERS * arm, words, fontsize=8.5, color=styles[name].color)
         return
     first = top - _HEADING - grid.tile
     bottoms = [first - row * (grid.tile + _GAP) for row in range(len(_ROWS))]
