@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, named_arelus
+from arelu_tl.activation import AReLU, SiteActivation, named_arelus
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery import Passage, Site, convert, find_sites, observe_sites
 
@@ -139,6 +139,15 @@ def test_an_activation_that_does_not_keep_zero_has_no_attention() -> None:
     _, seen = observed(model, sites, x)
     assert seen[0].attention is None
     assert seen[1].attention is not None
+
+
+def test_an_activation_that_is_made_of_relus_is_one_site() -> None:
+    model, x = mixed()
+    sites = find_sites(model, x)
+    model.act = SiteActivation(nn.Sequential(nn.ReLU(), nn.ReLU6(inplace=True)), inplace=True)  # type: ignore[assignment]
+    _, seen = observed(model, sites, x)
+    assert sorted(seen) == [0, 1, 2, 3]
+    torch.testing.assert_close(seen[0].after, seen[0].before.clamp(0, 6))
 
 
 def test_other_sites_than_recorded_are_an_error() -> None:
