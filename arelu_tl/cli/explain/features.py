@@ -32,7 +32,10 @@ def features(
     ] = None,
     at: Annotated[
         Literal["start", "best"],
-        typer.Option(help="Weights: the best checkpoints, or both arms before training, built again from the run's pictures."),
+        typer.Option(
+            help="Weights: the best checkpoints, or both arms before training, built again from the run's pictures in the time "
+            "that it takes to check them and to operate."
+        ),
     ] = "best",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Picture to write.", show_default="features-IMAGE.png in the study")
@@ -59,8 +62,6 @@ def features(
     from arelu_tl.study.feature_maps import explain_features
 
     sink = Output(as_json=json, quiet=quiet)
-    if at == "start":
-        sink.note("building the start again takes as long as before training: pictures are checked, surgery is calibrated")
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
         report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
     target = output or report.answers[0].run.parent / f"features-{image.stem[:60]}.png"
