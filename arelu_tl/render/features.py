@@ -25,8 +25,8 @@ def _answer(answer: ArmAnswer) -> str:
     (label, probability), *others = answer.top(3)
     then = f" (then {', '.join(f'{plain(name)} {p:.3f}' for name, p in others)})" if others else ""
     found = answer.evidence
-    where = f"no evidence map: {found.reason}" if found.shares is None else f"evidence map of {plain(found.label)}"
-    return f"{answer.arm}, step {answer.step}: {plain(label)} {probability:.3f}{then}; {where}"
+    where = f"no evidence map: {plain(found.reason)}" if found.shares is None else f"evidence map of {plain(found.label)}"
+    return f"{plain(answer.arm)}, step {answer.step}: {plain(label)} {probability:.3f}{then}; {where}"
 
 
 def _table(report: FeatureReport) -> Table:
@@ -38,7 +38,7 @@ def _table(report: FeatureReport) -> Table:
             factors = (told.attention, told.attention_negative, told.attention_positive)
             table.add_row(
                 "" if number else plain(site.title),
-                arm,
+                plain(arm),
                 f"{told.negative_share:.0%}",
                 f"{told.zero_share:.0%}",
                 *("-" if value is None else f"{value:.3f}" for value in factors),

@@ -94,7 +94,7 @@ def map_size(shape: Sequence[int], channel_dim: int, picture: tuple[int, int], p
 
 def as_maps(x: Tensor, channel_dim: int, size: tuple[int, int]) -> Tensor:
     """(C, H, W) of a tensor whose ``map_size`` is ``size``; tokens of no place are left out."""
-    places = x.movedim(channel_dim, 1)[0].flatten(1)
+    places = x.movedim(channel_dim % x.dim(), 1)[0].flatten(1)
     return places[:, places.shape[1] - size[0] * size[1] :].reshape(-1, *size)
 
 

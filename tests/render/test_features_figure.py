@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
+from rich.console import Console
 from trained_runs import write_trained_run
 
+from arelu_tl.render.features import features_report
 from arelu_tl.render.figures import png
 from arelu_tl.render.figures.features import features_figure
 from arelu_tl.study.feature_maps import FeatureReport, explain_features
@@ -92,6 +94,21 @@ def test_names_of_any_kind_and_all_that_is_told(figure: Figure, report: FeatureR
     assert "a $picture$.png" in told
     assert "\x1b" not in told
     assert "Grad-CAM" in told
+
+
+def test_the_table_tells_the_same_and_no_name_is_markup(report: FeatureReport) -> None:
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        for part in features_report(report, Path("a[bold].png")):
+            console.print(part, soft_wrap=isinstance(part, str))
+    told = captured.get()
+    assert "figure: a[bold].png" in told
+    assert "\x1b" not in told
+    for site, _ in report.shown:
+        assert site.title in told
+        assert f"{site.statistics['arelu'].attention_negative:.3f}" in told
+    for answer in report.answers:
+        assert f"{answer.top(1)[0][1]:.3f}" in told
 
 
 def test_one_line_stands_for_what_cannot_be_drawn(place: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def _answers(page: Axes, report: FeatureReport, styles: dict[str, ArmStyle], top
 
 def _arm_heading(page: Axes, left: float, bottom: float, answer: ArmAnswer, style: ArmStyle) -> None:
     ((label, probability),) = answer.top(1)
-    _write(page, left, bottom + 0.17, answer.arm, fontsize=10, fontweight="bold", color=style.color)
+    _write(page, left, bottom + 0.17, drawable(answer.arm, 20), fontsize=10, fontweight="bold", color=style.color)
     _write(page, left, bottom, f"says {drawable(label, 20)} ({probability:.2f})", fontsize=8.5)
 
 
@@ -206,7 +206,7 @@ def _site(
     if not shown.maps:
         _write(page, _MARGIN, top - 0.55, f"not drawn: {shown.reason}", fontsize=8.5)
         for arm, name in enumerate(grid.arms):
-            words = f"{name}: {_numbers(site.statistics[name])}"
+            words = f"{drawable(name, 20)}: {_numbers(site.statistics[name])}"
             _write(page, _MARGIN, top - 0.75 - _LINE_OF_NUMBERS * arm, words, fontsize=8.5, color=styles[name].color)
         return
     first = top - _HEADING - grid.tile
@@ -219,7 +219,15 @@ def _site(
     drawn: list[AxesImage | None] = [None] * len(_ROWS)
     for arm, name in enumerate(grid.arms):
         maps = shown.maps[name]
-        _write(page, grid.left(arm, 0), top - _HEADING + 0.06, name, fontsize=9.5, fontweight="bold", color=styles[name].color)
+        _write(
+            page,
+            grid.left(arm, 0),
+            top - _HEADING + 0.06,
+            drawable(name, 14),
+            fontsize=9.5,
+            fontweight="bold",
+            color=styles[name].color,
+        )
         _statistics(page, grid, arm, bottoms, site.statistics[name])
         if maps.mean_attention is not None:
             drawn[1] = _tile(page, grid, arm, 0, bottoms[1], maps.mean_attention, _POSITIVE, scales[1])
