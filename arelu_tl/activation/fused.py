@@ -1,22 +1,13 @@
 """AReLU on the processor in one pass over memory each way: a small C file, built on first use where there is a compiler.
 
-ATen needs several passes forward and a dozen backward for what ReLU does in one. The C file needs no header of torch's, so that
-building it takes about a second; the result is kept in the user's cache. Without a compiler everything works as before, slower,
-and ``kernel_state`` says why.
+ATen needs several passes forward and a dozen backward for what ReLU does in one. Without a compiler everything works as before,
+slower, and ``kernel_state`` says why.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import ctypes
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,15 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arelu_tl.activation import native
 from arelu_tl.activation.layout import blocks_of
 
 SOURCE = Path(__file__).with_name("two_slope.c")
 BODY = Path(__file__).with_name("two_slope_body.h")
 _FORMATS = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-# Compared numbers raise no traps here, which the compiler may rely on to do eight at a time.
-_ALWAYS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c99")
-# Best first; Apple's compiler has no OpenMP, some know no -march=native.
-_WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
 # Below this many elements a second thread costs more than it saves.
 _ONE_THREAD = 65_536
 
@@ -129,68 +117,12 @@ def _passes(library: ctypes.CDLL, name: str) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=1)
 def _build() -> tuple[ctypes.CDLL | None, str]:
-    """(the library, what it is), built now or found in the cache; (None, why not)."""
-    if os.environ.get("ARELU_TL_FUSED", "1") == "0":
-        return None, "portable: ARELU_TL_FUSED is 0"
-    asked = os.environ.get("CC")
-    compiler = shutil.which(asked) if asked else next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        return None, f"portable: no C compiler ({asked or 'cc, gcc, clang'})"
-    try:
-        path, flags = _compiled(compiler)
-        return _opened(path), f"fused ({Path(compiler).name} {' '.join(flags)})".replace(" )", ")")
-    except (OSError, subprocess.SubprocessError) as error:
-        return None, f"portable: the C file does not build ({' '.join(str(error).split())[:200]})"
+    """(the library, what it is); (None, why there is none)."""
+    library, state = native.build(SOURCE, [BODY])
+    return None if library is None else _declared(library), state
 
 
-def _compiled(compiler: str) -> tuple[Path, tuple[str, ...]]:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    folder = _cache()
-    reason = "no attempt"
-    for flags in _WISHES:
-        command = [compiler, *_ALWAYS, *flags]
-        # A file built for this processor must not be taken by another that shares the home folder.
-        told = [SOURCE.read_bytes(), BODY.read_bytes(), repr(command).encode(), version, _processor()]
-        key = hashlib.sha256(b"\0".join(told)).hexdigest()
-        path = folder / f"two_slope-{key[:24]}.so"
-        if path.is_file():
-            return path, flags
-        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
-            made = Path(place) / "two_slope.so"
-            done = subprocess.run(
-                [*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False, timeout=120
-            )
-            if done.returncode == 0:
-                made.replace(path)  # whole, whoever else builds it at the same time
-                return path, flags
-            reason = done.stderr
-    raise OSError(reason)
-
-
-def _cache() -> Path:
-    """The user's own cache folder, which nobody else may write to: what lies there is executed."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "arelu-tl"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
-            return folder
-    own = tempfile.mkdtemp(prefix="arelu-tl-")
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return Path(own)
-
-
-def _processor() -> bytes:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        flags = ""
-    return f"{platform.machine()} {platform.processor()} {flags}".encode()
-
-
-def _opened(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     size, pointer, number, count = ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_double, ctypes.c_int
     library.two_slope_partial.argtypes, library.two_slope_partial.restype = [size] * 3, size
     for name in _FORMATS.values():

@@ -30,6 +30,7 @@ SUMMARIES = {
     "predict": "Label pictures with a trained model.",
     "export": "Export a trained model with class names and preprocessing inside, proved to answer as the trained one does.",
     "explain": "What the activation does inside a net, as pictures: gradients by depth, feature maps, learned curves.",
+    "reproduce": "The paper's MNIST-Conv comparison over all its activations: accuracy after the first epoch, table and curves.",
 }
 # Commands that have verbs of their own.
 _GROUPS = {"explain"}

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from arelu_tl.errors import DataError
@@ -20,7 +21,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def with_config_options(
-    *, leave_out: Collection[str] = (), model: type[FinetuneConfig] = FinetuneConfig
+    *, leave_out: Collection[str] = (), model: type[BaseModel] = FinetuneConfig
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command ``f(settings, ...)``: each field becomes an option, and those given arrive as ``settings``.
 
@@ -96,16 +97,14 @@ def require_folder(path: Path) -> None:
         raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
 
 
-_Model = TypeVar("_Model", bound=FinetuneConfig)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @overload
 def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig: ...
 @overload
 def merge_config(config_file: Path | None, settings: dict[str, Any], model: type[_Model]) -> _Model: ...
-def merge_config(
-    config_file: Path | None, settings: dict[str, Any], model: type[FinetuneConfig] = FinetuneConfig
-) -> FinetuneConfig:
+def merge_config(config_file: Path | None, settings: dict[str, Any], model: type[BaseModel] = FinetuneConfig) -> BaseModel:
     """YAML beneath, command line on top, everything validated together.
 
     Raises:

@@ -16,7 +16,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.config_values import Commas, Duration, FilePath, Float, FolderName, Fraction, Int, Interval, IntOrAuto, Size
+from arelu_tl.records.config_values import (
+    Commas,
+    Duration,
+    FilePath,
+    Float,
+    FolderName,
+    Fraction,
+    Int,
+    Interval,
+    IntOrAuto,
+    Size,
+)
+from arelu_tl.records.config_values import option as _field
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
 # layer cannot import; a test holds them to it. And maxout, which only the runs of ``reproduce`` can be of.
@@ -30,11 +42,6 @@ Granularity = Literal["site", "channel"]
 BatchNorm = Literal["corrected", "reestimated", "kept"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
-
-
-def _field(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
-    extra = {"panel": panel, "short": constraints.pop("short", None)}
-    return Field(default, description=help_text, json_schema_extra=extra, **constraints)
 
 
 _WHERE = "Where and how long"
@@ -294,14 +301,14 @@ PLACE_KEYS = frozenset(
 )
 
 
-_Model = TypeVar("_Model", bound=FinetuneConfig)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @overload
 def check_config(values: Mapping[str, Any]) -> FinetuneConfig: ...
 @overload
 def check_config(values: Mapping[str, Any], model: type[_Model]) -> _Model: ...
-def check_config(values: Mapping[str, Any], model: type[FinetuneConfig] = FinetuneConfig) -> FinetuneConfig:
+def check_config(values: Mapping[str, Any], model: type[BaseModel] = FinetuneConfig) -> BaseModel:
     """Validate raw values; every fault is reported, in one line.
 
     Raises:
@@ -345,6 +352,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def dump_yaml(config: FinetuneConfig) -> str:
+def dump_yaml(config: BaseModel) -> str:
     """The whole resolved configuration as YAML that ``--config`` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

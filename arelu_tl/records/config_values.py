@@ -11,6 +11,12 @@ from arelu_tl.records.duration import parse_duration, parse_interval
 from arelu_tl.records.size import parse_size
 
 
+def option(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
+    """A field that is an option too: its help, the panel of ``--help`` that it stands in, perhaps a ``short`` name."""
+    extra = {"panel": panel, "short": constraints.pop("short", None)}
+    return Field(default, description=help_text, json_schema_extra=extra, **constraints)
+
+
 def _no_truth_value(value: Any) -> Any:
     """Python takes True for 1; a ``yes`` in a YAML file is no number."""
     if isinstance(value, bool):

@@ -20,7 +20,7 @@ from arelu_tl.study.observer import Observer
 from arelu_tl.study.tensorboard import TensorBoardLog
 from arelu_tl.training import Evaluation, save_checkpoint
 
-_EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
+EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
 
 
 class RunJournal:
@@ -48,7 +48,7 @@ class RunJournal:
         self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
         self._results = path / runs.RESULTS
         if keep is None:
-            write_text(self._results, ",".join(_EPOCH_COLUMNS) + "\n")
+            write_text(self._results, ",".join(EPOCH_COLUMNS) + "\n")
         else:
             with storage_errors(self._results), open(self._results, "ab") as file:
                 file.truncate(keep["results"])
@@ -70,7 +70,7 @@ class RunJournal:
 
     def epoch_end(self, row: dict[str, Any]) -> None:
         with storage_errors(self._results), open(self._results, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, _EPOCH_COLUMNS, lineterminator="\n").writerow(row)
+            csv.DictWriter(file, EPOCH_COLUMNS, lineterminator="\n").writerow(row)
         self.observer.epoch_end(self.card.arm, row)
 
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:

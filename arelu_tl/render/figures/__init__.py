@@ -9,6 +9,7 @@ from arelu_tl.render.figures.convergence import convergence_figure
 from arelu_tl.render.figures.mistakes import mistakes_figure
 from arelu_tl.render.figures.plan import draw_sites
 from arelu_tl.render.figures.rates import rates_figure
+from arelu_tl.render.figures.reproduction import reproduction_figure
 from arelu_tl.render.figures.sites import SiteValues, activations_figure, read_site_values, site_values_figure
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "png",
     "rates_figure",
     "read_site_values",
+    "reproduction_figure",
     "site_values_figure",
     "svg",
 ]

@@ -1,0 +1,89 @@
+"""Small C files built on first use where there is a compiler, and kept in the user's cache.
+
+They need no header of torch's, so that building one takes about a second. Without a compiler the caller does
+without, and says why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+# Compared numbers raise no traps here, which the compiler may rely on to do eight at a time.
+_ALWAYS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c99")
+# Best first; Apple's compiler has no OpenMP, some know no -march=native.
+_WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())
+
+
+def build(source: Path, included: Sequence[Path]) -> tuple[ctypes.CDLL | None, str]:
+    """(the library of ``source``, what it is), built now or found in the cache; (None, why not).
+
+    Args:
+        included: files that ``source`` includes: the library is another one when they change.
+    """
+    if os.environ.get("ARELU_TL_FUSED", "1") == "0":
+        return None, "portable: ARELU_TL_FUSED is 0"
+    asked = os.environ.get("CC")
+    compiler = shutil.which(asked) if asked else next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return None, f"portable: no C compiler ({asked or 'cc, gcc, clang'})"
+    try:
+        path, flags = _compiled(compiler, source, included)
+        return ctypes.CDLL(str(path)), f"fused ({Path(compiler).name} {' '.join(flags)})".replace(" )", ")")
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"portable: the C file does not build ({' '.join(str(error).split())[:200]})"
+
+
+def _compiled(compiler: str, source: Path, included: Sequence[Path]) -> tuple[Path, tuple[str, ...]]:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    folder = _cache()
+    reason = "no attempt"
+    for flags in _WISHES:
+        command = [compiler, *_ALWAYS, *flags]
+        # A file built for this processor must not be taken by another that shares the home folder.
+        told = [*(file.read_bytes() for file in (source, *included)), repr(command).encode(), version, _processor()]
+        key = hashlib.sha256(b"\0".join(told)).hexdigest()
+        path = folder / f"{source.stem}-{key[:24]}.so"
+        if path.is_file():
+            return path, flags
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
+            made = Path(place) / path.name
+            done = subprocess.run(
+                [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False, timeout=120
+            )
+            if done.returncode == 0:
+                made.replace(path)  # whole, whoever else builds it at the same time
+                return path, flags
+            reason = done.stderr
+    raise OSError(reason)
+
+
+def _cache() -> Path:
+    """The user's own cache folder, which nobody else may write to: what lies there is executed."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "arelu-tl"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
+            return folder
+    own = tempfile.mkdtemp(prefix="arelu-tl-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
+
+
+def _processor() -> bytes:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = ""
+    return f"{platform.machine()} {platform.processor()} {flags}".encode()

