@@ -15,6 +15,7 @@ from arelu_tl.surgery.cost import Cost, activation_cost, model_flops
 from arelu_tl.surgery.plan import GRANULARITIES, INITS, PlannedSite, SurgeryPlan, make_plan
 from arelu_tl.surgery.sites import Site, find_sites
 from arelu_tl.surgery.verify import verify
+from arelu_tl.surgery.watch import watch_sites
 
 __all__ = [
     "BATCHNORM_MODES",
@@ -42,4 +43,5 @@ __all__ = [
     "relative_drift",
     "restore_sites",
     "verify",
+    "watch_sites",
 ]
