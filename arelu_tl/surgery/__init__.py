@@ -16,6 +16,7 @@ from arelu_tl.surgery.observe import Passage, observe_sites
 from arelu_tl.surgery.plan import GRANULARITIES, INITS, PlannedSite, SurgeryPlan, make_plan, matching_sites
 from arelu_tl.surgery.sites import Site, find_sites
 from arelu_tl.surgery.verify import verify
+from arelu_tl.surgery.watch import watch_sites
 
 __all__ = [
     "BATCHNORM_MODES",
@@ -46,4 +47,5 @@ __all__ = [
     "relative_drift",
     "restore_sites",
     "verify",
+    "watch_sites",
 ]

@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         fsync_folder(folder)
-        listed = _listed(folder)
+        listed = list_checkpoints(folder)
         # Newer ones than this were damaged and passed over; the run has taken another way since.
         stale = [path for number, path in listed if number > step]
         kept = [path for number, path in listed if number <= step]
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
     return target
 
 
-def _listed(folder: Path) -> list[tuple[int, Path]]:
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every checkpoint, oldest first."""
     found = []
     for path in folder.glob("step-*") if folder.is_dir() else []:
@@ -71,7 +71,7 @@ def _listed(folder: Path) -> list[tuple[int, Path]]:
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer."""
     damaged: list[Path] = []
-    for _, path in reversed(_listed(folder)):
+    for _, path in reversed(list_checkpoints(folder)):
         if _intact(path):
             return path, damaged
         damaged.append(path)
