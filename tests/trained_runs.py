@@ -52,6 +52,7 @@ def write_trained_run(
     names: list[str] | None = None,
     data: Path | None = None,
     fixed: bool = False,
+    model_args: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """A run of timm's ``name`` in the folder ``study``.
@@ -60,6 +61,7 @@ def write_trained_run(
         size: of the pictures.
         names: of its classes; seven when None.
         fixed: build the net for this size, as some architectures want it.
+        model_args: of ``timm.create_model``, beyond the architecture's defaults.
         data: ROOT/{train,val}/CLASS/* whose classes it has; no pictures when None.
         options: of ``arelu_tl.convert``.
     """
@@ -67,14 +69,15 @@ def write_trained_run(
     if data is not None:
         names = sorted(p.name for p in (data / "train").iterdir())
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=len(names), **({"img_size": size} if fixed else {}))
+    model = timm.create_model(name, num_classes=len(names), **({"img_size": size} if fixed else {}), **(model_args or {}))
     sites: list[dict[str, Any]] = []
     if arm != "relu":
         sites = arelu_tl.convert(model, arm=arm, example_input=torch.zeros(2, 3, size, size), **options).to_json()["sites"]
     disturb(model)
     run = write_run(study, arm, top1=[0.2, 0.5], model=name, data=data, img_size=size)
     card = ModelCard(
-        backbone=name, architecture=name, img_size=size if fixed else None, arm=arm, classes=names, model_args={}, sites=sites,
+        backbone=name, architecture=name, img_size=size if fixed else None, arm=arm, classes=names, model_args=model_args or {},
+        sites=sites,
         data_config={"input_size": [3, size, size], **DATA_CONFIG},
         step=10, top1=0.5, loss=0.5, weights="none", license="mit", version="0",
     )  # fmt: skip

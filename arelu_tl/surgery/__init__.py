@@ -12,9 +12,11 @@ from arelu_tl.surgery.calibrate import (
 )
 from arelu_tl.surgery.convert import BATCHNORM_MODES, DRIFT_BUDGET, RECALIBRATED, SurgeryReport, convert
 from arelu_tl.surgery.cost import Cost, activation_cost, model_flops
-from arelu_tl.surgery.plan import GRANULARITIES, INITS, PlannedSite, SurgeryPlan, make_plan
+from arelu_tl.surgery.observe import Passage, observe_sites
+from arelu_tl.surgery.plan import GRANULARITIES, INITS, PlannedSite, SurgeryPlan, make_plan, matching_sites
 from arelu_tl.surgery.sites import Site, find_sites
 from arelu_tl.surgery.verify import verify
+from arelu_tl.surgery.watch import watch_sites
 
 __all__ = [
     "BATCHNORM_MODES",
@@ -24,6 +26,7 @@ __all__ = [
     "RECALIBRATED",
     "Cost",
     "Drift",
+    "Passage",
     "PlannedSite",
     "Site",
     "SurgeryPlan",
@@ -36,10 +39,13 @@ __all__ = [
     "correct_batchnorm",
     "find_sites",
     "make_plan",
+    "matching_sites",
     "measure_outputs",
     "model_flops",
+    "observe_sites",
     "reestimate_batchnorm",
     "relative_drift",
     "restore_sites",
     "verify",
+    "watch_sites",
 ]

@@ -268,6 +268,21 @@ def _with_routes(planned: Sequence[PlannedSite]) -> list[PlannedSite]:
     return routed
 
 
+def matching_sites(option: str, patterns: Sequence[str], sites: Sequence[Site]) -> list[int]:
+    """Numbers of those of ``sites`` that run and have a name which one of the globs matches.
+
+    Args:
+        option: that the patterns were given to, for the message.
+
+    Raises:
+        SurgeryError: a pattern matches none.
+    """
+    running = [site for site in sites if site.runs]
+    for pattern in patterns:
+        _require_match(option, pattern, running)
+    return [number for number, site in enumerate(sites) if site.runs and _matches(site, patterns)]
+
+
 def _matches(site: Site, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in site.names for pattern in patterns)
 

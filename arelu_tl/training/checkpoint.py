@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         fsync_folder(folder)
-        listed = _listed(folder)
+        listed = list_checkpoints(folder)
         # Newer ones than this were damaged and passed over; the run has taken another way since.
         stale = [path for number, path in listed if number > step]
         kept = [path for number, path in listed if number <= step]
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
     return target
 
 
-def _listed(folder: Path) -> list[tuple[int, Path]]:
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every checkpoint, oldest first."""
     found = []
     for path in folder.glob("step-*") if folder.is_dir() else []:
@@ -71,7 +71,7 @@ def _listed(folder: Path) -> list[tuple[int, Path]]:
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer."""
     damaged: list[Path] = []
-    for _, path in reversed(_listed(folder)):
+    for _, path in reversed(list_checkpoints(folder)):
         if _intact(path):
             return path, damaged
         damaged.append(path)
@@ -79,10 +79,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def _intact(path: Path) -> bool:
+    """Whether the hashes match, and the step is the one that the folder is named after: the manifest itself has no hash."""
     try:
-        hashes = read_json(path / MANIFEST)["sha256"]
-        return all(sha256_file(path / name) == hashes[name] for name in (MODEL, STATE))
-    except (ArtefactError, OSError, KeyError, TypeError):
+        manifest = read_json(path / MANIFEST)
+        hashes, step = manifest["sha256"], manifest["step"]
+        return path.resolve().name == f"step-{step:d}" and all(
+            sha256_file(path / name) == hashes[name] for name in (MODEL, STATE)
+        )
+    except (ArtefactError, OSError, LookupError, TypeError, ValueError):
         return False
 
 
@@ -97,12 +101,12 @@ def load_checkpoint_model(path: Path) -> tuple[dict[str, Tensor], int]:
         ArtefactError: it is damaged.
     """
     _require_intact(path)
-    return load_weights(path / MODEL)[0], int(read_json(path / MANIFEST)["step"])
+    return load_weights(path / MODEL)[0], int(path.resolve().name.removeprefix("step-"))
 
 
 def _require_intact(path: Path) -> None:
     if not _intact(path):
-        raise ArtefactError(f"{path}: checkpoint is damaged (its hashes do not match {MANIFEST})")
+        raise ArtefactError(f"{path}: checkpoint is damaged (its files are not those that {MANIFEST} tells of)")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,7 +117,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     _require_intact(path)
     try:
-        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ArtefactError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(state, dict):
+        raise ArtefactError(f"{path / STATE}: holds a {type(state).__name__}, not a training's state")
     return load_weights(path / MODEL)[0], state

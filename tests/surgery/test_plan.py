@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import PlannedSite, Site, find_sites, make_plan
+from arelu_tl.surgery import PlannedSite, Site, find_sites, make_plan, matching_sites
 from arelu_tl.surgery.plan import Route
 
 
@@ -309,3 +309,15 @@ def test_a_record_that_lacks_something_is_refused_with_its_name(key: str) -> Non
     del record[key]
     with pytest.raises(SurgeryError, match=f"no record of a site: KeyError '{key}'"):
         PlannedSite.from_json(record)
+
+
+def test_patterns_choose_sites_that_run_by_any_of_their_names() -> None:
+    sites = find_sites(Net(), torch.zeros(1, 2))
+    running = [number for number, site in enumerate(sites) if site.runs]
+    assert matching_sites("--site", ["*"], sites) == running
+    shared = [number for number in running if "shared" in sites[number].names]
+    assert len(shared) == 2
+    expected = [number for number in running if number in shared or sites[number].name == "capped"]
+    assert matching_sites("--site", ["shared", "capped"], sites) == expected
+    with pytest.raises(SurgeryError, match="--site 'unused' matches no site"):
+        matching_sites("--site", ["unused"], sites)

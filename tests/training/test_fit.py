@@ -3,7 +3,6 @@
 import copy
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,24 +308,3 @@ def test_schedule_warms_up_from_0_and_scales_every_group(sched: str) -> None:
 
 def test_no_schedule_and_no_warm_up_leave_the_rates_alone() -> None:
     assert make_schedule(make_optimizer(Bare(), ["fc"], opt="sgd", lr=1e-2), sched="none", epochs=4, steps_per_epoch=5) is None
-
-
-def test_checkpoint_folder_name(tmp_path: Path) -> None:
-    from arelu_tl.training import load_checkpoint, newest_checkpoint, save_checkpoint
-
-    weights = {"a": torch.arange(3.0)}
-    for step in (3, 10, 20):
-        save_checkpoint(tmp_path, step, weights, {"step": step})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-20"]
-    newest, damaged = newest_checkpoint(tmp_path)
-    assert newest is not None
-    assert (newest.name, damaged) == ("step-20", [])
-    for file in (tmp_path / "step-20").iterdir():
-        file.write_bytes(b"damaged")
-    assert newest_checkpoint(tmp_path) == (tmp_path / "step-10", [tmp_path / "step-20"])
-    save_checkpoint(tmp_path, 12, weights, {"step": 12})  # the run went back and took another way
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-12"]
-    save_checkpoint(tmp_path, 20, weights, {"step": 20})
-    loaded, state = load_checkpoint(tmp_path / "step-20")
-    assert torch.equal(loaded["a"], weights["a"])
-    assert state == {"step": 20}

@@ -6,6 +6,8 @@ A ``*_figure`` function draws and returns; ``canvas.png`` and ``canvas.svg`` mak
 from arelu_tl.render.figures.canvas import png, svg
 from arelu_tl.render.figures.confusion import confusion_figure, most_confused
 from arelu_tl.render.figures.convergence import convergence_figure
+from arelu_tl.render.figures.curves import gallery_figure, site_curves_figures
+from arelu_tl.render.figures.gradients import gradients_figure
 from arelu_tl.render.figures.mistakes import mistakes_figure
 from arelu_tl.render.figures.plan import draw_sites
 from arelu_tl.render.figures.rates import rates_figure
@@ -18,12 +20,15 @@ __all__ = [
     "confusion_figure",
     "convergence_figure",
     "draw_sites",
+    "gallery_figure",
+    "gradients_figure",
     "mistakes_figure",
     "most_confused",
     "png",
     "rates_figure",
     "read_site_values",
     "reproduction_figure",
+    "site_curves_figures",
     "site_values_figure",
     "svg",
 ]

@@ -1,0 +1,70 @@
+"""arelu-tl explain features RUN IMAGE: what both arms make of one picture, as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.errors import ConfigError, DataError
+from arelu_tl.records.executable import refuse_executable
+
+
+def features(
+    run: Annotated[Path, typer.Argument(help="A study, or a run folder; its relu partner is looked for beside it.")],
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Site to show, by name or glob, as --include takes them; may be repeated.",
+            show_default="three, spread over the depth",
+        ),
+    ] = None,
+    channels: Annotated[
+        int,
+        typer.Option(min=1, max=8, help="Channels of each site: those whose output varies most, in both arms."),
+    ] = 4,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Class to find evidence for.", show_default="what each arm predicts"),
+    ] = None,
+    at: Annotated[
+        Literal["start", "best"],
+        typer.Option(
+            help="Weights: the best checkpoints, or both arms before training, built again from the run's pictures in the time "
+            "that it takes to check them and to operate."
+        ),
+    ] = "best",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Picture to write.", show_default="features-IMAGE.png in the study")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show one picture's maps before and after the activation in both arms, what attention does to them, and where each arm
+    finds its answer."""
+    refuse_executable(run)
+    require_folder(run)
+    if not image.is_file():
+        raise DataError(f"{image}: {'a folder: name one picture' if image.is_dir() else 'no such picture'}")
+    if output is not None and (output.suffix.lower() != ".png" or output.is_dir()):
+        raise ConfigError(f"--output {output}: name a file that ends in .png")
+
+    from arelu_tl.records.storage import make_folder, write_bytes
+    from arelu_tl.render.bar import PictureBar
+    from arelu_tl.render.console import Output
+    from arelu_tl.render.features import features_report
+    from arelu_tl.render.figures.canvas import png
+    from arelu_tl.render.figures.features import features_figure
+    from arelu_tl.study.feature_maps import explain_features
+
+    sink = Output(as_json=json, quiet=quiet)
+    with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
+        report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
+    target = output or report.answers[0].run.parent / f"features-{image.stem[:60]}.png"
+    make_folder(target.parent)
+    write_bytes(target, png(features_figure(report)))
+    sink.report(*features_report(report, target), data={**report.to_json(), "figure": str(target)})
