@@ -46,6 +46,12 @@ SECTIONS = {
         {"rounds": 5},
     ),
     "step": Section("training_step", "**A training step**, AReLU against ReLU:", {"rounds": 11}, {"rounds": 3}),
+    "stacked": Section(
+        "stacked_nets",
+        "**Small nets by the stack**, as `reproduce` trains them: a training step of torch's modules one by one over the stack's:",
+        {"rounds": 15},
+        {"rounds": 3},
+    ),
     "finetune": Section(
         "finetune_throughput",
         "**Fine-tuning** on 500-pixel JPEGs, pictures a second from the second epoch on, against the pieces of timm's train.py "
