@@ -48,7 +48,7 @@ SECTIONS = {
     "step": Section("training_step", "**A training step**, AReLU against ReLU:", {"rounds": 11}, {"rounds": 3}),
     "stacked": Section(
         "stacked_nets",
-        "**Small nets by the stack**, as `reproduce` trains them: a training step of torch's modules one by one over the stack's:",
+        "**Small nets by the stack**, as `reproduce` trains them: a step of torch's modules one by one over the stack's:",
         {"rounds": 15},
         {"rounds": 3},
     ),
