@@ -26,11 +26,12 @@ class _Tally:
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     def add(self, grad: Tensor, scale: float, threshold: float) -> None:
-        size = grad.detach().float().abs() * scale
-        square = size.square().sum()
-        small = (size <= threshold * (square / size.numel()).sqrt()).sum()
-        counts = torch.stack((square, (size == 0).sum().float(), small.float()))
-        self.sums = self.sums + torch.cat((counts.cpu().double(), self.sums.new_tensor([size.numel()])))
+        grad, count = grad.detach().float(), grad.numel()
+        norm = torch.linalg.vector_norm(grad)
+        # The shares do not depend on the scale: every pass over a large map counts.
+        large = torch.count_nonzero(grad.abs() > threshold * norm / math.sqrt(count))
+        others, many = torch.stack((torch.count_nonzero(grad), large)).tolist()
+        self.sums = self.sums + self.sums.new_tensor([(norm.item() * scale) ** 2, count - others, count - many, count])
 
     def told(self) -> tuple[float, float, float, float]:
         """(sum of squares, mean square, share of zeros, share of small ones)."""
