@@ -69,7 +69,9 @@ def _table(told: Reproduction, columns: Sequence[Column], bold: str) -> Iterator
     """The header and each row; ``bold`` marks the best of a group of rivals."""
     measures = list(_MEASURES) if told.transfer else [_FIRST]
     beside = [(column, measure) for column in columns for measure in measures]
-    yield ["", "activation", *(_heading(told, column) + f": {measure}" * told.transfer for column, measure in beside)]
+    # A transfer's directions are named where there are several.
+    named = not told.transfer or len(columns) > 1
+    yield ["", "activation", *(": ".join([_heading(told, c)] * named + [m] * told.transfer) for c, m in beside)]
     before = None
     for name in told.activations:
         group = told.groups[name]
@@ -99,7 +101,8 @@ def _row(cells: Sequence[str]) -> str:
 
 def _terminal_table(told: Reproduction, columns: Sequence[Column]) -> Table:
     header, *rows = _table(told, columns, "[bold]* {}[/]")
-    table = Table(title=_title(told), title_justify="left")
+    direction = f"\n{_heading(told, columns[0])}" if told.transfer and len(columns) == 1 else ""
+    table = Table(title=plain(_title(told)) + direction, title_justify="left")
     for number, heading in enumerate(header):
         table.add_column(plain(heading), justify="left" if number < 2 else "right")
     for number, row in enumerate(rows):

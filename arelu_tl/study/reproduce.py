@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Lock
 
@@ -21,6 +22,7 @@ from arelu_tl.study.environment import choose_device
 from arelu_tl.study.reproduce_runs import ended_runs, open_task, training_environment, write_runs
 from arelu_tl.study.reproduce_units import Outcome, Task, Unit, net_steps, plan_units, train_unit
 from arelu_tl.training import catch_signals
+from arelu_tl.training.interruption import StopRequest
 
 
 class Watcher:
@@ -56,8 +58,9 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
     if there is not None and begun:
         config = _grown(there, config)
     tasks = _tasks(config)
-    path = there if there is not None and begun else claim_folder(make_folder(config.output), config.name, "reproduction")
-    with hold_folder(path, what="being trained"):
+    with catch_signals() as stop, ExitStack() as held:
+        path = there if there is not None and begun else claim_folder(make_folder(config.output), config.name, "reproduction")
+        held.enter_context(hold_folder(path, what="being trained"))
         write_text(path / reproduction.CONFIG, dump_yaml(config))
         for task in tasks:
             open_task(path / task.folder, config, task)
@@ -70,7 +73,7 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
         left = sum(len(unit.nets) for unit in units)
         of = len(tasks) * len(config.activations) * len(config.lrs) * len(config.seeds)
         watcher.planned(path, tasks, of, of - left, sum(net_steps(config, unit) for unit in units))
-        _train(path, config, units, device, watcher)
+        _train(path, config, units, device, watcher, stop)
     return path, config, tasks
 
 
@@ -122,14 +125,16 @@ def _tasks(config: ReproduceConfig) -> list[Task]:
     return [Task(f"{a.name}-to-{b.name}", config.opts[0], b, a) for a, b in ((one, other), (other, one))]
 
 
-def _train(path: Path, config: ReproduceConfig, units: Sequence[Unit], device: torch.device, watcher: Watcher) -> None:
+def _train(
+    path: Path, config: ReproduceConfig, units: Sequence[Unit], device: torch.device, watcher: Watcher, stop: StopRequest
+) -> None:
     """Hand out units to threads, each of which trains its stack on one processor, and write what they bring."""
     jobs = config.jobs or (os.cpu_count() or 1 if device.type == "cpu" else 1)
     fingerprints = {unit.task.folder: unit.task.target.fingerprint() for unit in units}
     environment = training_environment(device)
     counter = _Counter()
     hint = f"go on with: arelu-tl reproduce --resume {shlex.quote(str(path))}"
-    with catch_signals() as stop, ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         ended = Event()  # an error here stops the threads as a signal does
 
         def run(unit: Unit) -> Outcome | None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from arelu_tl.analysis.convergence import aulc
-from arelu_tl.errors import NonFiniteError
+from arelu_tl.errors import DataError, NonFiniteError
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.flags import pack_flags
 from arelu_tl.records.reproduction import ReproduceConfig
-from arelu_tl.records.storage import make_folder, write_json, write_text
+from arelu_tl.records.storage import make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import describe_environment
 from arelu_tl.study.journal import EPOCH_COLUMNS
 from arelu_tl.study.reproduce_units import Outcome, Task
@@ -27,9 +27,15 @@ MODEL = "mnist-conv"
 
 
 def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
-    """Write what a study of runs says about itself; it may be there already, with a smaller grid."""
+    """Write what a study of runs says about itself; it may be there already, with a smaller grid.
+
+    Raises:
+        DataError: it was begun on other pictures.
+    """
     make_folder(path)
     digits = task.target
+    if (path / runs.DATASET).exists() and read_json(path / runs.DATASET)["fingerprint"] != digits.fingerprint():
+        raise DataError(f"{digits.name}: the pictures are not those that {path} was started on; begin a new study")
     halves = {"train": digits.train, "val": digits.test}
     counts = {name: torch.bincount(half.labels, minlength=10).tolist() for name, half in halves.items()}
     told = {

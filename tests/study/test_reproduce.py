@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from tiny_digits import write_mnist
 
 from arelu_tl.data.digit_sets import DigitSet, load_digit_set
-from arelu_tl.errors import ConfigError, Interrupted
+from arelu_tl.errors import ConfigError, DataError, Interrupted
 from arelu_tl.records.config import check_config
 from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.records.runs import RunRecord, load_study
@@ -123,6 +124,16 @@ def test_other_settings_under_the_same_name_are_refused_before_anything_changes(
     with pytest.raises(ConfigError, match="batch_size 32 there and 16 here"):
         reproduce(config(mnist, tmp_path, batch_size=16))
     assert (path / "reproduction.yaml").read_text() == before
+
+
+def test_other_pictures_in_the_folder_are_noticed(tmp_path: Path) -> None:
+    few = {"activations": "relu", "opts": "sgd", "lrs": "1e-3", "seeds": "0"}
+    data = write_mnist(tmp_path / "data")
+    reproduce(config(data, tmp_path, **few))
+    shutil.rmtree(data)
+    write_mnist(data, test=50)
+    with pytest.raises(DataError, match="begin a new study"):
+        reproduce(config(data, tmp_path, **few))
 
 
 def test_a_net_that_diverges_is_a_failed_run_with_its_accuracy(mnist: Path, tmp_path: Path) -> None:
