@@ -23,7 +23,7 @@ from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
 from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer, prepare_model
 from arelu_tl.study.together import SilentJournal
-from arelu_tl.surgery import find_sites, make_plan
+from arelu_tl.surgery import find_sites
 from arelu_tl.training import fit, list_checkpoints, make_schedule, measure_gradients
 from arelu_tl.training.checkpoint import load_checkpoint_model
 from arelu_tl.training.interruption import StopRequest
@@ -47,9 +47,9 @@ class _Arm:
         self.optimizer = make_run_optimizer(self.config, self.model)
         self.settings = fit_settings(self.config, folder, device)
         if self.surgery is not None:
-            self.sites = self.surgery.sites
+            self.sites = [planned.site for planned in self.surgery.sites]
         else:
-            self.sites = make_plan(find_sites(self.model, share=config.share_sites)).keeping().sites
+            self.sites = find_sites(self.model, share=config.share_sites)
         train, _ = make_run_batches(self.config.model_copy(update={"workers": 0}), folder, self.backbone, device)
         self.batches = list(islice(train.epoch(), batches))
 
