@@ -22,11 +22,11 @@ from arelu_tl.study.environment import choose_device
 from arelu_tl.study.finetune import absolute
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
-from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer
+from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer, make_run_schedule
 from arelu_tl.study.run_start import build_start, doubt_pictures
 from arelu_tl.study.together import SilentJournal
 from arelu_tl.surgery import find_sites
-from arelu_tl.training import fit, list_checkpoints, make_schedule, measure_gradients
+from arelu_tl.training import fit, list_checkpoints, measure_gradients
 from arelu_tl.training.checkpoint import load_checkpoint_model
 from arelu_tl.training.interruption import StopRequest
 
@@ -118,14 +118,7 @@ def _train(arm: _Arm, steps: int, observer: Observer) -> list[GradientPoint]:
     config, folder = arm.config, arm.folder
     train, _ = make_run_batches(config, folder, arm.backbone, arm.device)
     an_epoch = -(-len(train) // config.grad_accum_steps)
-    schedule = make_schedule(
-        arm.optimizer,
-        sched=config.sched,
-        epochs=config.epochs,
-        steps_per_epoch=an_epoch,
-        warmup_epochs=config.warmup_epochs,
-        min_lr=config.min_lr,
-    )
+    schedule = make_run_schedule(config, arm.optimizer, an_epoch)
     steps = min(steps, an_epoch * config.epochs)
     observer.run_started(config.arm, steps, config.epochs, arm.backbone.weights, arm.start.surgery)
     journal = _Measuring(arm, sorted({-(-steps * n // _POINTS) for n in range(1, _POINTS + 1)}), observer)
