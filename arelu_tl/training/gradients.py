@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.records.gradients import SiteGradient, WeightGradient
-from arelu_tl.surgery import PlannedSite, watch_sites
+from arelu_tl.surgery import Site, watch_sites
 from arelu_tl.training.recompute import statistics_untouched
 from arelu_tl.training.step import Batch, Step, StepSettings
 
@@ -42,7 +42,7 @@ class _Tally:
 
 def measure_gradients(
     model: nn.Module,
-    sites: Sequence[PlannedSite],
+    sites: Sequence[Site],
     batches: Sequence[Batch],
     settings: StepSettings,
     device: torch.device,
@@ -62,7 +62,7 @@ def measure_gradients(
         SurgeryError: see ``watch_sites``.
     """
     learning = [p for p in model.parameters() if p.requires_grad]
-    shown = [number for number, planned in enumerate(sites) if planned.site.runs and planned.status != "gate"]
+    shown = [number for number, site in enumerate(sites) if site.runs and site.role != "gate"]
     layers = _learning_layers(model)
     before, after = defaultdict[int, _Tally](_Tally), defaultdict[int, _Tally](_Tally)
     weights = defaultdict[str, _Tally](_Tally)
@@ -78,8 +78,8 @@ def measure_gradients(
         with statistics_untouched(model), watch_sites(model, sites, watched.entered, watched.left):
             step.require_finite(step.gradients([batch], number), [batch], number)
         for total, told in ((before, watched.before), (after, watched.after)):
-            for site, tally in told.items():
-                total[site].sums += tally.sums
+            for at, tally in told.items():
+                total[at].sums += tally.sums
         for name, weight in layers.items():
             if weight.grad is not None:
                 weights[name].add(weight.grad, scale, threshold)
@@ -87,7 +87,7 @@ def measure_gradients(
             parameter.grad = None
         pictures += len(batch[1])
     return (
-        [_site(sites[number].site.name, before[number], after[number], pictures) for number in shown],
+        [_site(sites[number].name, before[number], after[number], pictures) for number in shown],
         [_weight(name, weight, weights[name], len(batches)) for name, weight in layers.items() if name in weights],
     )
 
