@@ -86,14 +86,16 @@ def _fewer(relu: GradientPoint, other: GradientPoint) -> tuple[int, int]:
 def _compared(report: GradientReport, relu: GradientPoint, other: GradientPoint, when: str) -> str:
     a, b = summarise_gradients(relu), summarise_gradients(other)
     ours, theirs = other.arm, relu.arm
+    if a.gain is None and b.gain is None:
+        return f"{when}, no gradient reaches any site in either arm, as before a layer whose weight is 0."
     fewer, more = _fewer(relu, other)
     cut_off = f"; no gradient reaches {a.cut_off} sites of {theirs} and {b.cut_off} of {ours}" if a.cut_off or b.cut_off else ""
     return (
         f"{when}, {b.vanishing:.0%} of the gradient's elements vanish at the median site in {ours} and {a.vanishing:.0%} in "
         f"{theirs} (they are at most {report.threshold:g} of the site's rms; exactly 0: {b.zero:.0%} and {a.zero:.0%}): fewer in "
-        f"{ours} at {fewer} of {len(relu.sites)} sites, more at {more}. The median site passes on {_short(b.gain)} of the norm "
-        f"that reaches it in {ours} and {_short(a.gain)} in {theirs}; from the last site to the first the norm is multiplied by "
-        f"{_short(b.first_to_last)} in {ours} and {_short(a.first_to_last)} in {theirs}{cut_off}."
+        f"{ours} at {fewer} of {len(relu.sites)} sites, more at {more}. A median site passes on {_short(b.gain)} times the norm "
+        f"that reaches it in {ours}, {_short(a.gain)} times in {theirs}; from the last site to the first the norm is multiplied "
+        f"by {_short(b.first_to_last)} in {ours} and {_short(a.first_to_last)} in {theirs}{cut_off}."
     )
 
 

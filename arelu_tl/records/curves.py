@@ -22,7 +22,7 @@ class SiteCurve:
         channels: how many curves it has: 1, or one a channel.
         start, final: y (N,), means over the channels.
         low, high: the least and the greatest of the channels' final curves (N,); ``final`` where there is one.
-        learnt: {parameter: (start, final)}, means over the channels, or over its elements; {} where nothing learns.
+        learnt: {parameter: (start, final)}, means over the channels; {} where there is none.
     """
 
     name: str
@@ -46,6 +46,9 @@ class SiteCurve:
         return float(zero - below), float(above - zero)
 
 
+_CURVES = ("start", "final", "low", "high")
+
+
 @dataclass(frozen=True)
 class RunCurves:
     """Attributes:
@@ -62,8 +65,7 @@ class RunCurves:
     sites: list[SiteCurve] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Content of activations.json."""
-        curves = ("start", "final", "low", "high")
+        """Content of activations.json; the band of a site only where it has several curves."""
         return {
             "model": self.model,
             "arm": self.arm,
@@ -71,7 +73,7 @@ class RunCurves:
             "x": _rounded(self.x),
             "sites": [
                 {"name": s.name, "cap": s.cap, "scale": s.scale, "channels": s.channels, "change": s.change, "learnt": s.learnt}
-                | {name: _rounded(getattr(s, name)) for name in curves}
+                | {name: _rounded(getattr(s, name)) for name in _CURVES[: 4 if s.channels > 1 else 2]}
                 for s in self.sites
             ],
         }

@@ -1,10 +1,24 @@
-"""A progress bar of pictures; imports no torch."""
+"""Progress bars; imports no torch."""
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from arelu_tl.render.console import Output
+
+
+def stderr_bars(output: Output, *told: ProgressColumn, hidden: bool = False, redirect_stdout: bool = True) -> Progress:
+    """Bars on stderr, where that is a terminal, with ``told`` before the time that remains; gone at their end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *told,
+        TimeRemainingColumn(),
+        console=output.err,
+        transient=True,
+        redirect_stdout=redirect_stdout,
+        disable=hidden or output.quiet or not output.err.is_terminal,
+    )
 
 
 class PictureBar:
@@ -13,17 +27,8 @@ class PictureBar:
     def __init__(self, output: Output, description: str, *, hidden: bool = False) -> None:
         self._description = description
         self._task: TaskID | None = None
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=output.err,
-            transient=True,
-            # What is printed meanwhile may go into a file: it is not the bar's to show.
-            redirect_stdout=False,
-            disable=hidden or output.quiet or not output.err.is_terminal,
-        )
+        # What is printed meanwhile may go into a file: it is not the bar's to show.
+        self._bars = stderr_bars(output, MofNCompleteColumn(), hidden=hidden, redirect_stdout=False)
 
     def __enter__(self) -> PictureBar:
         self._bars.start()

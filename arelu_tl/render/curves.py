@@ -17,12 +17,15 @@ from arelu_tl.render.figures import SiteValues, gallery_figure, png, site_curves
 from arelu_tl.render.text import visible
 
 ACTIVATIONS, GALLERY = "activations", "gallery"
+_MOST_COLUMNS = 4
 
 
 def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[RenderableType]:
     """A row for each site, and in a sentence how far they moved."""
     table = Table()
     names = list(dict.fromkeys(name for site in curves.sites for name in site.learnt))
+    if len(names) > _MOST_COLUMNS:  # which the file has
+        names = []
     for heading in ("#", "site", "cap", "curves", *names, "slope x < 0", "slope x > 0", "largest change"):
         table.add_column(heading, justify="left" if heading == "site" else "right", overflow="fold")
     for number, site in enumerate(curves.sites):
@@ -41,6 +44,8 @@ def found_in_curves(curves: RunCurves) -> str:
     """How far the curves moved from where they started."""
     most = max(curves.sites, key=lambda site: site.change)
     reach = f"for x from {curves.x[0]:g} to {curves.x[-1]:g}"
+    if not curves.step:
+        return "These are the weights of the start, none of the training's was better: name a checkpoint to see what was learnt."
     if not most.change:
         return f"None of the {len(curves.sites)} activations of {curves.arm} differs from its start ({reach})."
     middle = median(site.change for site in curves.sites)

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from arelu_tl.render.console import plain
+from arelu_tl.render.tables import or_dash
 from arelu_tl.study.feature_maps import ArmAnswer, FeatureReport
 
 _COLUMNS = ("site", "arm", "x < 0", "zero after", "attention", "of x < 0", "of x >= 0", "energy before", "after")
@@ -41,7 +42,7 @@ def _table(report: FeatureReport) -> Table:
                 plain(arm),
                 f"{told.negative_share:.0%}",
                 f"{told.zero_share:.0%}",
-                *("-" if value is None else f"{value:.3f}" for value in factors),
-                *("-" if value is None else f"{value:.3g}" for value in (told.energy_before, told.energy_after)),
+                *(or_dash(value, ".3f") for value in factors),
+                *(or_dash(value, ".3g") for value in (told.energy_before, told.energy_after)),
             )
     return table

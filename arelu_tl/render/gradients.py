@@ -14,6 +14,7 @@ from arelu_tl.records.gradients import GradientReport
 from arelu_tl.records.storage import make_folder, write_bytes, write_json
 from arelu_tl.render.console import plain
 from arelu_tl.render.figures import gradients_figure, png
+from arelu_tl.render.tables import or_dash
 
 GRADIENTS = "gradients.json"
 FIGURE = "gradients.png"
@@ -54,19 +55,16 @@ def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Re
 
 
 def _cells(told: GradientSummary) -> list[str]:
-    def short(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3g}"
-
     return [
         plain(told.point.arm),
         str(told.point.step),
         plain(told.point.what),
-        short(told.norm),
-        short(told.first_to_last),
+        or_dash(told.norm, ".3g"),
+        or_dash(told.first_to_last, ".3g"),
         f"{told.zero:.1%}",
         f"{told.vanishing:.1%}",
-        short(told.gain),
-        short(told.relative),
+        or_dash(told.gain, ".3g"),
+        or_dash(told.relative, ".3g"),
     ]
 
 

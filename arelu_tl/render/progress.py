@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TaskID, TextColumn
 
 from arelu_tl.data import PictureFolder
 from arelu_tl.records.duration import told_duration
+from arelu_tl.render.bar import stderr_bars
 from arelu_tl.render.console import Output, plain
 from arelu_tl.study.observer import Observer
 from arelu_tl.surgery import Drift, SurgeryReport
@@ -24,16 +25,7 @@ class StudyView(Observer):
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=output.err,
-            transient=True,
-            disable=output.quiet or not output.err.is_terminal,
-        )
+        self._bars = stderr_bars(output, MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
         self._task: TaskID | None = None
         self._epochs = 0
         self._speed = 0.0

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn, TextColumn
 
 from arelu_tl.records.duration import told_duration
+from arelu_tl.render.bar import stderr_bars
 from arelu_tl.render.console import Output, plain
 from arelu_tl.study.reproduce import Watcher
 from arelu_tl.study.reproduce_units import Task, Unit
@@ -22,16 +23,7 @@ class ReproductionView(Watcher):
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=output.err,
-            transient=True,
-            disable=output.quiet or not output.err.is_terminal,
-        )
+        self._bar = stderr_bars(output, TaskProgressColumn(), TextColumn("{task.fields[told]}"))
         self._task = self._bar.add_task("training", total=None, told="")
         self._began = self._told = time.monotonic()
         self._done, self._total = 0, 0

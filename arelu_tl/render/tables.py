@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # a comparison's tables need no torch
     from arelu_tl.exporting.report import ExportReport
 
 
-def _or_dash(value: float | int | None, form: str = "") -> str:
+def or_dash(value: float | int | None, form: str = "") -> str:
+    """A number in a table; "-" where there is none."""
     return "-" if value is None else format(value, form)
 
 
@@ -74,9 +75,9 @@ def _cells(cell: Cell, found: RateComparison | None) -> list[str]:
         _mean(cell.aulc),
         "" if found is None else _difference(found),
         _when(cell.steps_to_target),
-        "" if found is None else _or_dash(found.cost.seconds_per_step, ".2f"),
-        _or_dash(cell.images_per_second, ".1f"),
-        _or_dash(cell.drift, ".2f"),
+        "" if found is None else or_dash(found.cost.seconds_per_step, ".2f"),
+        or_dash(cell.images_per_second, ".1f"),
+        or_dash(cell.drift, ".2f"),
     ]
 
 

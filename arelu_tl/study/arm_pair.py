@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arelu_tl.activation import SURGERY_ARMS
+from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.errors import DataError
 from arelu_tl.exporting.folder import is_export
 from arelu_tl.records import runs
 from arelu_tl.surgery import RECALIBRATED
 
-_BASELINE = "relu"
 # In whose company a baseline is shown: the first of them that was trained beside it.
 _PARTNERS = ("arelu", *(arm for arm in SURGERY_ARMS if arm != "arelu"), RECALIBRATED)
 
@@ -47,28 +47,44 @@ def find_pair(path: Path) -> ArmPair:
     return _with_partner(best, f"of {len(trained)} runs" if len(trained) > 2 else "")
 
 
-def _worth(run: runs.RunRecord) -> tuple[bool, bool, bool]:
-    arm = run.config.arm
-    return arm != _BASELINE, _partner(run) is not None, arm == "arelu"
+def find_partner(run: runs.RunRecord, *, with_weights: bool = False) -> runs.RunRecord | None:
+    """The run of the other arm that lies beside ``run`` and has its rate and seed, under the name that training gave it.
+
+    Of the unmodified arm it is the AReLU run, and where there is none the first of the other arms. Beside a link is also what
+    lies beside its target.
+
+    Args:
+        with_weights: a run that has no best checkpoint yet is none.
+
+    Raises:
+        ArtefactError: a file of the partner's is corrupt.
+    """
+    path = _partner(run, with_weights=with_weights)
+    return None if path is None else runs.load_run(path)
 
 
-def _with_partner(run: runs.RunRecord, chosen: str) -> ArmPair:
-    partner = _partner(run)
-    if partner is None:
-        missing = "run of another arm" if run.config.arm == _BASELINE else f"{_BASELINE} run"
-        told = f"no {missing} with the same rate and seed beside it: {run.path.name} is shown alone"
-        return ArmPair([run], told)
-    pair = sorted((run, runs.load_run(partner)), key=lambda each: each.config.arm != _BASELINE)
-    return ArmPair(pair, chosen and f"{chosen}: {' beside '.join(each.path.name for each in pair)}")
-
-
-def _partner(run: runs.RunRecord) -> Path | None:
-    """The folder of the run's partner, if it has weights."""
-    beside = run.path.parent if run.path.name not in ("", "..") else run.path.resolve().parent
-    arms = _PARTNERS if run.config.arm == _BASELINE else (_BASELINE,)
-    places = (beside / runs.run_name(arm, run.config.lr, run.config.seed) for arm in arms)
-    return next((place for place in places if _has_weights(place)), None)
+def _partner(run: runs.RunRecord, *, with_weights: bool) -> Path | None:
+    arms = _PARTNERS if run.config.arm == BASELINE else (BASELINE,)
+    beside = (run.path.parent, run.path.resolve().parent)
+    places = (folder / runs.run_name(arm, run.config.lr, run.config.seed) for folder in beside for arm in arms)
+    there = _has_weights if with_weights else runs.is_run
+    return next((place for place in places if there(place)), None)
 
 
 def _has_weights(run: Path) -> bool:
     return runs.is_run(run) and (run / runs.BEST).is_file()
+
+
+def _worth(run: runs.RunRecord) -> tuple[bool, bool, bool]:
+    arm = run.config.arm
+    return arm != BASELINE, _partner(run, with_weights=True) is not None, arm == "arelu"
+
+
+def _with_partner(run: runs.RunRecord, chosen: str) -> ArmPair:
+    partner = find_partner(run, with_weights=True)
+    if partner is None:
+        missing = "run of another arm" if run.config.arm == BASELINE else f"{BASELINE} run"
+        told = f"no {missing} with the same rate and seed beside it: {run.path.name} is shown alone"
+        return ArmPair([run], told)
+    pair = sorted((run, partner), key=lambda each: each.config.arm != BASELINE)
+    return ArmPair(pair, chosen and f"{chosen}: {' beside '.join(each.path.name for each in pair)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from arelu_tl.activation import CATALOGUE, ELSA, AReLU, named_activations
 from arelu_tl.backbone import build_architecture
@@ -20,6 +20,8 @@ _RANGE, _BEYOND_CAP = 4.0, 2.0
 _SHAPES_RANGE = 5.0
 # On these the gallery shows what sign-based attention adds.
 _WITH_ATTENTION = ("tanh", "gelu")
+# What AReLU and PReLU learn once a site or once a channel; other activations' parameters are coefficients.
+_BY_CHANNEL = ("alpha", "beta", "weight")
 
 
 def run_curves(path: Path) -> RunCurves:
@@ -54,10 +56,6 @@ def run_curves(path: Path) -> RunCurves:
 def _site_curve(record: dict[str, Any], before: nn.Module, now: nn.Module, x: Floats) -> SiteCurve:
     start, final = (_evaluate(module, x, record["shape"], record["channel_dim"]) for module in (before, now))
     alike = bool((final == final[:, :1]).all())
-    ends = dict(now.named_parameters())
-    learnt = {
-        name.removeprefix("activation."): (_mean(parameter), _mean(ends[name])) for name, parameter in before.named_parameters()
-    }
     return SiteCurve(
         name=record["name"],
         cap=record["cap"],
@@ -67,12 +65,22 @@ def _site_curve(record: dict[str, Any], before: nn.Module, now: nn.Module, x: Fl
         final=final.mean(1),
         low=final.min(1),
         high=final.max(1),
-        learnt=learnt,
+        learnt=_learnt(before, now),
     )
 
 
-def _mean(parameter: Tensor) -> float:
-    return float(parameter.detach().float().mean())
+def _learnt(before: nn.Module, now: nn.Module) -> dict[str, tuple[float, float]]:
+    """{parameter: (start, now)}; a slope a channel as their mean, of coefficients each, as ``numerator 3``."""
+    told = {}
+    ends = dict(now.named_parameters())
+    for name, start in before.named_parameters():
+        pair = start.detach().float(), ends[name].detach().float()
+        short = name.removeprefix("activation.")
+        if start.numel() == 1 or short in _BY_CHANNEL:
+            told[short] = (float(pair[0].mean()), float(pair[1].mean()))
+        else:
+            told |= {f"{short} {n}": (a, b) for n, (a, b) in enumerate(zip(*(p.tolist() for p in pair), strict=True))}
+    return told
 
 
 @torch.no_grad()

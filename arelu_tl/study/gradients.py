@@ -17,14 +17,16 @@ from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.gradients import THRESHOLD, GradientPoint, GradientReport
 from arelu_tl.records.weights import load_weights
+from arelu_tl.study.arm_pair import find_partner
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.finetune import absolute
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
-from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer, prepare_model
+from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer, make_run_schedule
+from arelu_tl.study.run_start import build_start, doubt_pictures
 from arelu_tl.study.together import SilentJournal
-from arelu_tl.surgery import find_sites, make_plan
-from arelu_tl.training import fit, list_checkpoints, make_schedule, measure_gradients
+from arelu_tl.surgery import find_sites
+from arelu_tl.training import fit, list_checkpoints, measure_gradients
 from arelu_tl.training.checkpoint import load_checkpoint_model
 from arelu_tl.training.interruption import StopRequest
 
@@ -39,17 +41,16 @@ class _Arm:
     def __init__(
         self, config: FinetuneConfig, folder: PictureFolder, device: torch.device, batches: int, threshold: float
     ) -> None:
-        # Neither changes a gradient, and recomputed activations could not be watched.
-        self.config = config.model_copy(update={"compile": False, "grad_checkpointing": False})
+        self.start = build_start(config, folder, device)
+        self.config, self.backbone = self.start.config, self.start.backbone
         self.folder, self.device, self.threshold = folder, device, threshold
-        self.backbone, self.surgery, self.head = prepare_model(self.config, folder, device)
         self.model = self.backbone.model
         self.optimizer = make_run_optimizer(self.config, self.model)
         self.settings = fit_settings(self.config, folder, device)
-        if self.surgery is not None:
-            self.sites = self.surgery.sites
+        if self.start.surgery is not None:
+            self.sites = [planned.site for planned in self.start.surgery.sites]
         else:
-            self.sites = make_plan(find_sites(self.model, share=config.share_sites)).keeping().sites
+            self.sites = find_sites(self.model, share=config.share_sites)
         train, _ = make_run_batches(self.config.model_copy(update={"workers": 0}), folder, self.backbone, device)
         self.batches = list(islice(train.epoch(), batches))
 
@@ -117,16 +118,9 @@ def _train(arm: _Arm, steps: int, observer: Observer) -> list[GradientPoint]:
     config, folder = arm.config, arm.folder
     train, _ = make_run_batches(config, folder, arm.backbone, arm.device)
     an_epoch = -(-len(train) // config.grad_accum_steps)
-    schedule = make_schedule(
-        arm.optimizer,
-        sched=config.sched,
-        epochs=config.epochs,
-        steps_per_epoch=an_epoch,
-        warmup_epochs=config.warmup_epochs,
-        min_lr=config.min_lr,
-    )
+    schedule = make_run_schedule(config, arm.optimizer, an_epoch)
     steps = min(steps, an_epoch * config.epochs)
-    observer.run_started(config.arm, steps, config.epochs, arm.backbone.weights, arm.surgery)
+    observer.run_started(config.arm, steps, config.epochs, arm.backbone.weights, arm.start.surgery)
     journal = _Measuring(arm, sorted({-(-steps * n // _POINTS) for n in range(1, _POINTS + 1)}), observer)
     # The loop wants something to evaluate on; what it finds there is not asked for.
     few = dataclasses.replace(folder, splits={**folder.splits, "val": folder.splits["val"][:2]})
@@ -185,36 +179,33 @@ def gradients_of_run(
 
 def _pair(path: Path) -> dict[str, runs.RunRecord | None]:
     """The unmodified arm's run and the other's, in this order; None for one that was not trained."""
-    if runs.is_run(path):
-        asked = runs.load_run(path)
-        beside = [run for run in runs.find_runs(path.resolve().parent) if run.path.name != path.resolve().name]
-    else:
-        found = runs.find_runs(path)
-        others = [run for run in found if run.config.arm != BASELINE]
-        if len(others) != 1:
-            names = ", ".join(run.path.name for run in others) or "none but the unmodified backbone's"
-            raise DataError(f"{path} holds {len(others)} runs of a swapped arm: name one of its runs ({names})")
-        asked, beside = others[0], found
-    alike = [run for run in beside if (run.config.lr, run.config.seed) == (asked.config.lr, asked.config.seed)]
+    asked = runs.load_run(path) if runs.is_run(path) else _only_swapped(path)
+    partner = find_partner(asked)
     if asked.config.arm == BASELINE:
-        partners = sorted((run for run in alike if run.config.arm != BASELINE), key=lambda run: run.config.arm != "arelu")
-        return {BASELINE: asked, partners[0].config.arm: partners[0]} if partners else {BASELINE: asked, "arelu": None}
-    return {BASELINE: next((run for run in alike if run.config.arm == BASELINE), None), asked.config.arm: asked}
+        return {BASELINE: asked, "arelu" if partner is None else partner.config.arm: partner}
+    return {BASELINE: partner, asked.config.arm: asked}
+
+
+def _only_swapped(study: Path) -> runs.RunRecord:
+    swapped = [run for run in runs.find_runs(study) if run.config.arm != BASELINE]
+    if len(swapped) != 1:
+        names = ", ".join(run.path.name for run in swapped) or "none but the unmodified backbone's"
+        raise DataError(f"{study} holds {len(swapped)} runs of a swapped arm: name one of its runs ({names})")
+    return swapped[0]
 
 
 def _check_pictures(run: runs.RunRecord, folder: PictureFolder, *, given: bool, observer: Observer) -> None:
-    if run.dataset is None or run.dataset == folder.fingerprint():
-        return
-    if not given:
-        raise DataError(f"{folder.root}: the pictures are not those that {run.path} was trained on; name a folder to use others")
-    observer.note(f"{folder.root} holds other pictures than {run.path.name} was trained on: its start is calibrated on these")
+    if doubt := doubt_pictures(run, folder):
+        if not given:
+            raise DataError(f"{folder.root}: {doubt}; name a folder to use others")
+        observer.note(f"{folder.root}: {doubt}; the start may be calibrated on other pictures than it was")
 
 
 def _along(arm: _Arm, run: runs.RunRecord | None, observer: Observer) -> list[GradientPoint]:
     """The start, and every state of ``run`` whose weights are kept."""
     states = [] if run is None else _states(run)
-    observer.run_started(arm.config.arm, len(states) + 1, 1, arm.backbone.weights, arm.surgery)
-    if run is not None and run.summary.get("pairing", {}).get("head_init") not in (None, arm.head):
+    observer.run_started(arm.config.arm, len(states) + 1, 1, arm.backbone.weights, arm.start.surgery)
+    if run is not None and not arm.start.is_of(run):
         observer.note(f"{run.path.name} started from another head than can be rebuilt here (other classes, or another torch)")
     points = [arm.measure(0, "start")]
     for number, (step, what, weights) in enumerate(states, start=1):

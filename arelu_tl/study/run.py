@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from arelu_tl import __version__
@@ -81,14 +82,7 @@ def train_run(
     optimizer = make_run_optimizer(config, model)
     train, val = make_run_batches(config, folder, backbone, device, processors, world)
     steps_per_epoch = -(-len(train) // config.grad_accum_steps)
-    schedule = make_schedule(
-        optimizer,
-        sched=config.sched,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        warmup_epochs=config.warmup_epochs,
-        min_lr=config.min_lr,
-    )
+    schedule = make_run_schedule(config, optimizer, steps_per_epoch)
     if world.leads:
         make_folder(path)
     with hold_folder(path, what="being trained", patience=patience) if world.leads else nullcontext():
@@ -185,6 +179,17 @@ def train_run(
         if number := world.highest(stop.signal_number or 0):  # it came after the loop had looked for the last time
             raise Interrupted(f"stopped after {path.name} was finished", number)
         return summary
+
+
+def make_run_schedule(config: FinetuneConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
+    return make_schedule(
+        optimizer,
+        sched=config.sched,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=config.warmup_epochs,
+        min_lr=config.min_lr,
+    )
 
 
 def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:

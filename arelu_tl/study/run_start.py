@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from arelu_tl.backbone import Backbone
+from arelu_tl.data import PictureFolder
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records import runs
+from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.weights import load_weights
 from arelu_tl.study.card import ModelCard
-from arelu_tl.study.finetune import check_pictures
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
 from arelu_tl.study.run import prepare_model
+from arelu_tl.surgery import SurgeryReport
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """An arm before its first step.
+
+    Attributes:
+        config: that it was built by: without what would hide its sites from who watches them, and changes no number.
+        backbone: its model, on the device that was asked for.
+        surgery: None for the unmodified arm.
+        head: digest of the new head.
+    """
+
+    config: FinetuneConfig
+    backbone: Backbone
+    surgery: SurgeryReport | None
+    head: str
+
+    def is_of(self, run: runs.RunRecord) -> bool:
+        """Whether ``run`` began with this head, as far as it tells; other classes or another torch make another one."""
+        return run.summary.get("pairing", {}).get("head_init") in (None, self.head)
+
+
+def build_start(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> Start:
+    """Pretrained weights, surgery, calibration, new head.
+
+    Raises:
+        BackboneError, SurgeryError: see ``prepare_model``.
+    """
+    # What a compiled model runs, or one in its backward pass once more, cannot be watched.
+    config = config.model_copy(update={"compile": False, "grad_checkpointing": False})
+    return Start(config, *prepare_model(config, folder, device))
+
+
+def doubt_pictures(run: runs.RunRecord, folder: PictureFolder) -> str:
+    """Why ``folder`` may hold other pictures, or split them otherwise, than ``run`` was trained on; "" where it does not."""
+    if run.dataset == folder.fingerprint():
+        return ""
+    if run.dataset is None:
+        return f"no {runs.DATASET} beside {run.path} tells whether the pictures are those that it was trained on"
+    return f"the pictures are not those that {run.path} was trained on"
 
 
 class _Scan(Observer):
@@ -48,16 +92,16 @@ def load_starts(
     if first.config.data is None or not first.config.data.is_dir():
         raise DataError(f"{first.path}: its start is built from the pictures it was trained on, which are gone")
     with scanned_pictures(first.config, _Scan(progress)) as folder:
-        check_pictures(first.path.resolve().parent, folder)
+        if doubt := doubt_pictures(first, folder):
+            raise DataError(f"{folder.root}: {doubt}")
         for run in runs_of_a_study:
-            # Nothing is trained here, and what is recomputed in a backward pass cannot be watched.
-            config = run.config.model_copy(update={"grad_checkpointing": False})
-            backbone, report, head = prepare_model(config, folder, torch.device("cpu"))
-            if (then := run.summary.get("pairing", {}).get("head_init")) not in (None, head):
+            start = build_start(run.config, folder, torch.device("cpu"))
+            if not start.is_of(run):
+                then = run.summary["pairing"]["head_init"]
                 raise ArtefactError(
-                    f"{run.path}: its start cannot be built again (its head began as {then[:12]} and would now as {head[:12]}): "
-                    "use the versions that environment.json tells"
+                    f"{run.path}: its start cannot be built again (its head began as {then[:12]} and would now as "
+                    f"{start.head[:12]}): use the versions that environment.json tells"
                 )
             card = ModelCard.from_json(load_weights(run.path / runs.BEST)[1], run.path / runs.BEST)
-            sites = report.to_json()["sites"] if report is not None else []
-            yield backbone.model.eval(), replace(card, sites=sites, step=0, top1=None, loss=None)
+            sites = start.surgery.to_json()["sites"] if start.surgery is not None else []
+            yield start.backbone.model.eval(), replace(card, sites=sites, step=0, top1=None, loss=None)

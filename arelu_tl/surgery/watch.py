@@ -1,8 +1,7 @@
-"""Watch what goes into and comes out of every site in a forward pass that learns, of an arm or of the unmodified model."""
+"""Watch what goes into and comes out of every site in a forward pass, of the unmodified model as of the operated one."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,27 +9,31 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from arelu_tl.activation import named_activations
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery.plan import PlannedSite
 from arelu_tl.surgery.relu_calls import as_relu, relu_input
+from arelu_tl.surgery.sites import Site
 
 Seen = Callable[[int, Tensor], None]
 
 
 @contextmanager
-def watch_sites(model: nn.Module, sites: Sequence[PlannedSite], entered: Seen, left: Seen) -> Iterator[None]:
+def watch_sites(model: nn.Module, sites: Sequence[Site], entered: Seen, left: Seen) -> Iterator[None]:
     """Within the block, each forward pass of ``model`` hands every site's input and output over; what it computes is the same.
 
+    The k-th activation that runs is the k-th site that does, because surgery changes no call's place.
+
     Args:
-        model: as surgery left it, or unmodified.
-        sites: of its surgery report; of an unmodified model the plan that keeps all of them (``SurgeryPlan.keeping``).
-        entered: called with the number of a site in ``sites`` and its input: a tensor that nothing but the site uses, so that
-            a hook on it sees the gradient that comes through the site, in place or not. It requires gradients even where
-            nothing before it does.
-        left: the same with its output.
+        model: unmodified, or with any of the sites replaced.
+        sites: of the forward pass, in its order, as ``find_sites`` or surgery.json lists them; those that do not run are passed
+            over.
+        entered: called with the number of a site in ``sites`` and its input: a tensor that nothing but the site uses, and may
+            overwrite. Where gradients are recorded it requires them, even where nothing before it does, so that a hook on it
+            sees the gradient that comes through the site, in place or not.
+        left: the same with its output, which the model goes on with. Activations that either of them calls are no sites.
 
     Raises:
-        SurgeryError: a forward pass runs other ReLUs than ``sites`` has.
+        SurgeryError: a forward pass runs other activations than ``sites`` tells of.
     """
     watch = _Watch(model, sites, entered, left)
     with ExitStack() as hooks:
@@ -43,46 +46,47 @@ def watch_sites(model: nn.Module, sites: Sequence[PlannedSite], entered: Seen, l
 class _Watch(TorchFunctionMode):
     """Meets replaced sites as modules, and all others as calls of ReLUs outside of those modules."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[PlannedSite], entered: Seen, left: Seen) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site], entered: Seen, left: Seen) -> None:
         super().__init__()
         self._model, self._entered, self._left = model, entered, left
-        self._kept: list[int] = []
-        # A module that stands at several sites runs them in their order.
-        self._replaced: dict[nn.Module, list[int]] = defaultdict(list)
-        for number, planned in enumerate(sites):
-            if planned.status == "replaced":
-                self._replaced[model.get_submodule(planned.site.name)].append(number)
-            elif planned.site.runs:
-                self._kept.append(number)
+        self._names = {module: name for name, module in named_activations(model)}
+        named = {name: m for name, m in model.named_modules(remove_duplicate=False) if m in self._names}
+        # Of each site its number, its name, and the module that has replaced it.
+        self._running = [(number, site.name, named.get(site.name)) for number, site in enumerate(sites) if site.runs]
         self._begin()
 
     def hooks(self) -> Iterator[Any]:
         yield self._model.register_forward_pre_hook(lambda *_: self._begin())
         yield self._model.register_forward_hook(lambda *_: self._end())
-        for module in self._replaced:
+        for module in self._names:
             yield module.register_forward_pre_hook(self._before)
             yield module.register_forward_hook(self._after)
 
     def _begin(self) -> None:
-        self._calls: Counter[nn.Module | None] = Counter()
+        self._met = 0
+        # Of the replaced sites that are running. What they are made of may be ReLUs; it is none of its own site.
         self._inside: list[tuple[int, Tensor]] = []
 
     def _end(self) -> None:
-        met = {who: self._calls[who] for who in self._replaced}
-        if met != {who: len(numbers) for who, numbers in self._replaced.items()} or self._calls[None] != len(self._kept):
-            raise self._unlike()
+        if self._met < len(self._running):
+            raise self._unlike("fewer")
 
-    def _unlike(self) -> SurgeryError:
+    def _unlike(self, how: str) -> SurgeryError:
         return SurgeryError(
-            f"{type(self._model).__name__} runs other ReLUs in training than surgery found: its forward pass depends on its input"
+            f"{type(self._model).__name__} runs {how} sites than the {len(self._running)} that surgery found: its forward pass "
+            "depends on its input or mode, or the record is another model's"
         )
 
-    def _next(self, who: nn.Module | None) -> int:
-        numbers = self._kept if who is None else self._replaced[who]
-        if self._calls[who] == len(numbers):
-            raise self._unlike()
-        self._calls[who] += 1
-        return numbers[self._calls[who] - 1]
+    def _next(self, module: nn.Module | None) -> int:
+        """``module`` that runs; None for a ReLU that is left."""
+        if self._met == len(self._running):
+            raise self._unlike("more")
+        number, name, expected = self._running[self._met]
+        if module is not expected:
+            met = "a ReLU" if module is None else self._names[module]
+            raise self._unlike(f"{met} in the place of {name}: other")
+        self._met += 1
+        return number
 
     def _own(self, number: int, x: Tensor) -> Tensor:
         own = x.clone() if x.requires_grad else x.detach().requires_grad_().clone()
@@ -95,8 +99,9 @@ class _Watch(TorchFunctionMode):
         return self._own(number, given[0]), *given[1:]
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
-        number, x = self._inside.pop()
+        number, x = self._inside[-1]
         self._left(number, output)
+        self._inside.pop()
         # Whoever else holds the input shall find the output in it, as without us.
         return x.copy_(output) if getattr(module, "inplace", False) else output
 

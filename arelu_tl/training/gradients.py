@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.records.gradients import SiteGradient, WeightGradient
-from arelu_tl.surgery import PlannedSite, watch_sites
+from arelu_tl.surgery import Site, watch_sites
 from arelu_tl.training.recompute import statistics_untouched
 from arelu_tl.training.step import Batch, Step, StepSettings
 
@@ -26,11 +26,12 @@ class _Tally:
         self.sums = torch.zeros(4, dtype=torch.float64)
 
     def add(self, grad: Tensor, scale: float, threshold: float) -> None:
-        size = grad.detach().float().abs() * scale
-        square = size.square().sum()
-        small = (size <= threshold * (square / size.numel()).sqrt()).sum()
-        counts = torch.stack((square, (size == 0).sum().float(), small.float()))
-        self.sums = self.sums + torch.cat((counts.cpu().double(), self.sums.new_tensor([size.numel()])))
+        grad, count = grad.detach().float(), grad.numel()
+        norm = torch.linalg.vector_norm(grad)
+        # The shares do not depend on the scale: every pass over a large map counts.
+        large = torch.count_nonzero(grad.abs() > threshold * norm / math.sqrt(count))
+        others, many = torch.stack((torch.count_nonzero(grad), large)).tolist()
+        self.sums = self.sums + self.sums.new_tensor([(norm.item() * scale) ** 2, count - others, count - many, count])
 
     def told(self) -> tuple[float, float, float, float]:
         """(sum of squares, mean square, share of zeros, share of small ones)."""
@@ -41,7 +42,7 @@ class _Tally:
 
 def measure_gradients(
     model: nn.Module,
-    sites: Sequence[PlannedSite],
+    sites: Sequence[Site],
     batches: Sequence[Batch],
     settings: StepSettings,
     device: torch.device,
@@ -61,7 +62,7 @@ def measure_gradients(
         SurgeryError: see ``watch_sites``.
     """
     learning = [p for p in model.parameters() if p.requires_grad]
-    shown = [number for number, planned in enumerate(sites) if planned.site.runs and planned.status != "gate"]
+    shown = [number for number, site in enumerate(sites) if site.runs and site.role != "gate"]
     layers = _learning_layers(model)
     before, after = defaultdict[int, _Tally](_Tally), defaultdict[int, _Tally](_Tally)
     weights = defaultdict[str, _Tally](_Tally)
@@ -77,8 +78,8 @@ def measure_gradients(
         with statistics_untouched(model), watch_sites(model, sites, watched.entered, watched.left):
             step.require_finite(step.gradients([batch], number), [batch], number)
         for total, told in ((before, watched.before), (after, watched.after)):
-            for site, tally in told.items():
-                total[site].sums += tally.sums
+            for at, tally in told.items():
+                total[at].sums += tally.sums
         for name, weight in layers.items():
             if weight.grad is not None:
                 weights[name].add(weight.grad, scale, threshold)
@@ -86,7 +87,7 @@ def measure_gradients(
             parameter.grad = None
         pictures += len(batch[1])
     return (
-        [_site(sites[number].site.name, before[number], after[number], pictures) for number in shown],
+        [_site(sites[number].name, before[number], after[number], pictures) for number in shown],
         [_weight(name, weight, weights[name], len(batches)) for name, weight in layers.items() if name in weights],
     )
 

@@ -39,7 +39,7 @@ def test_the_sentences_tell_numbers_of_both_arms_and_turn_with_them() -> None:
     assert start.startswith("At the start, 30% of the gradient's elements vanish at the median site in arelu and 55% in relu")
     assert "at most 0.05 of the site's rms; exactly 0: 15% and 28%" in start
     assert "fewer in arelu at 1 of 2 sites, more at 0." in start
-    assert "passes on 1.45 of the norm that reaches it in arelu and 0.70 in relu" in start
+    assert "passes on 1.45 times the norm that reaches it in arelu, 0.70 times in relu" in start
     assert "from the last site to the first the norm is multiplied by 0.50 in arelu and 2.00 in relu." in start
     assert end.startswith("After 9 (relu) and 7 (arelu) steps, ")
     assert "holds for the elements of the gradient, of which fewer vanish; across depth the norm is kept worse" in judged
@@ -53,6 +53,8 @@ def test_sites_that_nothing_reaches_are_said_and_one_arm_says_nothing() -> None:
     told, _ = found_in_gradients(report(point("relu", 0, cut), point("arelu", 0, [site("a", 0.2), site("b", 0.5)])))
     assert told.endswith("no gradient reaches 1 sites of relu and 0 of arelu.")
     assert found_in_gradients(report(point("relu", 0, cut))) == []
+    told, _ = found_in_gradients(report(point("relu", 0, cut[:1]), point("arelu", 0, cut[:1])))
+    assert told == "At the start, no gradient reaches any site in either arm, as before a layer whose weight is 0."
 
 
 def test_where_the_norm_grows_towards_the_input_depth_is_no_merit_of_either_arm() -> None:

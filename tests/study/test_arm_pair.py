@@ -9,7 +9,8 @@ import pytest
 from run_folders import write_run
 
 from arelu_tl.errors import DataError
-from arelu_tl.study.arm_pair import ArmPair, find_pair
+from arelu_tl.records.runs import load_run
+from arelu_tl.study.arm_pair import ArmPair, find_pair, find_partner
 
 
 def trained(study: Path, arm: str, best: float = 0.5, **settings: Any) -> Path:
@@ -58,6 +59,30 @@ def test_a_run_without_partner_is_alone_and_it_is_said(study: Path) -> None:
     assert names(pair) == ["arelu-lr0.001-s0"]
     assert "no relu run" in pair.chosen
     assert "no run of another arm" in find_pair(study / "relu-lr0.0001-s0").chosen
+
+
+def test_a_partner_that_has_no_weights_yet_is_one_where_none_are_asked_for(study: Path) -> None:
+    started = write_run(study, "arelu", [0.1])
+    trained(study, "leaky")
+    run = load_run(trained(study, "relu"))
+    partner, other = find_partner(run), find_partner(run, with_weights=True)
+    assert partner is not None
+    assert partner.path == started
+    assert other is not None
+    assert other.config.arm == "leaky"
+
+
+@pytest.mark.parametrize("place", [".", "link"])
+def test_the_partner_is_found_from_within_the_run_and_through_a_link(
+    study: Path, place: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(study, "relu")
+    run = trained(study, "arelu")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "link").symlink_to(run)
+    monkeypatch.chdir(run if place == "." else elsewhere)
+    pair = find_pair(Path(place))
+    assert [run.config.arm for run in pair.runs] == ["relu", "arelu"]
 
 
 def test_what_is_none_of_both_is_told(study: Path, tmp_path: Path) -> None:

@@ -56,12 +56,17 @@ def test_slopes_are_told_from_the_curve(tmp_path: Path) -> None:
         np.testing.assert_allclose(site.final[inside], np.where(curves.x < 0, left, right)[inside] * curves.x[inside], atol=1e-5)
 
 
-@pytest.mark.parametrize(("arm", "learns"), [("prelu", ["weight"]), ("leaky", []), ("silu", []), ("pau", ["numerator"])])
+@pytest.mark.parametrize(
+    ("arm", "learns"), [("prelu", ["weight"]), ("leaky", []), ("silu", []), ("pau", ["numerator 0", "denominator 3"])]
+)
 def test_every_arm_that_puts_something_in_has_curves(tmp_path: Path, arm: str, learns: list[str]) -> None:
     curves = run_curves(write_trained_run(tmp_path, **TINY, arm=arm))
     assert len(curves.sites) == 12
     assert all(set(learns) <= set(site.learnt) for site in curves.sites)
     assert all(np.isfinite(site.final).all() for site in curves.sites)
+    if arm == "pau":
+        start = curves.sites[0].learnt["numerator 1"][0]
+        assert CATALOGUE["pau"].make().numerator[1].item() == pytest.approx(start)  # type: ignore[operator, union-attr]
     if arm == "silu":
         np.testing.assert_allclose(curves.sites[0].final, curves.x / (1 + np.exp(-curves.x)), atol=1e-5)
 

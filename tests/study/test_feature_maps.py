@@ -205,6 +205,13 @@ def test_a_start_that_cannot_be_had_is_refused(trained: Path, tmp_path: Path, pi
     write_json(run / "summary.json", summary)
     with pytest.raises(ArtefactError, match="cannot be built again"):
         explain_features(run, picture, at="start")
+    dataset = moved / "dataset.json"
+    write_json(dataset, {**read_json(dataset), "fingerprint": "0" * 64})
+    with pytest.raises(DataError, match=r"not those that .*relu-lr0\.01-s0 was trained on"):
+        explain_features(run, picture, at="start")
+    dataset.unlink()
+    with pytest.raises(DataError, match=r"no dataset\.json beside"):
+        explain_features(run, picture, at="start")
     config = run / "run.yaml"
     data = load_run(run).config.data
     config.write_text(config.read_text().replace(str(data), str(tmp_path / "gone")))

@@ -123,6 +123,9 @@ def test_pictures_that_are_others_are_refused_unless_named(study: StudyRecord, m
     found = gradients_of_run(copied, others, batches=1, observer=notes)
     assert found.data == others.name
     assert sum("other pictures" in note for note in notes.notes) == 2
+    (copied / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"no dataset\.json beside .*; name a folder"):
+        gradients_of_run(copied, batches=1)
     with pytest.raises(DataError, match="say where they are"):
         gradients_of_run(copied, tmp_path / "nowhere")
 

@@ -157,5 +157,9 @@ def test_other_sites_than_recorded_are_an_error() -> None:
         with pytest.raises(SurgeryError, match=words):
             observed(model, wrong, x)
     convert(model, init="paper", example_input=x)
-    with pytest.raises(SurgeryError, match="in the place of"):
+    with pytest.raises(SurgeryError, match="act in the place of relu_sites"):
+        observed(model, sites[::-1], x)
+    model, x = mixed()
+    convert(model, init="paper", example_input=x, exclude="act")
+    with pytest.raises(SurgeryError, match="a ReLU in the place of relu_sites"):
         observed(model, sites[::-1], x)

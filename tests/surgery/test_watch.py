@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from arelu_tl.activation import AReLU
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import PlannedSite, convert, find_sites, make_plan, watch_sites
+from arelu_tl.surgery import Site, convert, find_sites, watch_sites
 
 CAPPED = 6.0
 
@@ -36,8 +36,8 @@ class Net(nn.Module):
         return self.fc(self.capped(x * 5))
 
 
-def unmodified(model: nn.Module, example: Tensor) -> list[PlannedSite]:
-    return make_plan(find_sites(model, example)).keeping().sites
+def converted(model: nn.Module, example: Tensor, **settings: Any) -> list[Site]:
+    return [planned.site for planned in convert(model, example_input=example, **settings).sites]
 
 
 def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -47,7 +47,7 @@ def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return y.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def watched(model: nn.Module, sites: list[PlannedSite], x: Tensor) -> tuple[Any, dict[str, dict[int, Tensor]]]:
+def watched(model: nn.Module, sites: list[Site], x: Tensor) -> tuple[Any, dict[str, dict[int, Tensor]]]:
     seen: dict[str, dict[int, Tensor]] = {key: {} for key in ("x", "y", "dx", "dy")}
 
     def entered(number: int, given: Tensor) -> None:
@@ -73,7 +73,7 @@ def example() -> Tensor:
 def test_the_model_and_its_gradients_are_the_same_watched(arm: str, example: Tensor) -> None:
     torch.manual_seed(1)
     model = Net()
-    sites = unmodified(model, example) if arm == "relu" else convert(model, arm=arm, example_input=example).sites
+    sites = find_sites(model, example) if arm == "relu" else converted(model, example, arm=arm)
     expected = gradients(copy.deepcopy(model), example)
     (output, grads), seen = watched(model, sites, example)
     torch.testing.assert_close(output, expected[0], rtol=0, atol=0)
@@ -86,11 +86,11 @@ def test_the_model_and_its_gradients_are_the_same_watched(arm: str, example: Ten
 
 def test_the_gradient_at_a_relu_is_the_one_behind_it_where_it_lets_pass_and_exactly_nothing_elsewhere(example: Tensor) -> None:
     model = Net()
-    sites = unmodified(model, example)
+    sites = find_sites(model, example)
     _, seen = watched(model, sites, example)
-    for number, planned in enumerate(sites):
+    for number, site in enumerate(sites):
         x = seen["x"][number]
-        passes = (x > 0) if planned.site.cap is None else (x > 0) & (x < CAPPED)
+        passes = (x > 0) if site.cap is None else (x > 0) & (x < CAPPED)
         assert bool(passes.any())
         assert not bool(passes.all())
         torch.testing.assert_close(seen["dx"][number], seen["dy"][number] * passes, rtol=0, atol=0)
@@ -98,26 +98,26 @@ def test_the_gradient_at_a_relu_is_the_one_behind_it_where_it_lets_pass_and_exac
 
 def test_the_gradient_at_an_arelu_is_amplified_by_its_gain_and_alpha_is_left_where_relu_has_nothing(example: Tensor) -> None:
     model = Net()
-    sites = convert(model, init="paper", alpha=0.7, beta=1.0, example_input=example).sites
-    assert [planned.status for planned in sites] == ["replaced"] * 5
+    sites = converted(model, example, init="paper", alpha=0.7, beta=1.0)
+    assert len(sites) == 5
     _, seen = watched(model, sites, example)
     gain = 1 + torch.tensor(1.0).sigmoid()
-    for number, planned in enumerate(sites):
+    for number, site in enumerate(sites):
         slope = torch.where(seen["x"][number] >= 0, gain, 0.7)
-        if planned.site.cap is not None:
+        if site.cap is not None:
             slope = slope * (seen["y"][number] < CAPPED)
         torch.testing.assert_close(seen["dx"][number], seen["dy"][number] * slope)
 
 
 def test_sites_that_stay_relus_are_seen_in_their_place(example: Tensor) -> None:
     model = Net()
-    sites = convert(model, exclude=["act", "relu_sites.1"], example_input=example).sites
-    _, seen = watched(model, sites, example)
-    kept = [number for number, planned in enumerate(sites) if planned.status == "excluded"]
+    report = convert(model, exclude=["act", "relu_sites.1"], example_input=example)
+    _, seen = watched(model, [planned.site for planned in report.sites], example)
+    kept = [number for number, planned in enumerate(report.sites) if planned.status == "excluded"]
     assert len(kept) == 2
     for number in range(5):
         reaches_0 = bool((seen["dx"][number] == 0).any() and (seen["y"][number] >= 0).all())
-        assert reaches_0 == (number in kept), sites[number].site.name
+        assert reaches_0 == (number in kept), report.sites[number].site.name
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
@@ -126,7 +126,7 @@ def test_timm_models_are_the_same_watched(name: str, arm: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=4, **({"act_layer": "relu"} if name != "test_resnet" else {})).train()
     pictures = torch.randn(4, 3, 64, 64)
-    sites = unmodified(model, pictures[:1]) if arm == "relu" else convert(model, example_input=pictures[:1]).sites
+    sites = find_sites(model, pictures[:1]) if arm == "relu" else converted(model, pictures[:1])
     twin = copy.deepcopy(model)
     torch.manual_seed(1)
     expected = gradients(twin, pictures)
@@ -134,12 +134,12 @@ def test_timm_models_are_the_same_watched(name: str, arm: str) -> None:
     (output, grads), seen = watched(model, sites, pictures)
     torch.testing.assert_close(output, expected[0], rtol=0, atol=0)
     torch.testing.assert_close(grads, expected[1], rtol=1e-4, atol=1e-5)
-    assert len(seen["dx"]) == len(seen["dy"]) == len([planned for planned in sites if planned.site.runs])
+    assert len(seen["dx"]) == len(seen["dy"]) == len([site for site in sites if site.runs])
 
 
 def test_inputs_that_nothing_learns_before_have_a_gradient_all_the_same(example: Tensor) -> None:
     model = nn.Sequential(nn.Linear(5, 5).requires_grad_(False), nn.ReLU(inplace=True), nn.Linear(5, 2))
-    _, seen = watched(model, unmodified(model, example), example)
+    _, seen = watched(model, find_sites(model, example), example)
     torch.testing.assert_close(seen["dx"][0], seen["dy"][0] * (seen["x"][0] > 0))
 
 
@@ -158,7 +158,7 @@ class Moody(nn.Module):
 def test_a_forward_pass_that_runs_other_relus_is_refused(planned: int, run: int, swapped: bool, example: Tensor) -> None:
     model = Moody()
     model.calls = planned
-    sites = convert(model, example_input=example).sites if swapped else unmodified(model, example)
+    sites = converted(model, example) if swapped else find_sites(model, example)
     watched(model, sites, example)
     model.calls = run
     with pytest.raises(SurgeryError, match="depends on its input"):
@@ -167,8 +167,8 @@ def test_a_forward_pass_that_runs_other_relus_is_refused(planned: int, run: int,
 
 def test_one_arelu_of_several_calls_is_each_of_its_sites_in_turn(example: Tensor) -> None:
     model = Net()
-    sites = convert(model, share_sites=True, example_input=example).sites
+    sites = converted(model, example, share_sites=True)
     assert sum(isinstance(module, AReLU) for module in model.modules()) == 4
     _, seen = watched(model, sites, example)
-    first, second = (number for number, planned in enumerate(sites) if planned.site.name == "shared")
+    first, second = (number for number, site in enumerate(sites) if site.name == "shared")
     assert not torch.equal(seen["x"][first], seen["x"][second])

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.records.gradients import SiteGradient
-from arelu_tl.surgery import convert, find_sites, make_plan
+from arelu_tl.surgery import convert, find_sites
 from arelu_tl.training import measure_gradients
 from arelu_tl.training.step import StepSettings
 
@@ -35,8 +35,9 @@ def measured(
     model: nn.Module, batches: list[Batch], *, threshold: float = 0.01, arm: str = "relu", settings: StepSettings | None = None
 ) -> tuple[list[SiteGradient], list[object]]:
     example = batches[0][0][:2]
-    plan = make_plan(find_sites(model, example)).keeping() if arm == "relu" else None
-    sites = plan.sites if plan is not None else convert(model, arm=arm, init="paper", example_input=example).sites
+    sites = find_sites(model, example)
+    if arm != "relu":
+        convert(model, arm=arm, init="paper", example_input=example)
     settings = settings or StepSettings(seed=0)
     return measure_gradients(model, sites, batches, settings, CPU, threshold=threshold)  # type: ignore[return-value]
 

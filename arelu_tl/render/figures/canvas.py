@@ -15,6 +15,8 @@ from matplotlib import font_manager, ft2font
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -133,6 +135,20 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
     """Axes at a place in inches. A layout engine would draw everything once more to find the places itself."""
     whole, high = figure.get_size_inches()
     return figure.add_axes((left / whole, bottom / high, width / whole, height / high), **settings)
+
+
+def add_title(figure: Figure, left: float, title: str) -> None:
+    """The heading of a whole figure, at its upper edge from ``left`` inches on."""
+    wide, high = figure.get_size_inches()
+    text = drawable(title, 120)
+    figure.text(left / wide, 1 - 0.14 / high, text, fontsize=13, fontweight="bold", va="top", parse_math=False)
+
+
+def color_bar(figure: Figure, drawn: ScalarMappable, place: Axes, **settings: Any) -> Colorbar:
+    """The colours of ``drawn`` in the axes ``place``, without a frame."""
+    bar = figure.colorbar(drawn, cax=place, **settings)
+    bar.outline.set_visible(False)
+    return bar
 
 
 @house_style

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from arelu_tl.render.figures.canvas import INK, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import INK, color_bar, drawable, house_style, new_figure, panel
 
 # Up to so many classes a cell of two matrices has room for its count, and a matrix for its names.
 MOST_COUNTED = 15
@@ -73,9 +73,7 @@ def confusion_figure(matrices: Sequence[tuple[str, Counts]], classes: Sequence[s
         if side / count >= _ROOM_FOR_A_COUNT:
             _write_counts(axes, counts, shares)
     figure.axes[0].set_ylabel("true class")
-    bar = figure.colorbar(drawn, cax=panel(figure, edge + 0.15, room + 0.15, 0.13, side))
-    bar.outline.set_visible(False)
-    bar.set_label("share of the true class")
+    color_bar(figure, drawn, panel(figure, edge + 0.15, room + 0.15, 0.13, side), label="share of the true class")
     return figure
 
 

@@ -23,6 +23,7 @@ from arelu_tl.render.figures.canvas import (
     MUTED,
     ArmStyle,
     add_legend,
+    add_title,
     arm_styles,
     drawable,
     house_style,
@@ -74,9 +75,7 @@ def convergence_figure(comparison: Comparison, title: str) -> Figure:
         _draw_row(row, cells, styles, lr)
     for axes, label in zip(panels[-1], ("optimiser step", "seconds of training", "optimiser step"), strict=True):
         axes.set_xlabel(label)
-    figure.text(
-        _LEFT / _WIDTH, 1 - 0.14 / total, drawable(title, 120), fontsize=13, fontweight="bold", va="top", parse_math=False
-    )
+    add_title(figure, _LEFT, title)
     add_legend(figure, styles, labels, *more, loc="upper left", bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / total))
     return figure
 

@@ -21,8 +21,9 @@ from arelu_tl.render.figures.sites import SiteValues
 
 _WIDTH = 13.2
 _MOST = 49
+_LONGEST = 19
 # Inches: beside the panels, between them, a panel's and a strip's height, above each for its lines, above and below all.
-_LEFT, _RIGHT, _GAP, _HEIGHT, _STRIP, _HEADING, _TOP, _BELOW = 0.6, 0.15, 0.24, 1.15, 0.5, 0.42, 0.8, 0.3
+_LEFT, _RIGHT, _GAP, _HEIGHT, _STRIP, _HEADING, _TOP, _BELOW = 0.78, 0.15, 0.24, 1.15, 0.5, 0.42, 0.8, 0.3
 # Without its lightest end, which lines on white would lose.
 _COURSE = LinearSegmentedColormap.from_list("course", mpl.colormaps["viridis"](np.linspace(0, 0.85, 64)))
 _F, _SLOPE = "#0072B2", "#D55E00"
@@ -59,7 +60,7 @@ def _page(curves: RunCurves, sites: Sequence[SiteCurve], first: int, course: Sit
         axes.plot(curves.x, site.final, color=style.color, linewidth=1.6, zorder=3)
         axes.plot(curves.x, site.start, color=INK, linewidth=1.0, linestyle=(0, (3, 3)), zorder=4)
         axes.set(xlim=(curves.x[0], curves.x[-1]), ylim=(low - 0.3, high + 0.3))
-        _head(axes, f"{first + number}  {drawable(site.name, 24)}", _moved(site))
+        _head(axes, f"{first + number}  {_end(site.name)}", _moved(site))
     for axes, site in zip(strips, sites, strict=False):  # none where nothing has moved
         if site.channels > 1:
             edges = (site.low - site.start, site.high - site.start)
@@ -77,8 +78,6 @@ def _page(curves: RunCurves, sites: Sequence[SiteCurve], first: int, course: Sit
     ]
     if any(site.channels > 1 for site in sites):
         handles.append(Patch(color=style.color, alpha=0.22, linewidth=0, label="least to greatest of its channels"))
-    if strips:
-        handles.append(Line2D([], [], linestyle="", label="below each: its change since the start"))
     _legend(figure, handles)
     if course is not None and strips:
         _course_bar(figure, int(course.steps[-1]))
@@ -102,11 +101,17 @@ def _course_bar(figure: Figure, last: int) -> None:
     bar.ax.set_title("on the way, by step", loc="left", fontsize=8, pad=3)
 
 
+def _end(name: str) -> str:
+    """The end of a long name, which is what tells neighbours apart."""
+    shown = drawable(name, len(name))
+    return shown if len(shown) <= _LONGEST else f"…{shown[1 - _LONGEST :]}"
+
+
 def _moved(site: SiteCurve) -> str:
-    """What it learnt, from the start to now."""
+    """What it learnt, from the start to now, as far as it fits above a panel."""
     names = {"alpha": "α", "beta": "β", "weight": "slope"}
-    told = [f"{names.get(n, n)} {before:.4g}→{after:.4g}" for n, (before, after) in site.learnt.items()]
-    return "  ".join(told) if len(told) <= 2 and told else f"largest change {site.change:.2g}"
+    told = "  ".join(f"{names.get(n, n)} {before:.4g}→{after:.4g}" for n, (before, after) in site.learnt.items())
+    return told if told and len(told) <= 34 else f"largest change {site.change:.2g}"
 
 
 @house_style
@@ -152,6 +157,8 @@ def _grid(count: int, title: str, *, columns: int, strip: float) -> tuple[Figure
         if strip:
             strips.append(panel(figure, left, bottom, width, strip))
             strips[-1].tick_params(labelbottom=last, labelleft=column == 0)
+            if column == 0:
+                strips[-1].set_ylabel("change", fontsize=7.5, labelpad=2)
     for axes in panels + strips:
         axes.grid(True)
         axes.tick_params(length=2, labelsize=7.5)

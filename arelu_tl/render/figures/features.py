@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from arelu_tl.render.figures.canvas import INK, MUTED, ArmStyle, arm_styles, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import INK, MUTED, ArmStyle, arm_styles, color_bar, drawable, house_style, new_figure, panel
 from arelu_tl.study.feature_maps import ArmAnswer, FeatureReport, ShownSite, SiteFeatures
 from arelu_tl.study.site_maps import Maps, SiteStatistics
 
@@ -284,8 +284,7 @@ def _numbers(told: SiteStatistics) -> str:
 
 def _bar(page: Axes, drawn: AxesImage, left: float, bottom: float, height: float, label: str) -> None:
     figure = _figure(page)
-    bar = figure.colorbar(drawn, cax=panel(figure, left, bottom, 0.11, height))
-    bar.outline.set_visible(False)
+    bar = color_bar(figure, drawn, panel(figure, left, bottom, 0.11, height))
     bar.ax.tick_params(labelsize=7, length=2)
     # At the ends labels would run into those of the bar beneath.
     bar.locator = MaxNLocator(4, prune="both")

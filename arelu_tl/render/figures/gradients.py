@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from arelu_tl.records.gradients import GradientPoint, GradientReport
-from arelu_tl.render.figures.canvas import MUTED, ArmStyle, add_legend, arm_styles, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import MUTED, ArmStyle, add_legend, add_title, arm_styles, house_style, new_figure, panel
 
 Floats = NDArray[np.float64]
 _WIDTH = 13.2
@@ -76,10 +76,9 @@ def gradients_figure(report: GradientReport, title: str) -> Figure:
     if trained:
         more.append(Line2D([], [], color=MUTED, linewidth=0.8, alpha=0.5, label="earlier in training"))
         more.append(Patch(color=MUTED, alpha=0.25, linewidth=0, label="middle half of the sites or layers"))
-    left = _LEFT / _WIDTH
-    figure.text(left, 1 - 0.14 / total, drawable(title, 120), fontsize=13, fontweight="bold", va="top", parse_math=False)
+    add_title(figure, _LEFT, title)
     labels = {arm: arm for arm in styles}
-    add_legend(figure, styles, labels, *more, loc="upper left", bbox_to_anchor=(left, 1 - 0.46 / total))
+    add_legend(figure, styles, labels, *more, loc="upper left", bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / total))
     return figure
 
 

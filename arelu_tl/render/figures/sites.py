@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.runs import METRICS, RunRecord
-from arelu_tl.render.figures.canvas import INK, MUTED, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import INK, MUTED, color_bar, drawable, house_style, new_figure, panel
 
 Floats = NDArray[np.float64]
 ALPHA_RANGE = (0.01, 0.99)  # the clamp of AReLU, equation 2 of the paper
@@ -136,9 +136,7 @@ def _heat_map(
 def _bar(figure: Figure, axes: Axes, drawn: ScalarMappable, **settings: Any) -> Colorbar:
     """A colour bar to the right of ``axes``, within its own inch."""
     left, bottom, width, height = (axes.get_position().bounds * np.tile(figure.get_size_inches(), 2)).tolist()
-    bar = figure.colorbar(drawn, cax=panel(figure, left + width + 0.08, bottom, 0.13, height), **settings)
-    bar.outline.set_visible(False)
-    return bar
+    return color_bar(figure, drawn, panel(figure, left + width + 0.08, bottom, 0.13, height), **settings)
 
 
 @house_style
