@@ -38,7 +38,7 @@ def show_comparison(
 
 
 def study_title(compared: Sequence[runs.RunRecord]) -> str:
-    """The models and the folders of pictures that were compared."""
+    """The models and the folders of pictures that were compared; what comes from no folder (``reproduce``) has no name here."""
     models = sorted({run.config.model for run in compared})
     folders = sorted({run.config.data.name for run in compared if run.config.data is not None})
-    return f"{', '.join(models)} on {', '.join(folders) or 'unknown pictures'}"
+    return ", ".join(models) + (f" on {', '.join(folders)}" if folders else "")
