@@ -169,7 +169,9 @@ def gradients_of_run(
     points: list[GradientPoint] = []
     with scanned_pictures(config, observer) as folder:
         for arm, run in pair.items():
-            if run is not None:
+            if run is None:
+                observer.note(f"no {arm} run of the same rate and seed beside it: that arm is measured at its start alone")
+            else:
                 _check_pictures(run, folder, given=data is not None, observer=observer)
             own = _with_arm(config, arm) if run is None else run.config.model_copy(update=place)
             made = _Arm(own, folder, chosen, batches, threshold)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from arelu_tl.records.curves import RunCurves, Shape, SiteCurve
-from arelu_tl.render.figures.canvas import INK, MUTED, arm_styles, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import INK, MUTED, add_title, arm_styles, color_bar, drawable, house_style, new_figure, panel
 from arelu_tl.render.figures.sites import SiteValues
 
 _WIDTH = 13.2
@@ -94,8 +94,7 @@ def _draw_course(axes: Axes, curves: RunCurves, course: SiteValues, row: int) ->
 def _course_bar(figure: Figure, last: int) -> None:
     wide, high = figure.get_size_inches()
     place = panel(figure, wide - 2.35, high - 0.36, 2.2, 0.1)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, last or 1), _COURSE), cax=place, orientation="horizontal")
-    bar.outline.set_visible(False)
+    bar = color_bar(figure, ScalarMappable(Normalize(0, last or 1), _COURSE), place, orientation="horizontal")
     bar.ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     bar.ax.tick_params(labelsize=7.5, length=2)
     bar.ax.set_title("on the way, by step", loc="left", fontsize=8, pad=3)
@@ -144,9 +143,7 @@ def _grid(count: int, title: str, *, columns: int, strip: float) -> tuple[Figure
     each = _HEIGHT + below + _HEADING + (0.0 if strip else 0.1)
     total = _TOP + rows * each + _BELOW
     figure = new_figure(_WIDTH, total)
-    figure.text(
-        _LEFT / _WIDTH, 1 - 0.14 / total, drawable(title, 100), fontsize=13, fontweight="bold", va="top", parse_math=False
-    )
+    add_title(figure, _LEFT, title)
     panels, strips = [], []
     for row, column in (divmod(number, columns) for number in range(count)):
         left, bottom = _LEFT + column * (width + _GAP), total - _TOP - (row + 1) * each
