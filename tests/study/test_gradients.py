@@ -106,7 +106,9 @@ def test_a_run_without_a_partner_stands_beside_the_others_start(
     for name in ("dataset.json", "split.csv", "study.yaml"):
         shutil.copy(study.path / name, tmp_path / name)
     shutil.copytree(study.path / "arelu-lr0.01-s0", tmp_path / "moved")
-    found = gradients_of_run(tmp_path / "moved", batches=2)
+    notes = Notes()
+    found = gradients_of_run(tmp_path / "moved", batches=2, observer=notes)
+    assert sum("no relu run" in note for note in notes.notes) == 1
     assert [(p.arm, p.step) for p in found.points] == [("relu", 0), *(("arelu", p.step) for p in after.of("arelu"))]
     assert found.of("arelu") == after.of("arelu")
     assert found.points[0] == after.points[0]
