@@ -114,7 +114,8 @@ def _judged(relu: GradientPoint, other: GradientPoint) -> str:
     elif first >= 1 and unmodified >= 1:
         depth = "across depth there is nothing to resist, for the norm does not shrink on its way to the input in either arm"
     else:
-        depth = f"across depth the norm is kept {'better' if first > unmodified else 'worse' if first < unmodified else 'alike'}"
+        compared = "less" if first > unmodified else "more" if first < unmodified else "as much"
+        depth = f"across depth the norm shrinks {compared} on its way to the input"
     return f"The paper's claim that AReLU resists vanishing gradients, asked of {other.arm} here: {elements}; {depth}."
 
 

@@ -61,6 +61,16 @@ class Column:
     rank: int | None
     of: int
 
+    @property
+    def optimiser(self) -> str:
+        """Its usual name."""
+        return {"sgd": "SGD", "adam": "Adam"}[self.opt]
+
+    @property
+    def direction(self) -> str:
+        """Of a transfer, from which set to which."""
+        return self.study.replace("-to-", " → ")
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -162,7 +172,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _told_losses(columns: Sequence[Column]) -> list[str]:
     lost = [
-        f"{entry.activation} {column.opt} {column.lr:g}: {entry.diverged} of {len(entry.seeds)}"
+        f"{entry.activation} {column.study} {column.lr:g}: {entry.diverged} of {len(entry.seeds)}"
         for column in columns
         for entry in column.entries.values()
         if entry.diverged

@@ -44,6 +44,8 @@ def compare(
         raise ConfigError(f"--fail-if {', '.join(sorted(unknown))}: slower or worse")
     if output is not None and not report:
         raise ConfigError("--output is where the report goes; leave out --no-report")
+    for path in paths:
+        _require_one_study(path)
     runs = list({run.path.resolve(): run for path in paths for run in find_runs(path)}.values())
     comparison = compare_runs(runs, target=target, allow=frozenset(allow_difference or ()))
 
@@ -58,3 +60,16 @@ def compare(
         sink.note("for figures and report.html name a folder with --output")
     if failed := comparison.failing(fail_if or ()):
         raise GateError(f"--fail-if: {'; '.join(failed)}")
+
+
+def _require_one_study(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: ``path`` is a reproduction, whose studies differ in more than the arm.
+    """
+    from arelu_tl.records import reproduction
+    from arelu_tl.records.runs import is_study
+
+    studies = sorted(p for p in path.iterdir() if is_study(p)) if (path / reproduction.CONFIG).is_file() else []
+    if len(studies) > 1:
+        raise ConfigError(f"{path} holds a study for each optimiser or direction; compare {' or '.join(map(str, studies))}")

@@ -9,6 +9,7 @@ import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.config import check_config
 from arelu_tl.records.reproduction import GRID_KEYS, QUICK, TRANSFER, ReproduceConfig
 
 _PANEL = "Grid"
@@ -58,7 +59,11 @@ def reproduce(
     from arelu_tl.study.reproduce import resumed
 
     if resume is not None:
-        merged = resumed(resume).model_copy(update=settings)
+        begun = resumed(resume)
+        place = {"output": begun.output, "name": begun.name}
+        merged = check_config({**begun.model_dump(exclude={"output", "name"}), **settings}, ReproduceConfig).model_copy(
+            update=place
+        )
     output = Output(as_json=json, quiet=quiet)
     with ReproductionView(output) as view:
         path, merged, tasks = run(merged, watcher=view)

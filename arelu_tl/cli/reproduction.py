@@ -15,7 +15,7 @@ from arelu_tl.records.storage import write_bytes, write_json, write_text
 from arelu_tl.render.console import Output, plain
 from arelu_tl.render.figures import png, reproduction_figure
 from arelu_tl.render.reproduction import reproduction_csv, reproduction_markdown, reproduction_report
-from arelu_tl.study.reproduce_notes import reproduction_notes
+from arelu_tl.study.reproduce_notes import environment_notes, reproduction_notes
 from arelu_tl.study.reproduce_runs import ended_runs
 from arelu_tl.study.reproduce_units import Task
 
@@ -27,11 +27,12 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
         StorageError: the folder cannot be written.
     """
     chosen = [entry for entry in CATALOGUE.values() if entry.name in config.activations]
+    ended = {task.folder: ended_runs(path / task.folder) for task in tasks}
     told = tabulate(
-        {task.folder: ended_runs(path / task.folder) for task in tasks},
+        ended,
         titles={entry.name: entry.title for entry in chosen},
         learnable=[entry.name for entry in chosen if entry.learnable],
-        notes=reproduction_notes(config, tasks),
+        notes=[*reproduction_notes(config, tasks), *environment_notes([run for each in ended.values() for run in each])],
         transfer=config.transfer,
     )
     command = command_of(config)
@@ -42,10 +43,11 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
     write_bytes(path / reproduction.CURVES, png(reproduction_figure(told)))
     files = [path / name for name in (reproduction.TABLE, reproduction.TABLE_CSV, reproduction.CURVES, reproduction.RESULTS)]
     studies = "\n".join(f"  arelu-tl compare {plain(path / task.folder)}" for task in tasks)
+    beside = "   # each activation beside ReLU, with intervals and verdicts" if "relu" in config.activations else ""
     output.report(
         reproduction_report(told),
         "report: " + ", ".join(plain(file) for file in files),
-        f"next:\n{studies}   # each activation beside ReLU, with intervals and verdicts",
+        f"next:\n{studies}{beside}",
         data=data,
     )
 

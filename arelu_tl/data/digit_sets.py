@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,19 +159,31 @@ def _torchvision(name: str, root: Path, *, download: bool) -> DigitSet:
     kind, *halves = _TORCHVISION[name]
     try:
         train, test = (getattr(datasets, kind)(root=str(root), download=download, **half) for half in halves)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, TypeError, AssertionError, pickle.UnpicklingError) as error:
+        # torchvision asserts what a file holds.
         hint = "" if download else " (--download fetches it)"
         raise DataError(f"{root}: torchvision cannot read {kind} there: {' '.join(str(error).split())[:160]}{hint}") from None
     told = f"{kind} as torchvision reads it"
-    return DigitSet(name, told, _pictures(train), _pictures(test), whole=True)
+    known, asked = (pictures_of(r.data, r.targets if hasattr(r, "targets") else r.labels) for r in (train, test))
+    if known is None or asked is None:
+        raise DataError(f"{root}: its {kind} are not the pictures of ten classes, a label each, that MNIST-Conv takes")
+    return DigitSet(name, told, known, asked, whole=True)
 
 
-def _pictures(read: Any) -> Pictures:
-    """Of torchvision's data, grey (n, 28, 28) or SVHN's (n, 3, 32, 32), whose centre is taken as the paper's code does."""
-    pixels = torch.as_tensor(read.data)
-    labels = torch.as_tensor(read.targets if hasattr(read, "targets") else read.labels).long()
+def pictures_of(data: Any, targets: Any) -> Pictures | None:
+    """torchvision's arrays, grey (n, 28, 28) or SVHN's (n, 3, 32, 32), whose centre is taken as the paper's code does.
+
+    Returns:
+        None where they are something else.
+    """
+    pixels, labels = torch.as_tensor(data), torch.as_tensor(targets).long()
     if pixels.dim() == 3:
-        return Pictures(pixels[..., None].contiguous(), labels)
-    edge = (pixels.shape[-1] - SIDE) // 2
-    centre = pixels[..., edge : edge + SIDE, edge : edge + SIDE]
-    return Pictures(centre.permute(0, 2, 3, 1).contiguous(), labels % 10)
+        pixels = pixels[..., None]
+    elif pixels.dim() == 4:
+        pixels = pixels.permute(0, 2, 3, 1)
+        edge = (pixels.shape[1] - SIDE) // 2
+        pixels = pixels[:, edge : edge + SIDE, edge : edge + SIDE] if edge > 0 else pixels
+    whole = pixels.dtype is torch.uint8 and pixels.shape[1:] in ((SIDE, SIDE, 1), (SIDE, SIDE, 3))
+    if not whole or len(pixels) != len(labels) or not len(labels) or int(labels.min()) < 0 or int(labels.max()) > 9:
+        return None
+    return Pictures(pixels.contiguous(), labels)

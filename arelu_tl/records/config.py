@@ -27,8 +27,8 @@ from arelu_tl.records.config_values import (
     Interval,
     IntOrAuto,
     Size,
+    option,
 )
-from arelu_tl.records.config_values import option as _field
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
 # layer cannot import; a test holds them to it. And maxout, which only the runs of ``reproduce`` can be of.
@@ -56,155 +56,155 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True, frozen=True)
 
-    data: FilePath | None = _field(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
-    train_split: FolderName = _field("train", "Name of the folder with training pictures.", "Data")
-    val_split: FolderName | None = _field(
+    data: FilePath | None = option(None, "Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.", "Data")
+    train_split: FolderName = option("train", "Name of the folder with training pictures.", "Data")
+    val_split: FolderName | None = option(
         None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data"
     )
-    val_fraction: Float = _field(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
-    split_seed: Int = _field(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
-    on_bad_image: Literal["error", "skip"] = _field(
+    val_fraction: Float = option(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
+    split_seed: Int = option(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
+    on_bad_image: Literal["error", "skip"] = option(
         "error", "A picture that cannot be decoded ends the command, or is named and left out of all arms.", "Data"
     )
-    allow_duplicates: bool = _field(
+    allow_duplicates: bool = option(
         False,
         "Let a picture, or what looks the same, stand in training and in validation; else such a folder is refused.",
         "Data",
     )
-    follow_links: bool = _field(
+    follow_links: bool = option(
         False, "Follow links that lead out of the folder, and pass over those in a circle; else both are refused.", "Data"
     )
-    workers: Int | None = _field(
+    workers: Int | None = option(
         None, "Processes that decode pictures; chosen from the machine when not given.", "Data", ge=0, short="-j"
     )
 
-    cache: Literal["auto", "ram", "disk", "off"] = _field(
+    cache: Literal["auto", "ram", "disk", "off"] = option(
         "auto",
         "Where pictures are kept once they are decoded and reduced: the user's cache folder, for later runs too (disk), memory "
         "(ram), or nowhere; auto: disk where there is room.",
         "Data",
     )
-    cache_limit: Size = _field("16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data")
+    cache_limit: Size = option("16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data")
 
-    model: str = _field("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
-    pretrained: bool = _field(True, "Start from pretrained weights.", "Backbone")
-    pretrained_path: FilePath | None = _field(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
-    img_size: Int | None = _field(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
-    drop: Fraction = _field(0.0, "Dropout before the classifier.", "Backbone")
-    drop_path: Fraction | None = _field(None, "Stochastic depth; the model's own when not given.", "Backbone")
+    model: str = option("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
+    pretrained: bool = option(True, "Start from pretrained weights.", "Backbone")
+    pretrained_path: FilePath | None = option(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
+    img_size: Int | None = option(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)
+    drop: Fraction = option(0.0, "Dropout before the classifier.", "Backbone")
+    drop_path: Fraction | None = option(None, "Stochastic depth; the model's own when not given.", "Backbone")
 
-    arm: Arm = _field(
+    arm: Arm = option(
         "arelu",
         "What becomes of the ReLU sites: AReLU, a control (recalibrated keeps them; arelu-frozen, leaky, prelu) or a rival.",
         "Surgery",
     )
-    baseline: bool = _field(True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery")
-    init: Init = _field(
+    baseline: bool = option(True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery")
+    init: Init = option(
         "calibrated", "How AReLU starts: normalised and graded by depth, as in the paper, or almost ReLU.", "Surgery"
     )
-    alpha: Float | None = _field(
+    alpha: Float | None = option(
         None, "Initial alpha of every site (of the last one, with calibrated).", "Surgery", ge=0.01, le=0.99
     )
-    beta: Float | None = _field(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
-    include: list[str] = _field([], "Replace only sites whose name matches one of these globs.", "Surgery")
-    exclude: list[str] = _field([], "Leave sites whose name matches one of these globs.", "Surgery")
-    granularity: Granularity = _field("site", "One alpha and beta a site, or a pair for each of its channels.", "Surgery")
-    share_sites: bool = _field(False, "One AReLU for all calls of a ReLU module that runs at several sites.", "Surgery")
-    inplace: bool = _field(
+    beta: Float | None = option(None, "Initial beta of every site.", "Surgery", ge=-20, le=20)
+    include: list[str] = option([], "Replace only sites whose name matches one of these globs.", "Surgery")
+    exclude: list[str] = option([], "Leave sites whose name matches one of these globs.", "Surgery")
+    granularity: Granularity = option("site", "One alpha and beta a site, or a pair for each of its channels.", "Surgery")
+    share_sites: bool = option(False, "One AReLU for all calls of a ReLU module that runs at several sites.", "Surgery")
+    inplace: bool = option(
         True,
         "Where the ReLU overwrote its input, AReLU keeps only its output for the backward pass; off: a copy of the input as "
         "well, for more memory.",
         "Surgery",
     )
-    batchnorm: BatchNorm = _field(
+    batchnorm: BatchNorm = option(
         "corrected",
         "BatchNorm statistics with calibrated: moved by what surgery did to them, estimated anew from training pictures, or "
         "left alone.",
         "Surgery",
     )
-    drift_budget: Float = _field(
+    drift_budget: Float = option(
         1.0,
         "With calibrated: leaks as strong as keep the drift on training pictures within this; 0: alphas graded by depth, "
         "whatever the drift.",
         "Surgery",
         ge=0,
     )
-    calibration_images: Int = _field(256, "Training pictures that calibrate surgery and measure its drift.", "Surgery", ge=2)
+    calibration_images: Int = option(256, "Training pictures that calibrate surgery and measure its drift.", "Surgery", ge=2)
 
-    epochs: Int = _field(10, "Passes over the training pictures.", "Training", ge=1)
-    batch_size: IntOrAuto = _field(
+    epochs: Int = option(10, "Passes over the training pictures.", "Training", ge=1)
+    batch_size: IntOrAuto = option(
         32,
         "Pictures in a step, over all processes of torchrun; auto: the largest power of two that memory holds for every arm, "
         "up to 256 and an eighth of the training pictures.",
         "Training",
         short="-b",
     )
-    micro_batch: Int | None = _field(
+    micro_batch: Int | None = option(
         None,
         "Pictures at a time, the gradients added up over the batch (BatchNorm sees the parts); halved by itself where a GPU's "
         "memory runs out.",
         "Training",
         ge=1,
     )
-    lr: Float = _field(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
-    head_lr: Float | None = _field(None, "Learning rate of the new classifier.", "Training", gt=0)
-    arelu_lr: Float | None = _field(None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0)
-    opt: str = _field("adamw", "timm optimiser.", "Training")
-    momentum: Float = _field(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
-    weight_decay: Float = _field(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)
-    sched: Literal["cosine", "tanh", "step", "poly", "none"] = _field(
+    lr: Float = option(1e-4, "Learning rate of the backbone and, unless told otherwise, of all else.", "Training", gt=0)
+    head_lr: Float | None = option(None, "Learning rate of the new classifier.", "Training", gt=0)
+    arelu_lr: Float | None = option(None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0)
+    opt: str = option("adamw", "timm optimiser.", "Training")
+    momentum: Float = option(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
+    weight_decay: Float = option(0.05, "Weight decay; never on biases, norms, alpha and beta.", "Training", ge=0)
+    sched: Literal["cosine", "tanh", "step", "poly", "none"] = option(
         "cosine", "Schedule of the learning rate, per step.", "Training"
     )
-    warmup_epochs: Float = _field(0.0, "Epochs of linear warm-up.", "Training", ge=0)
-    min_lr: Float = _field(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
-    smoothing: Float = _field(0.0, "Label smoothing.", "Training", ge=0, lt=1)
-    balance: bool = _field(False, "Weigh the loss so that every class counts the same, however many pictures it has.", "Training")
-    clip_grad: Float | None = _field(None, "Largest norm of the gradient.", "Training", gt=0)
-    grad_accum_steps: Int = _field(1, "Batches whose gradients make one step.", "Training", ge=1)
-    freeze: Literal["none", "backbone"] = _field(
+    warmup_epochs: Float = option(0.0, "Epochs of linear warm-up.", "Training", ge=0)
+    min_lr: Float = option(0.0, "Learning rate at the schedule's end.", "Training", ge=0)
+    smoothing: Float = option(0.0, "Label smoothing.", "Training", ge=0, lt=1)
+    balance: bool = option(False, "Weigh the loss so that every class counts the same, however many pictures it has.", "Training")
+    clip_grad: Float | None = option(None, "Largest norm of the gradient.", "Training", gt=0)
+    grad_accum_steps: Int = option(1, "Batches whose gradients make one step.", "Training", ge=1)
+    freeze: Literal["none", "backbone"] = option(
         "none",
         "backbone: train only the classifier, alpha and beta; BatchNorm statistics stay. With --no-aug and nothing to learn at "
         "the sites, each picture passes the backbone once.",
         "Training",
     )
-    sync_bn: bool = _field(
+    sync_bn: bool = option(
         False, "Under torchrun, on GPUs: BatchNorm normalises by the whole batch, not by each process's slice.", "Training"
     )
-    model_ema: bool = _field(False, "Evaluate and keep a moving average of the weights.", "Training")
-    model_ema_decay: Float = _field(0.998, "Decay of that average.", "Training", gt=0, lt=1)
-    patience: Int | None = _field(
+    model_ema: bool = option(False, "Evaluate and keep a moving average of the weights.", "Training")
+    model_ema_decay: Float = option(0.998, "Decay of that average.", "Training", gt=0, lt=1)
+    patience: Int | None = option(
         None, "Stop an arm after so many epochs without a better validation accuracy.", "Training", ge=1
     )
-    eval_every: Int | None = _field(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
-    amp: bool = _field(False, "Mixed precision.", "Training")
-    amp_dtype: Literal["bfloat16", "float16"] = _field("bfloat16", "Its type; float16 needs a GPU.", "Training")
-    channels_last: bool | None = _field(
+    eval_every: Int | None = option(None, "Evaluate every so many steps too, not only at each epoch's end.", "Training", ge=1)
+    amp: bool = option(False, "Mixed precision.", "Training")
+    amp_dtype: Literal["bfloat16", "float16"] = option("bfloat16", "Its type; float16 needs a GPU.", "Training")
+    channels_last: bool | None = option(
         None, "Lay maps out with their channels side by side; when not given, on the CPU and with --amp.", "Training"
     )
-    compile: bool = _field(False, "torch.compile the model; trains as without where that fails, all arms alike.", "Training")
-    grad_checkpointing: bool = _field(
+    compile: bool = option(False, "torch.compile the model; trains as without where that fails, all arms alike.", "Training")
+    grad_checkpointing: bool = option(
         False, "Compute activations again in the backward pass: less memory, more time, the same result.", "Training"
     )
 
-    no_aug: bool = _field(False, "No augmentation: train on what validation would see.", "Augmentation")
-    scale: tuple[float, float] = _field(
+    no_aug: bool = option(False, "No augmentation: train on what validation would see.", "Augmentation")
+    scale: tuple[float, float] = option(
         (0.35, 1.0), "Share of the picture's area that a random crop keeps, least and most.", "Augmentation"
     )
-    hflip: Fraction = _field(0.5, "Probability of a horizontal flip.", "Augmentation")
-    color_jitter: Float = _field(0.4, "Strength of colour jitter.", "Augmentation", ge=0)
-    aa: str | None = _field(None, "timm AutoAugment policy, as rand-m9-mstd0.5.", "Augmentation")
-    reprob: Fraction = _field(0.0, "Probability of random erasing.", "Augmentation")
+    hflip: Fraction = option(0.5, "Probability of a horizontal flip.", "Augmentation")
+    color_jitter: Float = option(0.4, "Strength of colour jitter.", "Augmentation", ge=0)
+    aa: str | None = option(None, "timm AutoAugment policy, as rand-m9-mstd0.5.", "Augmentation")
+    reprob: Fraction = option(0.0, "Probability of random erasing.", "Augmentation")
 
-    seed: Int = _field(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
-    device: str | None = _field(None, "cpu, cuda, cuda:1, mps; the best there is when not given.", "Run")
-    output: FilePath = _field(Path("runs"), "Folder that study folders are made in.", "Run")
-    name: str | None = _field(
+    seed: Int = option(0, "Seed of head initialisation, order, augmentation and dropout.", "Run", ge=0, lt=2**32)
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps; the best there is when not given.", "Run")
+    output: FilePath = option(Path("runs"), "Folder that study folders are made in.", "Run")
+    name: str | None = option(
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
-    save_every: Interval = _field(
+    save_every: Interval = option(
         "10m", "Save the state after so many steps (500) or so much time (10m), and at each epoch's end.", "Run"
     )
-    tensorboard: bool = _field(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
+    tensorboard: bool = option(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
 
     def learning_rates(self) -> list[float]:
         """The rates that training will use."""
@@ -240,20 +240,20 @@ class SweepConfig(FinetuneConfig):
     Where and how long it trains (``WHERE_KEYS``) is no part of what a study is: it may go on elsewhere.
     """
 
-    arms: Annotated[list[Arm], Commas, Field(min_length=1)] = _field(["relu", "arelu"], "Arms, separated by commas.", "Grid")
-    lrs: Annotated[list[Annotated[Float, Field(gt=0)]], Commas, Field(min_length=1)] = _field(
+    arms: Annotated[list[Arm], Commas, Field(min_length=1)] = option(["relu", "arelu"], "Arms, separated by commas.", "Grid")
+    lrs: Annotated[list[Annotated[Float, Field(gt=0)]], Commas, Field(min_length=1)] = option(
         [1e-4], "Learning rates, separated by commas.", "Grid"
     )
-    seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], Commas, Field(min_length=1)] = _field(
+    seeds: Annotated[list[Annotated[Int, Field(ge=0, lt=2**32)]], Commas, Field(min_length=1)] = option(
         [0], "Seeds, separated by commas.", "Grid"
     )
 
-    jobs: Int | None = _field(
+    jobs: Int | None = option(
         None, "Runs trained at once, devices shared out; one when not given, with ray as many as there is room for.", _WHERE, ge=1
     )
-    launcher: Literal["local", "ray"] = _field("local", "Who trains: this machine, or a Ray cluster, one run a task.", _WHERE)
-    ray_address: str | None = _field(None, "Ray cluster to join; one is started on this machine when not given.", _WHERE)
-    time_budget: Duration = _field(
+    launcher: Literal["local", "ray"] = option("local", "Who trains: this machine, or a Ray cluster, one run a task.", _WHERE)
+    ray_address: str | None = option(None, "Ray cluster to join; one is started on this machine when not given.", _WHERE)
+    time_budget: Duration = option(
         None, "Begin no rate and seed whose arms cannot all be trained within this time: 90m, 2h, 1h30m.", _WHERE
     )
 

@@ -61,10 +61,11 @@ class ReproduceConfig(BaseModel):
     )
     epochs: Int = option(
         1,
-        "Epochs, of fine-tuning with --transfer. Offline one has the steps of one of MNIST: 469 of 128.",
+        "Epochs, of fine-tuning with --transfer. Offline an epoch is 469 steps of 128, as on MNIST.",
         "Training",
         ge=1,
     )
+    pretrain_epochs: Int = option(1, "With --transfer, epochs on the first set (the paper: 20).", "Training", ge=1)
     batch_size: Int = option(128, "Pictures in a step.", "Training", ge=1, le=60_000, short="-b")
     eval_every: Int | None = option(
         None, "Look at the test pictures every so many steps; a tenth of an epoch when not given.", "Training", ge=1
@@ -94,6 +95,8 @@ class ReproduceConfig(BaseModel):
             raise ValueError("download needs the folder to fetch into: --data")
         if self.transfer and self.dataset is not None:
             raise ValueError("transfer goes between two sets of digits of its own: leave out --dataset")
+        if not self.transfer and self.pretrain_epochs != 1:
+            raise ValueError("pretrain_epochs are those before a --transfer")
         if self.transfer and len(self.opts) > 1:
             raise ValueError("transfer fine-tunes with one optimiser")
         return self

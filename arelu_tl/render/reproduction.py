@@ -12,8 +12,8 @@ from arelu_tl.analysis.reproduction import ARELU, FIXED, LEARNABLE, Column, Entr
 from arelu_tl.analysis.results import Spread
 from arelu_tl.records.csv_table import csv_text
 from arelu_tl.render.console import plain
+from arelu_tl.render.text import visible
 
-_OPTS = {"sgd": "SGD", "adam": "Adam"}
 _FIRST = "epoch 1"
 _LEAD = "AReLU − best "
 # What --transfer shows of each direction: before any step on the new set, at the first epoch's end, and the mean on the way.
@@ -22,21 +22,21 @@ _MEASURES: dict[str, Callable[[Entry], Spread]] = {
     _FIRST: lambda entry: entry.first,
     "on the way": lambda entry: entry.aulc,
 }
-_MARKS = "Mean ± standard deviation over the trainings (n − 1); {}: the best fixed and the best learnable rival of a column."
 
 
 def reproduction_report(told: Reproduction) -> Group:
     """A table for each study, which is as wide as a terminal mostly is, and the notes."""
     studies = dict.fromkeys(column.study for column in told.columns)
     tables = [_terminal_table(told, [c for c in told.columns if c.study == study]) for study in studies]
-    return Group(*tables, *map(Text, [_MARKS.format("*"), *told.notes]))
+    return Group(*tables, *map(Text, [_marks(told, "*"), *told.notes]))
 
 
 def reproduction_markdown(told: Reproduction, command: str) -> str:
     """table.md: the table, its notes, and the ``command`` that made it."""
     header, *rows = _table(told, told.columns, "**{}**")
-    lines = [f"# {_title(told)}", "", f"    {command}", "", _row(header), _row(["---", "---", *["---:"] * (len(header) - 2)])]
-    return "\n".join([*lines, *map(_row, rows), "", *(f"- {note}" for note in [_MARKS.format("bold"), *told.notes]), ""])
+    lines = [f"# {_title(told)}", "", f"    {visible(command)}", "", _row(header)]
+    lines += [_row(["---", "---", *["---:"] * (len(header) - 2)]), *map(_row, rows), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in [_marks(told, "bold"), *told.notes]), ""])
 
 
 def reproduction_csv(told: Reproduction) -> str:
@@ -54,6 +54,13 @@ def reproduction_csv(told: Reproduction) -> str:
     return csv_text(header, rows)
 
 
+def _marks(told: Reproduction, best: str) -> str:
+    """What the table's marks mean."""
+    several = any(len(entry.seeds) > 1 for column in told.columns for entry in column.entries.values())
+    spread = "Mean ± standard deviation over the trainings (n − 1); " if several else ""
+    return f"{spread}{best}: the best fixed and the best learnable rival of a column."
+
+
 def _title(told: Reproduction) -> str:
     if told.transfer:
         return "Transfer: test accuracy (%) before the first step, after the first epoch, and on the way"
@@ -61,8 +68,8 @@ def _title(told: Reproduction) -> str:
 
 
 def _heading(told: Reproduction, column: Column) -> str:
-    rate = f"{_OPTS[column.opt]} {column.lr:g}"
-    return f"{column.study.replace('-to-', ' → ')}, {rate}" if told.transfer else rate
+    rate = f"{column.optimiser} {column.lr:g}"
+    return f"{column.direction}, {rate}" if told.transfer else rate
 
 
 def _table(told: Reproduction, columns: Sequence[Column], bold: str) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from arelu_tl.errors import ArtefactError, ConfigError, DataError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.gradients import THRESHOLD, GradientPoint, GradientReport
+from arelu_tl.records.storage import read_json
 from arelu_tl.records.weights import load_weights
 from arelu_tl.study.arm_pair import find_partner
 from arelu_tl.study.environment import choose_device
@@ -197,6 +198,10 @@ def _only_swapped(study: Path) -> runs.RunRecord:
 
 
 def _check_pictures(run: runs.RunRecord, folder: PictureFolder, *, given: bool, observer: Observer) -> None:
+    known = run.path.resolve().parent / runs.DATASET
+    classes = read_json(known)["classes"] if known.is_file() else folder.classes
+    if list(classes) != list(folder.classes):
+        raise DataError(f"{folder.root}: its classes are not those that {run.path} was trained to tell apart")
     if doubt := doubt_pictures(run, folder):
         if not given:
             raise DataError(f"{folder.root}: {doubt}; name a folder to use others")

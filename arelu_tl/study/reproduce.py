@@ -19,7 +19,7 @@ from arelu_tl.records.config import check_config, dump_yaml, read_yaml
 from arelu_tl.records.reproduction import FREE_KEYS, GRID_KEYS, ReproduceConfig
 from arelu_tl.records.storage import claim_folder, hold_folder, make_folder, write_text
 from arelu_tl.study.environment import choose_device
-from arelu_tl.study.reproduce_runs import ended_runs, open_task, training_environment, write_runs
+from arelu_tl.study.reproduce_runs import ended_runs, open_task, require_same_pictures, training_environment, write_runs
 from arelu_tl.study.reproduce_units import Outcome, Task, Unit, net_steps, plan_units, train_unit
 from arelu_tl.training import catch_signals
 from arelu_tl.training.interruption import StopRequest
@@ -54,13 +54,22 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
     if config.data is not None:
         config = config.model_copy(update={"data": config.data.resolve()})
     there = config.output / config.name if config.name is not None else None
-    begun = there is not None and there.exists()
-    if there is not None and begun:
-        config = _grown(there, config)
-    tasks = _tasks(config)
-    with catch_signals() as stop, ExitStack() as held:
-        path = there if there is not None and begun else claim_folder(make_folder(config.output), config.name, "reproduction")
-        held.enter_context(hold_folder(path, what="being trained"))
+    with ExitStack() as held:
+        if there is not None and there.exists():
+            # Held before it is read: another process may be growing its grid.
+            path = there
+            held.enter_context(hold_folder(path, what="being trained"))
+            config = _grown(path, config)
+            tasks = _tasks(config)
+            stop = held.enter_context(catch_signals())
+        else:
+            tasks = _tasks(config)
+            # From here on there is something to go on with.
+            stop = held.enter_context(catch_signals())
+            path = claim_folder(make_folder(config.output), config.name, "reproduction")
+            held.enter_context(hold_folder(path, what="being trained"))
+        for task in tasks:
+            require_same_pictures(path / task.folder, task)
         write_text(path / reproduction.CONFIG, dump_yaml(config))
         for task in tasks:
             open_task(path / task.folder, config, task)
@@ -89,8 +98,9 @@ def resumed(path: Path) -> ReproduceConfig:
         raise DataError(f"{path} is no reproduction: it has no {reproduction.CONFIG}")
     try:
         values = read_yaml(file)
+        # Where it lies now, under whatever name it was given since.
         place = {"output": path.resolve().parent, "name": path.resolve().name}
-        return check_config({**values, **place}, ReproduceConfig)
+        return check_config(values, ReproduceConfig).model_copy(update=place)
     except ConfigError as error:
         raise ArtefactError(f"{file}: {error}") from None
 
@@ -104,10 +114,10 @@ def _grown(path: Path, config: ReproduceConfig) -> ReproduceConfig:
     if not (path / reproduction.CONFIG).is_file():
         raise ConfigError(f"{path} is there already and no reproduction: choose another --name")
     before = resumed(path)
-    ours, theirs = config.model_dump(mode="json"), before.model_dump(mode="json")
-    apart = [
-        f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key not in FREE_KEYS and ours[key] != theirs[key]
-    ]
+    ours, theirs = ({**each.model_dump(mode="json"), "dataset": each.chosen_dataset} for each in (config, before))
+    # A transfer has one optimiser and goes between sets that --data chooses; else they are grid and place.
+    fixed = set(ours) - FREE_KEYS | ({"opts", "data"} if config.transfer else set())
+    apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key in fixed and ours[key] != theirs[key]]
     if apart:
         raise ConfigError(f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name")
     joined = {key: list(dict.fromkeys([*getattr(before, key), *getattr(config, key)])) for key in GRID_KEYS}
@@ -130,6 +140,7 @@ def _train(
 ) -> None:
     """Hand out units to threads, each of which trains its stack on one processor, and write what they bring."""
     jobs = config.jobs or (os.cpu_count() or 1 if device.type == "cpu" else 1)
+    threads = torch.get_num_threads()
     fingerprints = {unit.task.folder: unit.task.target.fingerprint() for unit in units}
     environment = training_environment(device)
     counter = _Counter()
@@ -156,8 +167,11 @@ def _train(
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
+            # What the threads set for themselves is also what later threads of this process would begin with.
+            torch.set_num_threads(threads)
     if stop.signal_number is not None:
-        raise Interrupted(f"stopped with {len(waiting)} of {len(units)} stacks to train; {hint}", stop.signal_number)
+        left = sum(len(unit.nets) for unit in waiting.values())
+        raise Interrupted(f"stopped with {left} trainings to go; {hint}", stop.signal_number)
 
 
 class _Counter:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from arelu_tl.data.digit_sets import DigitSet
+from arelu_tl.records import runs
 from arelu_tl.records.reproduction import ReproduceConfig
-from arelu_tl.study.reproduce_units import PAPERS_EPOCH, PRETRAIN_EPOCHS, PRETRAIN_LR, Task, steps_per_epoch
+from arelu_tl.records.runs import RunRecord
+from arelu_tl.records.storage import read_json
+from arelu_tl.study.reproduce_units import PAPERS_EPOCH, PRETRAIN_LR, Task, steps_per_epoch
 
 # What the authors' code makes of two activations, which their names do not tell.
 _ODD = {
@@ -23,11 +28,13 @@ def reproduction_notes(config: ReproduceConfig, tasks: Sequence[Task]) -> list[s
     several = "s" * (len(config.seeds) > 1)
     notes.append(
         f"{len(config.seeds)} training{several} of each (seed{several} {', '.join(map(str, config.seeds))}; the paper has 5). "
-        "Of a seed all activations begin with the same weights and see the same batches in the same order."
+        + ("Of a seed all activations " + ("were first trained from" if config.transfer else "begin with"))
+        + " the same weights and see the same batches in the same order."
     )
     if config.transfer:
+        epochs = f"{config.pretrain_epochs} epoch{'s' * (config.pretrain_epochs > 1)}"
         notes.append(
-            f"Each activation was first trained on the other set, {PRETRAIN_EPOCHS} epoch with SGD at {PRETRAIN_LR:g} "
+            f"Each activation was first trained on the other set, {epochs} with SGD at {PRETRAIN_LR:g} "
             f"(the paper: 20), then all its weights on this one, {config.epochs} (the paper: 100). Before: as the other "
             "set left it."
         )
@@ -41,6 +48,26 @@ def reproduction_notes(config: ReproduceConfig, tasks: Sequence[Task]) -> list[s
             f"{'; '.join(odd)}: both as in the authors' code." if len(odd) > 1 else f"{odd[0]}: as in the authors' code."
         )
     return notes
+
+
+def environment_notes(trained: Sequence[RunRecord]) -> list[str]:
+    """A sentence where runs of one table were trained in several environments, as those of a study gone on with elsewhere can be.
+
+    Raises:
+        ArtefactError: a run's environment.json cannot be read.
+    """
+    kinds = Counter(_kind(read_json(run.path / runs.ENVIRONMENT)) for run in trained)
+    if len(kinds) < 2:
+        return []
+    counted = "; ".join(f"{count} with {kind}" for kind, count in kinds.most_common())
+    return [f"The trainings are of several environments ({counted}): the same to rounding, not to the bit."]
+
+
+def _kind(environment: dict[str, Any]) -> str:
+    convolutions = str(environment.get("convolutions")).partition(" ")[0].rstrip(":")
+    return (
+        f"torch {environment.get('packages', {}).get('torch')} on {environment.get('device_name')}, {convolutions} convolutions"
+    )
 
 
 def _epoch(config: ReproduceConfig, digits: DigitSet) -> str:

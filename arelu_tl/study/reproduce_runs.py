@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from arelu_tl.analysis.convergence import aulc
-from arelu_tl.errors import DataError, NonFiniteError
+from arelu_tl.errors import ArtefactError, DataError, NonFiniteError
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.flags import pack_flags
@@ -26,16 +26,25 @@ from arelu_tl.training.stacked import convolution
 MODEL = "mnist-conv"
 
 
-def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
-    """Write what a study of runs says about itself; it may be there already, with a smaller grid.
-
-    Raises:
-        DataError: it was begun on other pictures.
+def require_same_pictures(path: Path, task: Task) -> None:
     """
+    Raises:
+        DataError: the study of runs at ``path``, if there is one, was begun on other pictures.
+        ArtefactError: it does not tell on which.
+    """
+    if not (path / runs.DATASET).exists():
+        return
+    told = read_json(path / runs.DATASET)
+    if not isinstance(told, dict) or "fingerprint" not in told:
+        raise ArtefactError(f"{path / runs.DATASET} is damaged: it has no fingerprint")
+    if told["fingerprint"] != task.target.fingerprint():
+        raise DataError(f"{task.target.name}: the pictures are not those that {path} was started on; begin a new study")
+
+
+def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
+    """Write what a study of runs says about itself; it may be there already, with a smaller grid."""
     make_folder(path)
     digits = task.target
-    if (path / runs.DATASET).exists() and read_json(path / runs.DATASET)["fingerprint"] != digits.fingerprint():
-        raise DataError(f"{digits.name}: the pictures are not those that {path} was started on; begin a new study")
     halves = {"train": digits.train, "val": digits.test}
     counts = {name: torch.bincount(half.labels, minlength=10).tolist() for name, half in halves.items()}
     told = {
@@ -103,7 +112,7 @@ def _finite(value: float) -> float | None:
 
 
 def _rows(outcome: Outcome, net: int, lr: float) -> list[dict[str, Any]]:
-    """metrics.jsonl: evaluations, and each epoch's training after its last one."""
+    """metrics.jsonl: in order of steps the evaluations, and of an epoch's last step its training first."""
     rows: list[dict[str, Any]] = []
     for each in outcome.curves.evaluations:
         correct = each.correct[net]
@@ -152,7 +161,8 @@ def _summary(outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint
     broken = int(outcome.curves.broken[net])
     told: dict[str, Any] = {"status": "finished"}
     if broken >= 0:
-        error = f"the loss became no finite number at step {broken}; its accuracies are those of what was left"
+        when = f"at step {broken}" if source is None or seed not in outcome.lost else f"while it was trained on {source.name}"
+        error = f"the loss became no finite number {when}; its accuracies are those of what was left"
         told = {"status": "failed", "error": error, "exit_code": NonFiniteError.exit_code}
     return {
         "arm": outcome.unit.activation,

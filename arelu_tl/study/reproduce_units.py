@@ -19,8 +19,8 @@ from arelu_tl.training.stacked import OPTIMISERS, Stack, StackCurves, initial_we
 PAPERS_EPOCH = 60_000
 # How many nets a stack holds at most: with more their maps leave the processor's cache, with fewer calls cost more than they do.
 _MOST_NETS = 8
-# The paper's code trains before a transfer as it does here, for one epoch of its twenty.
-PRETRAIN_OPT, PRETRAIN_LR, PRETRAIN_EPOCHS = "sgd", 1e-2, 1
+# As the paper's code trains before a transfer.
+PRETRAIN_OPT, PRETRAIN_LR = "sgd", 1e-2
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Outcome:
         orders: of each seed the digests of its epochs' batches.
         heads: of each seed the digest of the weights that it began with.
         pictures: how many each net was trained on, those seen again among them.
+        lost: seeds whose training before a transfer ended in numbers that are none.
     """
 
     unit: Unit
@@ -70,6 +71,7 @@ class Outcome:
     orders: dict[int, list[dict[str, str]]]
     heads: dict[int, str]
     pictures: int
+    lost: frozenset[int]
 
 
 def steps_per_epoch(config: ReproduceConfig, digits: DigitSet) -> int:
@@ -105,7 +107,7 @@ def net_steps(config: ReproduceConfig, unit: Unit) -> int:
     """Training steps of single nets that ``unit`` takes, those before a transfer among them."""
     steps = config.epochs * steps_per_epoch(config, unit.task.target) * len(unit.nets)
     source = unit.task.source
-    return steps if source is None else steps + PRETRAIN_EPOCHS * steps_per_epoch(config, source) * len(unit.seeds)
+    return steps if source is None else steps + config.pretrain_epochs * steps_per_epoch(config, source) * len(unit.seeds)
 
 
 def train_unit(
@@ -124,6 +126,7 @@ def train_unit(
     target, source = unit.task.target, unit.task.source
     weights = {seed: initial_weights(seed, target.channels) for seed in unit.seeds}
     heads = {seed: _digest(weights[seed].values()) for seed in unit.seeds}
+    lost: frozenset[int] = frozenset()
     if source is not None:
         stack = Stack(unit.activation, [weights[seed] for seed in unit.seeds], device)
         trained = train_stack(
@@ -131,7 +134,7 @@ def train_unit(
             OPTIMISERS[PRETRAIN_OPT](stack.parameters, torch.full((stack.nets,), PRETRAIN_LR)),
             source.train,
             source.test,
-            [_order(config, source, seed, PRETRAIN_EPOCHS) for seed in unit.seeds],
+            [_order(config, source, seed, config.pretrain_epochs) for seed in unit.seeds],
             seeds=unit.seeds,
             evaluate_at=(),
             stopped=stopped,
@@ -140,6 +143,7 @@ def train_unit(
         if trained is None:
             return None
         weights = {seed: stack.weights_of(number) for number, seed in enumerate(unit.seeds)}
+        lost = frozenset(seed for seed, step in zip(unit.seeds, trained.broken.tolist(), strict=True) if step >= 0)
     stack = Stack(unit.activation, [weights[seed] for _, seed in unit.nets], device)
     orders = [_order(config, target, seed, config.epochs) for seed in unit.seeds]
     curves = train_stack(
@@ -159,7 +163,7 @@ def train_unit(
         seed: [{"order": _digest(epoch), "first_batch": _digest([target.train.batch(epoch[0])])} for epoch in order]
         for seed, order in zip(unit.seeds, orders, strict=True)
     }
-    return Outcome(unit, curves, digests, heads, sum(len(batch) for epoch in orders[0] for batch in epoch))
+    return Outcome(unit, curves, digests, heads, sum(len(batch) for epoch in orders[0] for batch in epoch), lost)
 
 
 def evaluation_steps(config: ReproduceConfig, digits: DigitSet) -> set[int]:

@@ -78,7 +78,7 @@ def test_compare_reads_each_optimisers_runs(study: tuple[Path, str], place: Path
     assert all(each["seeds"] == [0, 1] and each["aulc"]["pictures"] == 40 for each in told["rates"])
     mixed = run_command("compare", path, cwd=place)
     assert mixed.returncode == 2
-    assert "opt" in mixed.stderr
+    assert f"compare {path / 'adam'} or {path / 'sgd'}" in mixed.stderr
 
 
 def test_going_on_trains_nothing_twice_and_the_grid_may_grow(study: tuple[Path, str], place: Path) -> None:
@@ -91,6 +91,13 @@ def test_going_on_trains_nothing_twice_and_the_grid_may_grow(study: tuple[Path, 
     assert {file: file.stat().st_mtime_ns for file in path.rglob("summary.json")} == before
     refused = run_command("reproduce", "--resume", path, "--lrs", "1e-2", cwd=place)
     assert (refused.returncode, "leave out: lrs" in refused.stderr) == (2, True)
+
+
+def test_jobs_below_one_are_refused_when_it_goes_on_too(study: tuple[Path, str], place: Path) -> None:
+    path, _ = study
+    done = run_command("reproduce", "--resume", path, "--jobs", "-3", cwd=place)
+    assert done.returncode == 2
+    assert "jobs" in done.stderr
 
 
 @pytest.mark.slow
@@ -133,6 +140,7 @@ def test_ctrl_c_ends_with_a_line_how_to_go_on(place: Path) -> None:
         (["--dataset", "svhn"], "--data"),
         (["--activations", "swish"], "swish"),
         (["--resume", "empty"], "no reproduction"),
+        (["--pretrain-epochs", "3"], "--transfer"),
         (["--quick", "--config", "x.yaml"], "leave out"),
         (["--device", "abacus"], "abacus"),
     ],

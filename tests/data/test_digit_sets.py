@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_digits import TEST, TRAIN, write_mnist
 
-from arelu_tl.data.digit_sets import batch_order, load_digit_set
+from arelu_tl.data.digit_sets import batch_order, load_digit_set, pictures_of
 from arelu_tl.errors import DataError
 
 
@@ -51,6 +53,47 @@ def test_a_folder_without_the_set_is_one_line(tmp_path: Path, name: str) -> None
     with pytest.raises(DataError, match="--download"):
         load_digit_set(name, tmp_path)
     assert not list(tmp_path.rglob("*.gz"))
+
+
+def test_svhn_is_its_centre_in_colour_as_the_papers_code_cuts_it() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    made = pictures_of(pixels, np.arange(12) % 10)
+    assert made is not None
+    assert made.pixels.shape == (12, 28, 28, 3)
+    assert torch.equal(made.pixels[5, 0, 27], torch.from_numpy(pixels[5, :, 2, 29]))
+    assert made.labels[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [
+        ((12, 28, 14), np.arange(12) % 10),
+        ((12, 14, 28), np.arange(12) % 10),
+        ((12, 3, 28, 14), np.arange(12) % 10),
+        ((12, 4, 28, 28), np.arange(12) % 10),
+        ((12, 28, 28), np.arange(12)),
+        ((12, 28, 28), -np.arange(12)),
+        ((12, 28, 28), np.arange(10)),
+        ((0, 28, 28), np.arange(0)),
+    ],
+)
+def test_pictures_of_another_form_are_none_of_ours(shape: tuple[int, ...], labels: Any) -> None:
+    assert pictures_of(np.zeros(shape, np.uint8), labels) is None
+    assert pictures_of(np.zeros((10, 28, 28), np.float32), np.arange(10)) is None
+
+
+def test_a_folder_of_narrow_pictures_or_a_cut_file_is_one_line(tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path)
+    file = next(folder.rglob("train-images*"))
+    content = file.read_bytes()
+    # 28 x 28 said as 28 x 14, twice as many: torchvision asks nothing.
+    count = int.from_bytes(content[4:8], "big")
+    file.write_bytes(content[:4] + (2 * count).to_bytes(4, "big") + content[8:12] + (14).to_bytes(4, "big") + content[16:])
+    with pytest.raises(DataError, match="not the pictures"):
+        load_digit_set("mnist", folder)
+    file.write_bytes(content[:-100])
+    with pytest.raises(DataError, match="torchvision cannot read MNIST"):
+        load_digit_set("mnist", folder)
 
 
 @settings(deadline=None, max_examples=50)

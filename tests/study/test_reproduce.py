@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from tiny_digits import write_mnist
 
 from arelu_tl.data.digit_sets import DigitSet, load_digit_set
-from arelu_tl.errors import ConfigError, DataError, Interrupted
-from arelu_tl.records.config import check_config
+from arelu_tl.errors import ArtefactError, ConfigError, DataError, Interrupted
+from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.records.runs import RunRecord, load_study
 from arelu_tl.study.reproduce import Watcher, reproduce, resumed
+from arelu_tl.study.reproduce_notes import environment_notes
 from arelu_tl.study.reproduce_units import Task, Unit, plan_units, train_unit
 
 GRID = {"activations": "relu,rrelu,prelu,arelu", "opts": "sgd,adam", "lrs": "1e-2,1e-3", "seeds": "0,1", "batch_size": 32}
@@ -134,6 +136,67 @@ def test_other_pictures_in_the_folder_are_noticed(tmp_path: Path) -> None:
     write_mnist(data, test=50)
     with pytest.raises(DataError, match="begin a new study"):
         reproduce(config(data, tmp_path, **few))
+
+
+def test_a_refused_command_leaves_the_study_as_it_was(mnist: Path, tmp_path: Path) -> None:
+    few = {"activations": "relu", "opts": "sgd", "lrs": "1e-3", "seeds": "0"}
+    path, _, _ = reproduce(config(mnist, tmp_path, **few))
+    before = (path / "reproduction.yaml").read_text()
+    with pytest.raises(DataError, match="begin a new study"):
+        reproduce(config(write_mnist(tmp_path / "others", test=50), tmp_path, **few))
+    with pytest.raises(ConfigError, match="dataset mnist there and digits here"):
+        reproduce(config(mnist, tmp_path, **few).model_copy(update={"data": None}))
+    assert (path / "reproduction.yaml").read_text() == before
+    assert reproduce(resumed(path))[0] == path
+
+
+def test_a_transfer_goes_on_with_its_optimiser_and_sets_only(mnist: Path, tmp_path: Path) -> None:
+    begun = check_config({"transfer": True, "opts": "sgd", "output": tmp_path, "name": "t"}, ReproduceConfig)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "reproduction.yaml").write_text(dump_yaml(begun))
+    with pytest.raises(ConfigError, match=r"opts \['sgd'\] there and \['adam'\] here"):
+        reproduce(begun.model_copy(update={"opts": ["adam"]}))
+    with pytest.raises(ConfigError, match="data None there"):
+        reproduce(begun.model_copy(update={"data": mnist}))
+
+
+def test_a_study_goes_on_under_whatever_name_it_was_given_since(mnist: Path, tmp_path: Path) -> None:
+    few = {"activations": "relu", "opts": "sgd", "lrs": "1e-3", "seeds": "0"}
+    path, _, _ = reproduce(config(mnist, tmp_path, **few))
+    moved = path.rename(tmp_path / "my run, 2nd")
+    seen = Seen()
+    assert reproduce(resumed(moved), watcher=seen)[0] == moved
+    assert (seen.runs, seen.done) == (1, 1)
+
+
+def test_threads_are_as_many_afterwards_as_before(mnist: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        reproduce(config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-3", seeds="0"))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_damaged_dataset_file_is_told(mnist: Path, tmp_path: Path) -> None:
+    few = {"activations": "relu", "opts": "sgd", "lrs": "1e-3", "seeds": "0"}
+    path, _, _ = reproduce(config(mnist, tmp_path, **few))
+    (path / "sgd" / "dataset.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="no fingerprint"):
+        reproduce(config(mnist, tmp_path, **few))
+
+
+def test_runs_of_several_environments_are_told_of_once(mnist: Path, tmp_path: Path) -> None:
+    path, _, _ = reproduce(config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-2,1e-3", seeds="0"))
+    runs = load_study(path / "sgd").runs
+    assert environment_notes(runs) == []
+    file = runs[0].path / "environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "convolutions": "portable: no C compiler"}))
+    (note,) = environment_notes(runs)
+    assert "1 with" in note
+    assert "portable convolutions" in note
 
 
 def test_a_net_that_diverges_is_a_failed_run_with_its_accuracy(mnist: Path, tmp_path: Path) -> None:

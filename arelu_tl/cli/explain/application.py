@@ -15,7 +15,7 @@ SUMMARIES = {
 
 def explain(asked: str | None) -> typer.Typer:
     """The application of ``arelu-tl explain``; only the verb that is ``asked`` for can run."""
-    app = typer.Typer(no_args_is_help=True, help=__doc__)
+    app = typer.Typer(no_args_is_help=True)
     for name, summary in SUMMARIES.items():
         if name == asked:
             app.command(name)(getattr(importlib.import_module(f"arelu_tl.cli.explain.{name}"), name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,12 +35,13 @@ def features(
     at: Annotated[
         Literal["start", "best"],
         typer.Option(
-            help="Weights: the best checkpoints, or both arms before training, built again from the run's pictures in the time "
-            "that it takes to check them and to operate."
+            help="Weights: the best checkpoints, or both arms as they were before training, built again from the run's pictures, "
+            "which takes as long as the start of a training."
         ),
     ] = "best",
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Picture to write.", show_default="features-IMAGE.png in the study")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Picture to write.", show_default="features-IMAGE-HASH.png in the study"),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -64,7 +67,13 @@ def features(
     sink = Output(as_json=json, quiet=quiet)
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
         report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
-    target = output or report.answers[0].run.parent / f"features-{image.stem[:60]}.png"
+    target = output or report.answers[0].run.parent / _page_name(image)
     make_folder(target.parent)
     write_bytes(target, png(features_figure(report)))
     sink.report(*features_report(report, target), data={**report.to_json(), "figure": str(target)})
+
+
+def _page_name(image: Path) -> str:
+    """Of the picture's name and of where it lies: pictures of several classes are often called the same."""
+    place = hashlib.sha256(os.fsencode(image.resolve())).hexdigest()[:6]
+    return f"features-{image.stem[:40]}-{place}.png"

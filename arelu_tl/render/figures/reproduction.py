@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from arelu_tl.analysis.reproduction import ARELU, Column, Reproduction
 from arelu_tl.render.figures.canvas import MUTED, ArmStyle, add_legend, arm_styles, house_style, new_figure, panel
 
-_OPTS = {"sgd": "SGD", "adam": "Adam"}
 _WIDTH, _HEIGHT = 12.0, 2.1
 _OTHERS = "#c3c9d0"
 # In a panel of its own look, whichever activations they are.
@@ -72,8 +71,7 @@ def _draw(axes: Axes, told: Reproduction, column: Column) -> None:
             axes.plot(steps, mean, color=_OTHERS, linewidth=0.9, zorder=2)
         if name in best:
             axes.plot(steps, mean, zorder=4, **_line(_RIVALS[best[name]]))
-    rate = f"{_OPTS[column.opt]}, learning rate {column.lr:g}"
-    title = f"{column.study.replace('-to-', ' → ')}" if told.transfer else rate
+    title = column.direction if told.transfer else f"{column.optimiser}, learning rate {column.lr:g}"
     axes.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=15)
     named = "; ".join(f"best {group}: {told.titles[name]}" for name, group in best.items())
     axes.text(0, 1.02, named, transform=axes.transAxes, fontsize=7.5, color=MUTED, va="bottom")

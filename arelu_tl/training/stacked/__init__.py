@@ -1,4 +1,4 @@
-"""Many small nets trained at once on the processor: the paper's MNIST-Conv, stacked over learning rates and seeds."""
+"""Many small nets trained at once: the paper's MNIST-Conv, stacked over learning rates and seeds."""
 
 from arelu_tl.training.stacked.fit import StackCurves, StackEvaluation, train_stack
 from arelu_tl.training.stacked.net import Stack, initial_weights

@@ -19,8 +19,10 @@ from arelu_tl.activation import native
 
 SOURCE = Path(__file__).with_name("conv_pool.c")
 BODY = Path(__file__).with_name("conv_pool_body.h")
-# (channels in, channels out, kernel, side of the image) that the C file was written for.
-_SHAPES = {(1, 10, 5, 28), (3, 10, 5, 28), (10, 20, 5, 12), (20, 40, 3, 4)}
+# (side of the image, channels in, channels out, kernel) that the C file was written for.
+_BLOCKS = ((28, 1, 10, 5), (28, 3, 10, 5), (12, 10, 20, 5), (4, 20, 40, 3))
+# The same as the shapes of an image, of a net's weight and of its bias.
+_SHAPES = {((side, side, ci), (k, k, ci, co), (co,)) for side, ci, co, k in _BLOCKS}
 
 
 def kernel_state() -> str:
@@ -39,7 +41,7 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (N, B, P, P, D) with P = (H - K + 1) // 2.
     """
-    if _serves(x, weight):
+    if _serves(x, weight, bias):
         result: Tensor = _ConvPool.apply(x, weight, bias)
         return result
     return conv_pool_portable(x, weight, bias)
@@ -57,12 +59,12 @@ def conv_pool_portable(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _ConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         side = (x.shape[2] - weight.shape[1] + 1) // 2
         y = x.new_empty((len(weight), x.shape[1], side, side, weight.shape[4]))
         taken = torch.empty_like(y, dtype=torch.uint8)
         run = _library()[x.shape[4]][0]
-        run(x.data_ptr(), weight.data_ptr(), bias.contiguous().data_ptr(), y.data_ptr(), taken.data_ptr(), *_counts(x, weight))
+        run(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), taken.data_ptr(), *_counts(x, weight))
         ctx.save_for_backward(x, weight, taken)
         return y
 
@@ -85,11 +87,13 @@ def _counts(x: Tensor, weight: Tensor) -> tuple[int, int, int]:
     return len(weight), len(weight) // len(x), x.shape[1]
 
 
-def _serves(x: Tensor, weight: Tensor) -> bool:
+def _serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    # The C file goes by what it was written for: a tensor of another shape would be read beyond its end.
     return (
-        (x.shape[4], weight.shape[4], weight.shape[1], x.shape[2]) in _SHAPES
+        (tuple(x.shape[2:]), tuple(weight.shape[1:]), tuple(bias.shape[1:])) in _SHAPES
+        and len(weight) == len(bias)
         and x.device.type == "cpu"
-        and x.dtype is weight.dtype is torch.float32
+        and x.dtype is weight.dtype is bias.dtype is torch.float32
         and (len(x) == len(weight) or not x.requires_grad)
         and _build()[0] is not None
     )
@@ -102,7 +106,7 @@ def _library() -> dict[int, tuple[Any, Any]]:
     assert library is not None
     pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
     found = {}
-    for channels, *_ in _SHAPES:
+    for _, channels, *_ in _BLOCKS:
         forward = getattr(library, f"conv_pool_forward_{channels}")
         backward = getattr(library, f"conv_pool_backward_{channels}")
         forward.argtypes, backward.argtypes = [pointer] * 5 + [size] * 3, [pointer] * 7 + [size] * 3

@@ -13,7 +13,6 @@ from arelu_tl.training.stacked.convolution import conv_pool
 # (channels out, kernel) of each block; of 28 x 28 pixels the last leaves 1 x 1.
 BLOCKS = ((10, 5), (20, 5), (40, 3))
 CLASSES = 10
-SIDE = 28
 
 
 def initial_weights(seed: int, channels: int) -> dict[str, Tensor]:
