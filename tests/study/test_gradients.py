@@ -125,6 +125,12 @@ def test_pictures_that_are_others_are_refused_unless_named(study: StudyRecord, m
     found = gradients_of_run(copied, others, batches=1, observer=notes)
     assert found.data == others.name
     assert sum("other pictures" in note for note in notes.notes) == 2
+    renamed = shutil.copytree(others, tmp_path / "renamed")
+    for half in ("train", "val"):
+        first = min((renamed / half).iterdir())
+        first.rename(first.with_name("another"))
+    with pytest.raises(DataError, match="classes are not those"):
+        gradients_of_run(copied, renamed, batches=1)
     (copied / "dataset.json").unlink()
     with pytest.raises(DataError, match=r"no dataset\.json beside .*; name a folder"):
         gradients_of_run(copied, batches=1)
