@@ -98,7 +98,6 @@ def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
         "no_aug": True,
         "device": config.device,
         "output": config.output,
-        "name": config.name,
     }
 
 

@@ -141,7 +141,7 @@ def test_pictures_that_are_others_are_refused_unless_named(study: StudyRecord, m
 def test_damaged_weights_and_others_classes_are_said(study: StudyRecord, make_folder: Any, tmp_path: Path) -> None:
     copied = tmp_path / "study"
     shutil.copytree(study.path, copied)
-    with pytest.raises(ArtefactError, match="does not fit"):
+    with pytest.raises(DataError, match="classes are not those"):
         gradients_of_run(copied, make_folder(classes=4, train=6, val=2), batches=1)
     (copied / "arelu-lr0.01-s0" / "checkpoints" / "step-8" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ArtefactError, match="step-8"):
