@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -31,7 +33,7 @@ def comparison_report(comparison: Comparison) -> Group:
     parts += [Text(sentence, style="bold") for sentence in sentences]
     parts += [Text(sentence) for sentence in comparison.gain]
     parts += [Text(warning, style="yellow") for warning in comparison.warnings]
-    parts += [Text(_proof(pair), style="dim") for found in comparison.rates if len(found.pairs) == 1 for pair in found.pairs]
+    parts += [Text(proof, style="dim") for proof in _proofs(comparison.rates)]
     if comparison.unpaired:
         parts.append(Text(f"without a partner: {', '.join(comparison.unpaired)}"))
     if comparison.repeated:
@@ -135,10 +137,25 @@ def best_table(comparison: Comparison) -> Table:
     return table
 
 
-def _proof(pair: PairResult) -> str:
-    same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
-    tail = f"; McNemar on the best checkpoints' predictions: p = {pair.mcnemar_p:.3g}" if pair.mcnemar_p is not None else ""
-    return f"same in both (seed {pair.seed}): {same or 'not recorded yet'}{tail}"
+def _proofs(rates: Sequence[RateComparison]) -> list[str]:
+    """What the runs of single pairs share, once for all that share it, and McNemar's test of each."""
+    together: dict[tuple[int, str], list[tuple[RateComparison, PairResult]]] = defaultdict(list)
+    for found in rates:
+        for pair in found.pairs if len(found.pairs) == 1 else []:
+            same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
+            together[pair.seed, same or "not recorded yet"].append((found, pair))
+    lines = []
+    for (seed, same), members in together.items():
+        tested = [(found, pair.mcnemar_p) for found, pair in members if pair.mcnemar_p is not None]
+        named = len(members) > 1
+        values = ", ".join(f"{_named(found, rates)} " * named + f"p = {p:.3g}" for found, p in tested)
+        tail = f"; McNemar on the best checkpoints' predictions: {values}" if values else ""
+        lines.append(f"same in {'all of them' if named else 'both'} (seed {seed}): {same}{tail}")
+    return lines
+
+
+def _named(found: RateComparison, rates: Sequence[RateComparison]) -> str:
+    return found.arm + (f" at {found.lr:g}" if len({each.lr for each in rates}) > 1 else "")
 
 
 def export_report(report: ExportReport) -> Group:

@@ -53,6 +53,18 @@ def test_a_study_gets_its_answer_its_figures_and_its_page(study: Path) -> None:
     assert found["best"][0]["verdict"] == "better"
 
 
+def test_of_single_pairs_what_all_share_is_said_once_and_each_test_names_its_arm(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    for arm, curve in (("relu", SLOW), ("arelu", FAST), ("leaky", SLOW)):
+        write_run(tmp_path, arm, correct=draw_correct(stream, curve, 200))
+    told = compare(tmp_path, "--no-report", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    (line,) = [line for line in told.stdout.splitlines() if "same in" in line]
+    assert line.startswith("same in all of them (seed 0): dataset dddddddddddd")
+    assert "predictions: arelu p = " in " ".join(told.stdout.split())
+    assert ", leaky p = " in " ".join(told.stdout.split())
+
+
 def test_it_imports_no_torch(study: Path) -> None:
     code = (
         "import sys\nfrom arelu_tl.cli import main\n"
