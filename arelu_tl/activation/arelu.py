@@ -12,6 +12,19 @@ from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
 from arelu_tl.errors import ConfigError
 
 
+def check_initial_values(alpha: float, beta: float, num_parameters: int) -> None:
+    """
+    Raises:
+        ConfigError: alpha is out of [0.01, 0.99], beta no number, or ``num_parameters`` less than 1.
+    """
+    if not ALPHA_MIN <= alpha <= ALPHA_MAX:
+        raise ConfigError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
+    if not math.isfinite(beta):
+        raise ConfigError(f"beta must be a number: {beta}")
+    if num_parameters < 1:
+        raise ConfigError(f"num_parameters must be 1 or the number of channels: {num_parameters}")
+
+
 class AReLU(nn.Module):
     """Attention-based rectified linear unit (Chen, Li, Xu, arXiv 2006.13858, equation 3).
 
@@ -56,16 +69,11 @@ class AReLU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not ALPHA_MIN <= alpha <= ALPHA_MAX:
-            raise ConfigError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
-        if not math.isfinite(beta):
-            raise ConfigError(f"beta must be a number: {beta}")
+        check_initial_values(alpha, beta, num_parameters)
         if not 0 < scale < math.inf:
             raise ConfigError(f"scale must be greater than 0: {scale}")
         if cap is not None and not cap > 0:
             raise ConfigError(f"cap must be greater than 0: {cap}")
-        if num_parameters < 1:
-            raise ConfigError(f"num_parameters must be 1 or the number of channels: {num_parameters}")
         self.num_parameters = num_parameters
         self.channel_dim = channel_dim
         self.cap = cap

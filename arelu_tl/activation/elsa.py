@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from arelu_tl.activation.arelu import check_initial_values
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
 from arelu_tl.activation.layout import over_channels
-from arelu_tl.errors import ConfigError
 
 
 def attention_map(x: Tensor, alpha: Tensor, beta: Tensor, *, channel_dim: int = 1) -> Tensor:
@@ -71,12 +69,7 @@ class ELSA(nn.Module):
         channel_dim: int = 1,
     ) -> None:
         super().__init__()
-        if not ALPHA_MIN <= alpha <= ALPHA_MAX:
-            raise ConfigError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
-        if not math.isfinite(beta):
-            raise ConfigError(f"beta must be a number: {beta}")
-        if num_parameters < 1:
-            raise ConfigError(f"num_parameters must be 1 or the number of channels: {num_parameters}")
+        check_initial_values(alpha, beta, num_parameters)
         self.activation = activation
         self.channel_dim = channel_dim
         self.alpha = nn.Parameter(torch.full((num_parameters,), float(alpha)))
