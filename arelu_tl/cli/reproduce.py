@@ -19,7 +19,10 @@ _PANEL = "Grid"
 def reproduce(
     settings: dict[str, Any],
     activations: Annotated[
-        str | None, typer.Option(help="Activations, separated by commas.", show_default="all 19", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option(
+            help="Activations, separated by commas; silu is the paper's Swish.", show_default="all 19", rich_help_panel=_PANEL
+        ),
     ] = None,
     opts: Annotated[
         str | None, typer.Option(help="Optimisers.", show_default="sgd,adam; with --transfer sgd", rich_help_panel=_PANEL)
