@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -32,8 +32,14 @@ SUMMARIES = {
     "explain": "What the activation does inside a net, as pictures: gradients by depth, feature maps, learned curves.",
     "reproduce": "The paper's MNIST-Conv comparison over all its activations: accuracy after the first epoch, table and curves.",
 }
-# Commands that have verbs of their own.
-_GROUPS = {"explain"}
+# Of a command whose name is a package: its verbs.
+VERBS = {
+    "explain": {
+        "gradients": "Norm and vanishing share of the gradients by depth, at the start and along training, for both arms.",
+        "features": "Maps before and after the activation, attention, and what the answer rests on, for a picture in both arms.",
+        "activations": "Every site's learned curve beside its initial one; without a RUN, the shapes of the whole catalogue.",
+    },
+}
 
 
 def _print_version(asked: bool) -> None:
@@ -50,8 +56,8 @@ def _top(
     """Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?"""
 
 
-def _application(asked: str | None, verb: str | None = None) -> typer.Typer:
-    """The commands by name; only the one that is ``asked`` for, and of a group only the ``verb``, can run."""
+def _application(words: Sequence[str]) -> typer.Typer:
+    """The commands by name; only the one that ``words``, those of the command line that are no options, ask for can run."""
     app = typer.Typer(
         name="arelu-tl",
         help=_top.__doc__,
@@ -62,19 +68,25 @@ def _application(asked: str | None, verb: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for name, summary in SUMMARIES.items():
-        if name == asked and name in _GROUPS:
-            group = getattr(importlib.import_module(f"arelu_tl.cli.{name}"), name)(verb)
-            app.add_typer(group, name=name, help=summary)
-        elif name == asked:
-            app.command(name)(getattr(importlib.import_module(f"arelu_tl.cli.{name}"), name))
-        else:
-            app.command(name, help=summary)(_not_asked)
+    _add_commands(app, "arelu_tl.cli", SUMMARIES, words)
     return app
 
 
+def _add_commands(app: typer.Typer, package: str, summaries: Mapping[str, str], words: Sequence[str]) -> None:
+    """Add the commands of ``package``, of which the first of ``words`` asks for one, and the next for its verb."""
+    for name, summary in summaries.items():
+        if not words or name != words[0]:
+            app.command(name, help=summary)(_not_asked)
+        elif name in VERBS:
+            verbs = typer.Typer(no_args_is_help=True)
+            _add_commands(verbs, f"{package}.{name}", VERBS[name], words[1:])
+            app.add_typer(verbs, name=name, help=summary)
+        else:
+            app.command(name)(getattr(importlib.import_module(f"{package}.{name}"), name))
+
+
 def _not_asked() -> None:
-    raise AssertionError("a command other than the first word of the command line was run")
+    raise AssertionError("a command other than the words of the command line name was run")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         words = [word for word in arguments if not word.startswith("-")]
-        asked, verb = [*words, None, None][:2]
-        code = _application(asked, verb)(args=arguments, standalone_mode=False)
+        code = _application(words)(args=arguments, standalone_mode=False)
     except BrokenPipeError:
         code = 0
     except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code

@@ -1,5 +1,1 @@
-"""arelu-tl explain VERB: what the activation does inside a net, as pictures."""
-
-from arelu_tl.cli.explain.application import explain
-
-__all__ = ["explain"]
+"""arelu-tl explain VERB: what the activation does inside a net, as pictures; a file a verb."""
