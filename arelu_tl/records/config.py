@@ -28,6 +28,7 @@ from arelu_tl.records.config_values import (
     IntOrAuto,
     Size,
     option,
+    require_distinct,
 )
 
 # The unmodified baseline, and what surgery makes: the names of activation.SURGERY_ARMS and surgery.RECALIBRATED, which this
@@ -265,10 +266,7 @@ class SweepConfig(FinetuneConfig):
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> SweepConfig:
-        for name in GRID_KEYS:
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} names a value twice")
+        require_distinct(self, GRID_KEYS)
         return self
 
     def learning_rates(self) -> list[float]:

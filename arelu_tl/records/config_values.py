@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +82,17 @@ def _duration(value: Any) -> Any:
     if value is not None:
         parse_duration(value if isinstance(value, str) else "")
     return value
+
+
+def require_distinct(grid: object, keys: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: one of the lists ``keys`` of a configuration names a value twice.
+    """
+    for key in keys:
+        values = getattr(grid, key)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{key} names a value twice")
 
 
 Commas = BeforeValidator(_split)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from arelu_tl.records.config_values import Commas, FilePath, Float, Int, option
+from arelu_tl.records.config_values import Commas, FilePath, Float, Int, option, require_distinct
 
 # The keys of activation.CATALOGUE, which this layer cannot import; a test holds them to it.
 Activation = Literal[
@@ -83,10 +83,7 @@ class ReproduceConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ReproduceConfig:
-        for key in GRID_KEYS:
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{key} names a value twice")
+        require_distinct(self, GRID_KEYS)
         if self.dataset not in (None, "digits") and self.data is None:
             raise ValueError(f"dataset {self.dataset} is read from a folder of torchvision's: name it with --data")
         if self.dataset == "digits" and self.data is not None:
