@@ -199,7 +199,7 @@ def _only_swapped(study: Path) -> runs.RunRecord:
 
 def _check_pictures(run: runs.RunRecord, folder: PictureFolder, *, given: bool, observer: Observer) -> None:
     known = run.path.resolve().parent / runs.DATASET
-    classes = read_json(known)["classes"] if known.is_file() else folder.classes
+    classes = (read_json(known) if known.is_file() else {}).get("classes", folder.classes)
     if list(classes) != list(folder.classes):
         raise DataError(f"{folder.root}: its classes are not those that {run.path} was trained to tell apart")
     if doubt := doubt_pictures(run, folder):
