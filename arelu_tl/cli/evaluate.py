@@ -15,6 +15,9 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or an .onnx file, which needs no torch.")],
     data: Annotated[Path, typer.Argument(help="Folder of pictures, one folder a class; its val folder if it has one.")],
     split: Annotated[str | None, typer.Option(help="Folder of DATA to evaluate instead, as test.")] = None,
+    include_training: Annotated[
+        bool, typer.Option("--include-training", help="Count the pictures that the model was trained on, too.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
@@ -36,13 +39,13 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.
 
-    A run is judged by its held-out pictures alone where DATA is the folder that it was trained on.
+    Pictures that the model was trained on are known by their content, wherever they lie, and left out.
     """
     require_folder(data)
 
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output, plain
-    from arelu_tl.render.use_tables import evaluation_report, rejected_line
+    from arelu_tl.render.use_tables import evaluation_report, rejected_line, training_line
     from arelu_tl.study.classifier import open_classifier
     from arelu_tl.study.evaluate import evaluate as evaluate_pictures
 
@@ -55,9 +58,12 @@ def evaluate(
     classifier = open_classifier(model, device)
     with PictureBar(sink, "evaluating") as bar:
         report = evaluate_pictures(
-            classifier, model, data, split=split, batch_size=batch_size, progress=bar,
+            classifier, data, split=split, include_training=include_training, batch_size=batch_size, progress=bar,
             rejected=lambda each: sink.warn(rejected_line(each)),
         )  # fmt: skip
+    if told := training_line(report):
+        # Where they are left out as they should be, --quiet need not hear of it.
+        (sink.warn if report.counted or report.gone else sink.note)(told)
     written = write_evaluation(report, output) if output is not None else []
     files = [f"wrote {', '.join(plain(path) for path in written)}"] if written else []
     sink.report(evaluation_report(report), *files, data=report.to_json())

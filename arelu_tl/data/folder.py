@@ -256,16 +256,13 @@ def scan_folder(
     return PictureFolder(root, classes, splits, layout, checked.rejected, ignored, copies, links, cache)
 
 
-def list_evaluation(
-    root: Path, classes: Sequence[str], *, split: str | None = None, only: Collection[str] | None = None
-) -> list[tuple[str, int]]:
+def list_evaluation(root: Path, classes: Sequence[str], *, split: str | None = None) -> list[tuple[str, int]]:
     """(path relative to ``root``, label) of the pictures that a trained model shall be evaluated on; none is opened.
 
     Args:
         root: in either layout; with train and val folders the validation pictures are taken, else all.
         classes: the model's class names; a label is an index into them, whatever classes the folder lacks.
         split: name of the folder to take instead ("test").
-        only: paths relative to ``root`` to which the pictures are limited, where any of them is there.
 
     Raises:
         DataError: no folder, no pictures, a class that the model does not know.
@@ -282,8 +279,6 @@ def list_evaluation(
     by_class = list_split(root, folder, follow_links=True).pictures
     if not any(by_class.values()):
         raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
-    if only and any(path in only for paths in by_class.values() for path in paths):
-        by_class = {name: [path for path in paths if path in only] for name, paths in by_class.items()}
     labels = {name: label for label, name in enumerate(classes)}
     unknown = [name for name, paths in by_class.items() if paths and name not in labels]
     if unknown:

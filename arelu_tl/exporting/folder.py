@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arelu_tl.errors import ArtefactError, StorageError
 from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_json
+from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
 from arelu_tl.records.weights import load_weights, save_weights
 
 CONFIG = "config.json"
@@ -44,6 +45,7 @@ def write_export(
     weights: dict[str, Tensor],
     card: dict[str, Any],
     architecture: Mapping[str, Any],
+    trained_on: TrainedOn | None,
     check: Callable[[Path], None],
 ) -> dict[str, int]:
     """Write the folder beside its place, and rename it in once ``check``, given that folder, has raised nothing.
@@ -52,6 +54,7 @@ def write_export(
         card: content of the model card. Unless its form is "timm", the folder names an architecture that timm does not know:
             timm would build a ReLU net where there is none, and activations without weights leave nothing to notice it by.
         architecture: timm's description of it (``pretrained_cfg``).
+        trained_on: its training pictures, where they are known.
         check: raises where the folder, as it will be, is not what it should be.
 
     Returns:
@@ -70,7 +73,7 @@ def write_export(
         beside.mkdir()
         try:
             save_weights(beside / MODEL, weights)
-            write_json(beside / CONFIG, _config(card, architecture, sha256_file(beside / MODEL)))
+            write_json(beside / CONFIG, _config(card, architecture, trained_on, sha256_file(beside / MODEL)))
             check(beside)
             if path.exists():  # somebody may stand in it: it is filled, the file that makes it complete last
                 for name in (MODEL, CONFIG):
@@ -88,7 +91,7 @@ def write_export(
     return {name: (path / name).stat().st_size for name in (CONFIG, MODEL)}
 
 
-def _config(card: dict[str, Any], architecture: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+def _config(card: dict[str, Any], architecture: Mapping[str, Any], trained_on: TrainedOn | None, sha256: str) -> dict[str, Any]:
     known = {key: architecture[key] for key in _FROM_TIMM if architecture.get(key) is not None}
     fixed = {"img_size": card["img_size"]} if card["img_size"] and known.get("fixed_input_size") else {}
     named = card["architecture"] if card["form"] == "timm" else f"arelu_tl_{card['architecture']}"
@@ -100,7 +103,19 @@ def _config(card: dict[str, Any], architecture: Mapping[str, Any], sha256: str) 
         "pretrained_cfg": {**known, **card["data_config"], "num_classes": len(card["classes"]), "license": card["license"]},
         "arelu_tl": card,
         "sha256": {MODEL: sha256},
+        **({TRAINED_ON: trained_on.to_text()} if trained_on is not None else {}),
     }
+
+
+def read_trained_on(path: Path) -> TrainedOn | None:
+    """What the model in such a folder was trained on; None where the folder does not tell.
+
+    Raises:
+        ArtefactError: damaged.
+    """
+    config = read_json(path / CONFIG)
+    known = isinstance(config, dict) and TRAINED_ON in config
+    return TrainedOn.from_text(config[TRAINED_ON], path / CONFIG) if known else None
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], object]:

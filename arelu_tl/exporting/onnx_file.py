@@ -14,6 +14,7 @@ from arelu_tl import __version__
 from arelu_tl.errors import ArtefactError, ConfigError
 from arelu_tl.exporting.onnx_session import INPUT, LOGITS
 from arelu_tl.exporting.proof import Answer
+from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
 
 OPSET = 20
 # A protobuf message ends here.
@@ -112,12 +113,13 @@ def answers(content: bytes, *, optimised: bool = True) -> Answer:
     return answer
 
 
-def onnx_metadata(card: Mapping[str, Any]) -> dict[str, str]:
+def onnx_metadata(card: Mapping[str, Any], trained_on: TrainedOn | None) -> dict[str, str]:
     """The card for a file's metadata: what a user of the file needs by itself, and the whole; as JSON in ASCII, since names of
-    folders need not be valid text."""
+    folders need not be valid text. And what it was trained on, where that is known."""
     data = card["data_config"]
     return {
         "classes": json.dumps(card["classes"]),
         "preprocessing": json.dumps(data),
         "arelu_tl": json.dumps(card),
+        **({TRAINED_ON: trained_on.to_text()} if trained_on is not None else {}),
     }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
+from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
 
 INPUT, LOGITS, PROBABILITIES = "pictures", "logits", "probabilities"
 _FLOATS = ("tensor(float)", "tensor(float16)")
@@ -26,6 +27,7 @@ class OnnxSession:
         classes: answer i belongs to classes[i].
         data_config: the preprocessing, as ``Preprocessing`` takes it.
         card: content of the model card.
+        trained_on: what the model was trained on; None where the file does not tell.
         takes_pictures: whether the preprocessing is part of the graph: decoded pictures uint8 (1, H, W, 3) of any size go in,
             one at a time; else preprocessed ones, float (N, 3, H, W).
         gives_probabilities: whether the answers are probabilities; else logits.
@@ -77,6 +79,7 @@ class OnnxSession:
         self.classes: list[str] = classes
         self.data_config: dict[str, Any] = data_config
         self.card: dict[str, Any] = card
+        self.trained_on = TrainedOn.from_text(inside[TRAINED_ON], self._path) if TRAINED_ON in inside else None
 
     def _read_ports(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

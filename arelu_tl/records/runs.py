@@ -15,6 +15,7 @@ from arelu_tl.records.storage import read_json, read_rows
 STUDY_CONFIG = "study.yaml"
 DATASET = "dataset.json"
 SPLIT = "split.csv"
+TRAINED_ON = "trained-on.bin"
 COMPARISON = "comparison.json"
 FIGURE = "convergence.png"
 REPORT = "report.html"

@@ -25,6 +25,20 @@ def rejected_line(rejected: Rejected) -> str:
     return f"[yellow]left out[/] {plain(rejected.path)}: {plain(rejected.reason)}"
 
 
+def training_line(report: EvaluationReport) -> str | None:
+    """What became of the pictures that the model was trained on, in rich markup; None where there are none."""
+    if report.trained_on is None:
+        return "[yellow]nothing tells which pictures this model was trained on[/]: if there are any among these, they are counted"
+    listed = report.images + len(report.rejected) + (0 if report.counted else report.trained_on)
+    told = f"{report.trained_on} of {listed} pictures"
+    gone = f"; {report.gone} more that it was trained on are gone and would not be known" if report.gone else ""
+    if report.counted and report.trained_on:
+        return f"[yellow]{told} were trained on and are counted[/]: this is no accuracy on new pictures{gone}"
+    if report.trained_on:
+        return f"left out: {told}, which the model was trained on (--include-training counts them){gone}"
+    return gone.removeprefix("; ") or None
+
+
 def evaluation_report(report: EvaluationReport) -> Group:
     """The numbers, each class's, and for few classes the confusion matrix."""
     top5 = f", top-5 {report.top5:.4f}" if report.top5 is not None else ""

@@ -23,6 +23,7 @@ from arelu_tl.exporting.onnx_preprocessing import pixel_model, with_preprocessin
 from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
 from arelu_tl.exporting.proof import Proof, prove
 from arelu_tl.exporting.pt2_file import pt2_answers, same_to_the_bit, to_pt2
+from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.export_pictures import ExportPictures
 
@@ -65,6 +66,7 @@ def make_onnx(
     folding: bool = True,
     precision: Precision = "float32",
     preprocessing: bool = False,
+    trained_on: TrainedOn | None = None,
 ) -> Artefact:
     """One ONNX file.
 
@@ -95,7 +97,7 @@ def make_onnx(
         whole = with_preprocessing(core, card.data_config)
         proofs.append(_prove_preprocessing(whole, core, card, pictures))
     told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites], "precision": precision}
-    return Artefact(with_metadata(whole, onnx_metadata(told)), proofs, folded, core)
+    return Artefact(with_metadata(whole, onnx_metadata(told, trained_on)), proofs, folded, core)
 
 
 def _prove_preprocessing(whole: bytes, core: bytes, card: ModelCard, pictures: ExportPictures) -> Proof:
@@ -129,7 +131,14 @@ def _prove_preprocessing(whole: bytes, core: bytes, card: ModelCard, pictures: E
     )
 
 
-def make_pt2(model: nn.Module, card: ModelCard, batches: Sequence[Tensor], *, folding: bool = True) -> Artefact:
+def make_pt2(
+    model: nn.Module,
+    card: ModelCard,
+    batches: Sequence[Tensor],
+    *,
+    folding: bool = True,
+    trained_on: TrainedOn | None = None,
+) -> Artefact:
     """One file of torch.export, held to the module it was made of to the bit, and to the trained model.
 
     Raises:
@@ -137,7 +146,7 @@ def make_pt2(model: nn.Module, card: ModelCard, batches: Sequence[Tensor], *, fo
     """
     module, sites, folded = make_graph(model, card, folding=folding)
     told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites]}
-    content = to_pt2(module, _example(card), onnx_metadata(told))
+    content = to_pt2(module, _example(card), onnx_metadata(told, trained_on))
     loaded = pt2_answers(content)
     same_to_the_bit(module, loaded, batches)
     return Artefact(content, [prove("torch.export", model, loaded, batches)], folded, content)

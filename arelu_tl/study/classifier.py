@@ -18,6 +18,8 @@ from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.exporting.onnx_session import OnnxSession
 from arelu_tl.records.executable import refuse_executable
+from arelu_tl.records.trained_on import TrainedOn
+from arelu_tl.study import run_pictures
 
 
 class Classifier(ABC):
@@ -46,6 +48,14 @@ class Classifier(ABC):
         Raises:
             ArtefactError: the model does not answer with finite numbers.
         """
+
+    def trained_on(self) -> TrainedOn | None:
+        """The pictures that it was trained on; None where nothing tells.
+
+        Raises:
+            ArtefactError: the record of them is damaged.
+        """
+        return None
 
     def probabilities(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
         """Probabilities of the classes (N, classes) of RGB pictures of any sizes.
@@ -103,6 +113,9 @@ class _OnnxClassifier(Classifier):
         # A probability below the least that float32 knows has come out as 0.
         return np.log(np.maximum(answers, np.finfo(np.float32).smallest_subnormal).astype(np.float64))
 
+    def trained_on(self) -> TrainedOn | None:
+        return self._session.trained_on
+
 
 class _TorchClassifier(Classifier):
     def __init__(self, path: Path, device: str | None) -> None:
@@ -125,6 +138,11 @@ class _TorchClassifier(Classifier):
         with torch.inference_mode():
             logits = self._model(torch.from_numpy(np.stack(prepared)).to(self._device))
         return _log_softmax(logits.float().cpu().numpy(), self._path)
+
+    def trained_on(self) -> TrainedOn | None:
+        from arelu_tl.exporting.folder import is_export, read_trained_on
+
+        return read_trained_on(self._path) if is_export(self._path) else run_pictures.trained_on(self._path)
 
 
 def _preprocessing(data_config: dict[str, Any], path: Path) -> Preprocessing:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arelu_tl.data.folder import list_evaluation
-from arelu_tl.data.gate import Rejected
+from arelu_tl.data.gate import Rejected, hash_pictures
 from arelu_tl.errors import DataError
+from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify
-from arelu_tl.study.run_pictures import held_out
 
 _BINS = 15
 
@@ -34,6 +34,9 @@ class EvaluationReport:
         label_log_probability: logarithm of the true class's probability, float64 (N,).
         label_rank: how many classes the model holds more likely than the true one, int64 (N,).
         rejected: pictures that could not be read, left out.
+        trained_on: how many pictures were found that the model was trained on; None where nothing tells.
+        counted: whether those are among the N.
+        gone: how many more it was trained on, whose content is not known.
     """
 
     classes: list[str]
@@ -45,6 +48,9 @@ class EvaluationReport:
     label_log_probability: NDArray[np.float64]
     label_rank: NDArray[np.int64]
     rejected: list[Rejected]
+    trained_on: int | None = None
+    counted: bool = True
+    gone: int = 0
 
     @property
     def images(self) -> int:
@@ -115,6 +121,7 @@ class EvaluationReport:
             "per_class": self.per_class,
             "classes": self.classes,
             "confusion": self.confusion.tolist(),
+            "training_pictures": {"found": self.trained_on, "counted": self.counted},
             "rejected": [{"path": r.path, "reason": r.reason} for r in self.rejected],
         }
 
@@ -135,30 +142,36 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
 
 def evaluate(
     classifier: Classifier,
-    model_path: Path,
     data: Path,
     *,
     split: str | None = None,
+    include_training: bool = False,
     batch_size: int = 32,
     rejected: Callable[[Rejected], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
     """Evaluate on a folder of pictures (see ``list_evaluation``); those that cannot be read are left out.
 
-    A run is evaluated on the validation pictures only, where ``data`` is the folder that it was trained on.
+    Pictures that the model was trained on are known by their bytes, wherever they lie and whatever they are called, as far as
+    ``Classifier.trained_on`` tells; they are left out too.
 
     Args:
-        model_path: where ``classifier`` comes from.
         split: folder of ``data`` to take instead.
+        include_training: count the pictures that it was trained on like any others.
         rejected: told of each picture that cannot be read.
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        DataError: see ``list_evaluation``; DataError too where no picture can be read.
+        DataError: see ``list_evaluation``; DataError too where no picture can be read, or all were trained on.
         ArtefactError: the model does not answer with finite numbers.
     """
-    only = held_out(model_path, data) if split is None else None
-    listed = list_evaluation(data, classifier.classes, split=split, only=only)
+    listed = list_evaluation(data, classifier.classes, split=split)
+    known = classifier.trained_on()
+    trained_on = _trained_on(data, listed, known) if known is not None else set()
+    if not include_training:
+        if len(trained_on) == len(listed):
+            raise DataError(f"{data}: all {len(listed)} pictures were trained on: name others, or pass --include-training")
+        listed = [(path, label) for path, label in listed if path not in trained_on]
     bad: list[Rejected] = []
     told: list[_Told] = []
     answers = classify(classifier, (data / path for path, _ in listed), batch_size=batch_size)
@@ -176,7 +189,17 @@ def evaluate(
     paths, *columns = zip(*told, strict=True)
     labels, predicted, rank = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 4))
     probability, of_label = (np.array(columns[i], dtype=np.float64) for i in (2, 3))
-    return EvaluationReport(classifier.classes, data, list(paths), labels, predicted, probability, of_label, rank, bad)
+    return EvaluationReport(
+        classifier.classes, data, list(paths), labels, predicted, probability, of_label, rank, bad,
+        trained_on=None if known is None else len(trained_on), counted=known is None or include_training,
+        gone=0 if known is None else known.gone,
+    )  # fmt: skip
+
+
+def _trained_on(data: Path, listed: Sequence[tuple[str, int]], known: TrainedOn) -> set[str]:
+    """Paths of the pictures that were trained on."""
+    digests = hash_pictures(data, [path for path, _ in listed])
+    return {path for path, digest in digests.items() if digest in known}
 
 
 _Told = tuple[str, int, int, float, float, int]

@@ -20,6 +20,7 @@ from arelu_tl.exporting.proof import Proof, proof_batches, prove
 from arelu_tl.exporting.report import AccuracyChange, ExportReport
 from arelu_tl.records import runs
 from arelu_tl.records.storage import make_folder, sha256_file, write_bytes
+from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study import hub
 from arelu_tl.study.artefacts import (
     UNTOUCHED,
@@ -36,7 +37,7 @@ from arelu_tl.study.card import ModelCard
 from arelu_tl.study.export_pictures import ExportPictures
 from arelu_tl.study.export_timing import time_export
 from arelu_tl.study.reload import load_model
-from arelu_tl.study.run_pictures import run_of, run_pictures
+from arelu_tl.study.run_pictures import run_of, run_pictures, trained_on
 
 FORMATS = ("safetensors", "onnx", "pt2")
 _PRECISIONS: dict[str | None, Precision] = {None: "float32", "dynamic": "int8-dynamic", "static": "int8-static"}
@@ -125,10 +126,13 @@ def export(
     run = runs.load_run(run_of(source))
     card = replace(without_paths(card), training=training_summary(run.config.model_dump(mode="json"), run.summary))
     pictures = ExportPictures(run_pictures(source, place), card.classes, card.data_config)
+    known = trained_on(source, place)
+    if known is None or known.gone:
+        say("its training pictures are gone, and the study has no record of them: evaluate will not know them in other folders")
     if precision != "float32":
         pictures.require()
     with torch.inference_mode():
-        report = _write(format, target, model, card, pictures, options, say)
+        report = _write(format, target, model, card, pictures, known, options, say)
     report = replace(report, run=run.path)
     if benchmark:
         report = time_export(report, format, card, options.folding, run, say)
@@ -162,6 +166,7 @@ def _write(
     model: nn.Module,
     card: ModelCard,
     pictures: ExportPictures,
+    known: TrainedOn | None,
     options: ExportOptions,
     say: Say,
 ) -> ExportReport:
@@ -170,14 +175,14 @@ def _write(
         say("the validation pictures are gone: proved on random input alone")
     batches = proof_batches(card.data_config["input_size"], shown)
     if format == "safetensors":
-        return _write_folder(target, model, card, batches, options)
+        return _write_folder(target, model, card, batches, known, options)
     if format == "onnx":
         made = make_onnx(
             model, card, batches, pictures,
-            folding=options.folding, precision=options.precision, preprocessing=options.preprocessing,
+            folding=options.folding, precision=options.precision, preprocessing=options.preprocessing, trained_on=known,
         )  # fmt: skip
     else:
-        made = make_pt2(model, card, batches, folding=options.folding)
+        made = make_pt2(model, card, batches, folding=options.folding, trained_on=known)
     accuracy = None
     if options.precision != "float32":
         accuracy = _accuracy_change(model, made, pictures)
@@ -189,7 +194,14 @@ def _write(
     )  # fmt: skip
 
 
-def _write_folder(target: Path, model: nn.Module, card: ModelCard, batches: list[Tensor], options: ExportOptions) -> ExportReport:
+def _write_folder(
+    target: Path,
+    model: nn.Module,
+    card: ModelCard,
+    batches: list[Tensor],
+    known: TrainedOn | None,
+    options: ExportOptions,
+) -> ExportReport:
     plain = _plain(model, card, options)
     described = getattr(model, "pretrained_cfg", None) or {}
     proofs: list[Proof] = []
@@ -204,10 +216,10 @@ def _write_folder(target: Path, model: nn.Module, card: ModelCard, batches: list
                 raise _UnlikeTimmError(" ".join(str(error).split())[:200]) from None
 
     try:
-        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, check)
+        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, known, check)
     except _UnlikeTimmError as error:
         plain = _plain(model, card, options, unlike_timm=f"timm does not load it ({error})")
-        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, check)
+        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, known, check)
     return ExportReport(
         target, files, sha256_file(target / WEIGHTS),
         form=plain.card.form, unlike_timm=plain.unlike_timm, proofs=proofs, fold=plain.fold,

@@ -15,7 +15,8 @@ from arelu_tl.data import PictureFolder
 from arelu_tl.errors import ConfigError, DataError, Interrupted, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
-from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
+from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_bytes, write_json, write_text
+from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study.environment import slow_mixed_precision
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
@@ -80,6 +81,7 @@ def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> Non
     """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
     write_json(path / runs.DATASET, folder.to_json())
     write_text(path / runs.SPLIT, folder.to_csv())
+    write_bytes(path / runs.TRAINED_ON, TrainedOn.of(sample.digest for sample in folder.splits["train"]).content)
     write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
 
 

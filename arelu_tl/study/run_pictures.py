@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from arelu_tl.data.gate import hash_pictures
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records import runs
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import leaves_folder
+from arelu_tl.records.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,30 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
     return RunPictures(root, listed["train"], listed["val"])
 
 
-def held_out(path: Path, data: Path) -> set[str] | None:
-    """Paths of the validation pictures, where ``path`` is a run, or its checkpoint, that was trained on this very folder."""
-    pictures = run_pictures(path)
-    if pictures is None or pictures.root.resolve() != data.resolve():
+def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
+    """What a run was trained on, by content; None where nothing tells.
+
+    The study has a record of it. One that was begun before there was such a record is known by the pictures themselves, as far
+    as they are where its split says.
+
+    Args:
+        path, data: see ``run_pictures``.
+
+    Raises:
+        ArtefactError: the run's files are corrupt.
+    """
+    run = run_of(path)
+    record = run.parent / runs.TRAINED_ON
+    if runs.is_run(run) and record.is_file():
+        try:
+            return TrainedOn.read(record.read_bytes(), record)
+        except OSError as error:
+            raise ArtefactError(f"{record} cannot be read: {os.strerror(error.errno or 0)}") from None
+    pictures = run_pictures(path, data)
+    if pictures is None:
         return None
-    return {picture for picture, _ in pictures.val}
+    digests = hash_pictures(pictures.root, [picture for picture, _ in pictures.train])
+    return TrainedOn.of(digests.values(), len(pictures.train) - len(digests)) if digests else None
 
 
 def spread(pictures: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:

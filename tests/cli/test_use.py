@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,33 @@ def test_evaluate_and_predict_agree_with_the_run_and_notice_one_changed_byte(tra
     assert first["label"] == predicted
     assert first["probability"] == pytest.approx(float(probability), abs=1e-4)
     assert (refused.returncode, "has changed since" in refused.stderr) == (3, True)
+
+
+def test_what_was_trained_on_is_left_out_or_counted_on_demand_and_said(trained: dict[str, Path], tmp_path: Path) -> None:
+    asked = ["evaluate", trained["export"], trained["data"], "--split", "train", "--json", "--quiet"]
+    refused, counted = command(*asked, cwd=tmp_path), command(*asked, "--include-training", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "all 24 pictures were trained on: name others, or pass --include-training" in refused.stderr
+    assert counted.returncode == 0, counted.stderr
+    assert json.loads(counted.stdout)["training_pictures"] == {"found": 24, "counted": True}
+    (line,) = counted.stderr.splitlines()
+    assert line == "24 of 24 pictures were trained on and are counted: this is no accuracy on new pictures"
+    for split in ("train", "val"):
+        shutil.copytree(trained["data"] / split, tmp_path / "data", dirs_exist_ok=True, copy_function=_beside)
+    mixed = command("evaluate", trained["export"], "data", cwd=tmp_path)
+    assert mixed.stdout.startswith("12 pictures: ")
+    assert "left out: 24 of 36 pictures, which the model was trained on (--include-training counts them)" in mixed.stderr
+    (tmp_path / "lone").mkdir()
+    lone = shutil.copytree(trained["run"], tmp_path / "lone" / "run")
+    unknown = command("evaluate", lone, "data", cwd=tmp_path)
+    assert unknown.stdout.startswith("36 pictures: ")
+    assert "nothing tells which pictures this model was trained on" in unknown.stderr
+
+
+def _beside(source: str, target: str) -> str:
+    """Copy a file under the name of its split, so that none takes another's place."""
+    name = f"{Path(source).parents[1].name}-{Path(source).name}"
+    return str(shutil.copy(source, Path(target).with_name(name)))
 
 
 def test_an_export_is_not_written_over(trained: dict[str, Path]) -> None:

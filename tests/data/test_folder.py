@@ -694,13 +694,6 @@ def test_evaluation_takes_the_split_that_is_named(tmp_path: Path) -> None:
     assert list_evaluation(root, ["cat", "dog"], split="test") == [("test/cat/0.png", 0), ("test/cat/1.png", 0)]
 
 
-def test_evaluation_can_be_limited_to_what_was_held_out(tmp_path: Path) -> None:
-    root = write(tmp_path, FLAT)
-    assert list_evaluation(root, ["cat", "dog"], only={"dog/0.png"}) == [("dog/0.png", 1)]
-    elsewhere = list_evaluation(root, ["cat", "dog"], only={"another/folder.png"})
-    assert len(elsewhere) == len(FLAT)
-
-
 def test_labels_of_an_evaluation_are_the_models_not_the_folders(tmp_path: Path) -> None:
     assert list_evaluation(write(tmp_path, pictures("cat", each=1)), ["dog", "horse", "cat"]) == [("cat/0.png", 2)]
 

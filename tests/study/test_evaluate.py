@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
@@ -14,8 +16,11 @@ from tiny_onnx import write_tiny_onnx
 import arelu_tl
 from arelu_tl.data.gate import Rejected
 from arelu_tl.errors import DataError, StorageError
+from arelu_tl.records.config import dump_yaml
 from arelu_tl.records.csv_table import read_table
-from arelu_tl.records.storage import require_room
+from arelu_tl.records.runs import load_run
+from arelu_tl.records.storage import require_room, write_text
+from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.render.evaluation_files import EVALUATION, write_evaluation
 from arelu_tl.render.figures import confusion_figure, mistakes_figure, most_confused
 from arelu_tl.study.classifier import open_classifier
@@ -49,7 +54,7 @@ def log_probabilities(colour: tuple[int, int, int]) -> NDArray[np.float64]:
 
 
 def test_numbers_are_what_they_are_called(model: Path, data: Path) -> None:
-    report = evaluate(open_classifier(model), model, data, batch_size=4)
+    report = evaluate(open_classifier(model), data, batch_size=4)
     assert report.paths == ["red/1.png", "red/2.png", "red/3.png", "red/4.png", "green/1.png", "green/2.png"]
     assert report.confusion.tolist() == [[3, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert report.top1 == pytest.approx(5 / 6)
@@ -69,7 +74,7 @@ def test_a_class_that_is_predicted_and_never_there_has_no_recall_and_no_f1_to_be
     model = write_tiny_onnx(tmp_path / "m.onnx")
     (tmp_path / "data" / "red").mkdir(parents=True)
     Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "data" / "red" / "1.png")
-    report = evaluate(open_classifier(model), model, tmp_path / "data")
+    report = evaluate(open_classifier(model), tmp_path / "data")
     told = report.to_json()
     assert told["per_class"][2] == {"class": "blue", "support": 0, "precision": 0.0, "recall": None, "f1": 0.0}
     assert told["per_class"][0]["precision"] is None
@@ -96,7 +101,7 @@ def test_the_true_class_among_five_is_counted(tmp_path: Path) -> None:
     for n in (0, 3, 4, 5):
         (tmp_path / "data" / names[n]).mkdir(parents=True)
         Image.new("RGB", (8, 8), (255, 128, 128)).save(tmp_path / "data" / names[n] / "1.png")
-    report = evaluate(open_classifier(model), model, tmp_path / "data")
+    report = evaluate(open_classifier(model), tmp_path / "data")
     assert report.label_rank.tolist() == [0, 3, 4, 5]
     assert (report.top1, report.top5) == (0.25, 0.75)
 
@@ -105,20 +110,20 @@ def test_pictures_that_cannot_be_read_are_told_and_left_out(model: Path, data: P
     (data / "green" / "bad.png").write_bytes(b"no picture")
     told: list[Rejected] = []
     done: list[tuple[int, int]] = []
-    report = evaluate(open_classifier(model), model, data, rejected=told.append, progress=lambda *n: done.append(n))
+    report = evaluate(open_classifier(model), data, rejected=told.append, progress=lambda *n: done.append(n))
     assert [each.path for each in told] == ["green/bad.png"] == [each.path for each in report.rejected]
     assert (report.images, done[-1]) == (6, (7, 7))
     for picture in data.rglob("*.png"):
         picture.write_bytes(b"no picture")
     with pytest.raises(DataError, match="no readable picture"):
-        evaluate(open_classifier(model), model, data)
+        evaluate(open_classifier(model), data)
 
 
 def test_a_split_can_be_named(model: Path, data: Path) -> None:
     (data / "green").rename(data.parent / "green")
     (data / "test").mkdir()
     (data.parent / "green").rename(data / "test" / "green")
-    assert evaluate(open_classifier(model), model, data, split="test").paths == ["test/green/1.png", "test/green/2.png"]
+    assert evaluate(open_classifier(model), data, split="test").paths == ["test/green/1.png", "test/green/2.png"]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,7 @@ def run(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def test_a_run_on_its_own_folder_gets_the_numbers_of_its_validation(run: tuple[Path, Path]) -> None:
     path, data = run
-    report = evaluate(open_classifier(path, "cpu"), path, data, batch_size=4)
+    report = evaluate(open_classifier(path, "cpu"), data, batch_size=4)
     assert report.images == 6  # two of nine, of three classes: the others were trained on
     summary = json.loads((path / "summary.json").read_text())
     assert report.top1 == summary["best_top1"]
@@ -146,6 +151,88 @@ def test_a_run_on_its_own_folder_gets_the_numbers_of_its_validation(run: tuple[P
     names = report.classes
     told = zip(report.paths, report.labels, report.predicted, strict=True)
     assert {p: (names[label], names[predicted]) for p, label, predicted in told} == trained
+
+
+# Pictures that were trained on
+
+
+@pytest.fixture(scope="module")
+def moved(run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the pictures elsewhere under other names, with another copy of a training picture and a new picture."""
+    path, data = run
+    place = tmp_path_factory.mktemp("moved") / "pictures"
+    for picture in data.rglob("*.png"):
+        (place / picture.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, place / picture.parent.name / f"copied {picture.name}")
+    trained = next(row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "train")
+    shutil.copy(data / trained, (place / trained).parent / "again.png")
+    Image.new("RGB", (40, 40), (9, 9, 250)).save(place / "class 2" / "new.png")
+    return place
+
+
+EXPORTS = {"safetensors": "export", "onnx": "export.onnx"}
+
+
+@pytest.fixture(scope="module")
+def models(run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("exports")
+    for format_, name in {**EXPORTS, "pt2": "export.pt2"}.items():
+        arelu_tl.export(run[0], format_, place / name)
+    return {"run": run[0], **{format_: place / name for format_, name in EXPORTS.items()}, "pt2": place / "export.pt2"}
+
+
+@pytest.mark.parametrize("form", ["run", *EXPORTS])
+def test_training_pictures_are_known_wherever_they_lie_and_left_out(
+    form: str, models: dict[str, Path], moved: Path, run: tuple[Path, Path]
+) -> None:
+    here = evaluate(open_classifier(models[form], "cpu"), run[1])
+    there = evaluate(open_classifier(models[form], "cpu"), moved)
+    held_out = {row["path"] for row in read_table(run[0].parent / "split.csv") if row["split"] == "val"}
+    assert set(here.paths) == held_out
+    copied = {(Path(path).parent / f"copied {Path(path).name}").as_posix() for path in held_out}
+    assert set(there.paths) == {*copied, "class 2/new.png"}
+    assert (here.trained_on, there.trained_on) == (21, 22)
+    assert there.to_json()["training_pictures"] == {"found": 22, "counted": False}
+    counted = evaluate(open_classifier(models[form], "cpu"), moved, include_training=True)
+    assert counted.images == 29
+    assert counted.to_json()["training_pictures"] == {"found": 22, "counted": True}
+
+
+def test_a_pt2_file_says_what_it_was_trained_on(models: dict[str, Path], run: tuple[Path, Path]) -> None:
+    inside = {"trained_on": ""}
+    torch.export.load(models["pt2"], extra_files=inside)
+    assert inside["trained_on"] == TrainedOn.read((run[0].parent / "trained-on.bin").read_bytes(), "").to_text()
+
+
+def test_where_all_were_trained_on_the_option_is_named(run: tuple[Path, Path], tmp_path: Path) -> None:
+    path, data = run
+    shutil.copytree(data, tmp_path / "data" / "train")
+    for name in [row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "val"]:
+        (tmp_path / "data" / "train" / name).unlink()
+    with pytest.raises(DataError, match=r"all 21 pictures were trained on.*--include-training"):
+        evaluate(open_classifier(path, "cpu"), tmp_path / "data", split="train")
+
+
+def test_a_study_without_the_record_is_known_by_the_pictures_at_their_old_place(
+    run: tuple[Path, Path], moved: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(run[0].parent, study)
+    (study / "trained-on.bin").unlink()
+    old = study / run[0].name
+    pictures = tmp_path / "pictures"
+    shutil.copytree(run[1], pictures)
+    write_text(old / "run.yaml", dump_yaml(load_run(old).config.model_copy(update={"data": pictures})))
+    assert evaluate(open_classifier(old, "cpu"), moved).trained_on == 22
+    row = next(row for row in read_table(study / "split.csv") if row["split"] == "train")
+    (pictures / row["path"]).unlink()
+    partly = open_classifier(old, "cpu").trained_on()
+    assert partly is not None
+    assert partly.gone == 1
+    shutil.rmtree(pictures)
+    unknown = evaluate(open_classifier(old, "cpu"), moved)
+    assert (unknown.trained_on, unknown.images) == (None, 29)
+    assert unknown.to_json()["training_pictures"] == {"found": None, "counted": True}
 
 
 # What is left in a folder
