@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Moved, Quiet, merge_config, one_folder, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 
 
@@ -16,17 +16,20 @@ def finetune(
     settings: dict[str, Any],
     data: Annotated[Path | None, typer.Argument(help="Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")] = None,
+    moved: Moved = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted study folder.")] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures."""
-    if data is not None:
-        settings["data"] = data
+    data = one_folder(data, moved)
     if resume is not None and (settings or config):
         given = ", ".join(["config"] * bool(config) + list(settings))
         raise ConfigError(f"--resume goes on with the study's own configuration; leave out: {given}")
+    if data is not None:
+        require_folder(data)
+        settings["data"] = data
     merged = merge_config(config, settings) if resume is None else None
     if merged is not None:
         if merged.data is None:
@@ -36,4 +39,4 @@ def finetune(
     from arelu_tl.cli.study import run_study
     from arelu_tl.render.console import Output
 
-    run_study(merged, resume, Output(as_json=json, quiet=quiet))
+    run_study(merged, resume, Output(as_json=json, quiet=quiet), moved=data)

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from arelu_tl.errors import DataError
+from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")]
@@ -85,6 +85,24 @@ def _plain_type(annotation: Any) -> Any:
     if origin is Literal or origin in (list, tuple) or annotation in (str, int, float, bool, Path):
         return annotation
     raise TypeError(f"no option can be made of {annotation}")
+
+
+Moved = Annotated[
+    Path | None, typer.Option("--data", help="DATA as an option; with --resume: where the study's pictures are now.")
+]
+
+
+def one_folder(argument: Path | None, option: Path | None) -> Path | None:
+    """The folder of pictures, whichever way it was named.
+
+    Raises:
+        ConfigError: in both ways.
+    """
+    if option is None:
+        return argument
+    if argument is not None:
+        raise ConfigError(f"the folder of pictures is named twice: {argument} and {option}")
+    return option
 
 
 def require_folder(path: Path) -> None:

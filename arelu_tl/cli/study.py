@@ -19,8 +19,12 @@ from arelu_tl.study.sweep import sweep
 from arelu_tl.training.distributed import leads_here
 
 
-def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output) -> None:
-    """Train (or, with ``resume``, go on), compare, draw, and print the report and what to type next."""
+def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output, *, moved: Path | None = None) -> None:
+    """Train (or, with ``resume``, go on), compare, draw, and print the report and what to type next.
+
+    Args:
+        moved: where the resumed study's pictures are now, if not where they were.
+    """
     # The hub's client logs each of its retries; our own error says it once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     leads = leads_here()
@@ -30,7 +34,7 @@ def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output
         warnings.simplefilter("ignore")
     with StudyView(output) as view:
         if resume is not None:
-            study = resume_study(resume, observer=view)
+            study = resume_study(resume, data=moved, observer=view)
         elif config is not None:
             study = finetune(config, observer=view)
         else:

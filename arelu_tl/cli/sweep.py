@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Moved, Quiet, merge_config, one_folder, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import GRID_KEYS, WHERE_KEYS, SweepConfig
 
@@ -24,6 +24,7 @@ def sweep(
     lrs: Annotated[str | None, typer.Option(help="Learning rates.", show_default="1e-4", rich_help_panel=_GRID_PANEL)] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds.", show_default="0", rich_help_panel=_GRID_PANEL)] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")] = None,
+    moved: Moved = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the sweep in this study folder.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Train the runs that failed before once more.")] = False,
     json: Json = False,
@@ -31,10 +32,14 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare."""
+    data = one_folder(data, moved)
+    if data is not None:
+        require_folder(data)
     grid = {"data": data, "arms": arms, "lrs": lrs, "seeds": seeds}
     settings |= {key: value for key, value in grid.items() if value is not None}
-    if resume is not None and (config or settings.keys() - WHERE_KEYS):
-        given = ", ".join(["config"] * bool(config) + [key for key in settings if key not in WHERE_KEYS])
+    elsewhere = {*WHERE_KEYS, "data"}
+    if resume is not None and (config or settings.keys() - elsewhere):
+        given = ", ".join(["config"] * bool(config) + [key for key in settings if key not in elsewhere])
         raise ConfigError(f"--resume goes on with the sweep's own configuration; leave out: {given}")
     if resume is None:
         merged = merge_config(config, settings, SweepConfig)

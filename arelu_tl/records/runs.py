@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from arelu_tl.errors import ArtefactError, DataError
-from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, read_yaml
-from arelu_tl.records.storage import read_json, read_rows
+from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, dump_yaml, read_yaml
+from arelu_tl.records.storage import read_json, read_rows, write_text
 
 STUDY_CONFIG = "study.yaml"
 DATASET = "dataset.json"
@@ -149,6 +149,17 @@ def read_environment(run: Path) -> dict[str, Any]:
     """
     path = run / ENVIRONMENT
     return _read_object(path) if path.exists() else {}
+
+
+def record_place(study: Path, data: Path) -> None:
+    """Let a study and its runs say that their pictures lie in the folder ``data``.
+
+    Raises:
+        ArtefactError, StorageError: a configuration is damaged or cannot be written.
+    """
+    # The study's own is the last: where it says so, all do.
+    for path in (*sorted(study.glob(f"*/{RUN_CONFIG}")), study / STUDY_CONFIG):
+        write_text(path, dump_yaml(_read_config(path).model_copy(update={"data": data})))
 
 
 def find_runs(path: Path | str) -> list[RunRecord]:

@@ -22,6 +22,7 @@ from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import agree, rehearse
 from arelu_tl.study.run import finished_summary, train_run
+from arelu_tl.study.run_pictures import require_pictures
 from arelu_tl.study.together import check_batches, device_of, own_slice
 from arelu_tl.training.distributed import World, join_world
 
@@ -81,7 +82,7 @@ def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> Non
     """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
     write_json(path / runs.DATASET, folder.to_json())
     write_text(path / runs.SPLIT, folder.to_csv())
-    write_bytes(path / runs.TRAINED_ON, TrainedOn.of(sample.digest for sample in folder.splits["train"]).content)
+    _record_trained_on(path, folder)
     write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
 
 
@@ -91,15 +92,38 @@ def check_pictures(path: Path, folder: PictureFolder) -> None:
     Raises:
         DataError: it does not.
     """
-    if folder.fingerprint() != read_json(path / runs.DATASET)["fingerprint"]:
-        raise DataError(f"{folder.root}: the pictures are not those that {path} was started on; begin a new study")
+    ours, theirs = folder.fingerprint(), str(read_json(path / runs.DATASET)["fingerprint"])
+    if ours != theirs:
+        raise DataError(
+            f"{folder.root}: the pictures are not those that {path} was started on (fingerprint of their paths, split and bytes: "
+            f"{ours[:12]} here, {theirs[:12]} then): name the folder that holds those, or begin a new study"
+        )
 
 
-def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyRecord:
+def record_pictures(path: Path, before: Path | None, folder: PictureFolder) -> None:
+    """Let the study at ``path`` say where its pictures are now, and by what they are known where it is too old to do so.
+
+    Args:
+        before: where it says they are.
+    """
+    if not (path / runs.TRAINED_ON).exists():
+        _record_trained_on(path, folder)
+    if folder.root != before:
+        runs.record_place(path, folder.root)
+
+
+def _record_trained_on(path: Path, folder: PictureFolder) -> None:
+    write_bytes(path / runs.TRAINED_ON, TrainedOn.of(sample.digest for sample in folder.splits["train"]).content)
+
+
+def resume_study(path: Path, *, data: Path | None = None, observer: Observer | None = None) -> runs.StudyRecord:
     """Go on with an interrupted study under its own configuration; finished runs are kept as they are.
 
+    Args:
+        data: where its pictures are now, if not where they were; the study says so from then on.
+
     Raises:
-        DataError: there is no study at ``path``, or its pictures have changed.
+        DataError: there is no study at ``path``, or its pictures are gone or have changed.
         ArtefactError: its files are damaged.
     """
     observer = observer or Observer()
@@ -108,11 +132,17 @@ def resume_study(path: Path, *, observer: Observer | None = None) -> runs.StudyR
     config = runs.load_study(path).config
     if isinstance(config, SweepConfig):
         raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
+    before = config.data
+    if data is not None:
+        config = config.model_copy(update={"data": data.resolve()})
+    require_pictures(path, config)
     with join_world() as world, ExitStack() as scanned:
         shown = observer if world.leads else Observer()
         device = device_of(config, world)
         folder = world.lead(lambda: scanned.enter_context(scanned_pictures(config, shown)))
         check_pictures(path, folder)
+        if world.leads:
+            record_pictures(path, before, folder)
         check_batches(config, world, len(folder.splits["train"]))
         return _train(path, config, folder, device, shown, world)
 

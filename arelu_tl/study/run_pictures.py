@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from arelu_tl.data.gate import hash_pictures
-from arelu_tl.errors import ArtefactError
+from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records import runs
+from arelu_tl.records.config import FinetuneConfig, SweepConfig
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import leaves_folder
 from arelu_tl.records.trained_on import TrainedOn
@@ -82,6 +84,19 @@ def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
         return None
     digests = hash_pictures(pictures.root, [picture for picture, _ in pictures.train])
     return TrainedOn.of(digests.values(), len(pictures.train) - len(digests)) if digests else None
+
+
+def require_pictures(study: Path, config: FinetuneConfig) -> None:
+    """
+    Raises:
+        DataError: the folder of pictures that ``config`` of the study names is not there.
+    """
+    if config.data is not None and not config.data.exists():
+        command = "sweep" if isinstance(config, SweepConfig) else "finetune"
+        raise DataError(
+            f"{config.data}: the pictures of {study} are not there any more: say where they are now with "
+            f"arelu-tl {command} --resume {shlex.quote(str(study))} --data FOLDER"
+        )
 
 
 def spread(pictures: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from arelu_tl.study.card import ModelCard
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
 from arelu_tl.study.run import prepare_model
+from arelu_tl.study.run_pictures import require_pictures
 from arelu_tl.surgery import SurgeryReport
 
 Progress = Callable[[int, int], None]
@@ -89,8 +90,10 @@ def load_starts(
         BackboneError, SurgeryError: see ``prepare_model``.
     """
     first = runs_of_a_study[0]
-    if first.config.data is None or not first.config.data.is_dir():
-        raise DataError(f"{first.path}: its start is built from the pictures it was trained on, which are gone")
+    if first.config.data is None:
+        raise DataError(f"{first.path}: its start is built from the pictures it was trained on, of which it has no folder")
+    study = first.path.resolve().parent
+    require_pictures(study, runs.load_study(study).config if runs.is_study(study) else first.config)
     with scanned_pictures(first.config, _Scan(progress)) as folder:
         if doubt := doubt_pictures(first, folder):
             raise DataError(f"{folder.root}: {doubt}")

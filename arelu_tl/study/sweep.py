@@ -18,13 +18,14 @@ from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConf
 from arelu_tl.records.duration import parse_duration, told_duration
 from arelu_tl.records.storage import claim_folder, make_folder, storage_errors, write_json, write_text
 from arelu_tl.study.environment import choose_device, slow_mixed_precision
-from arelu_tl.study.finetune import absolute, check_pictures, open_study
+from arelu_tl.study.finetune import absolute, check_pictures, open_study, record_pictures
 from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
 from arelu_tl.study.launch_processes import Processes
 from arelu_tl.study.launch_ray import RayTasks, require_ray
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import Rehearsal, agree
+from arelu_tl.study.run_pictures import require_pictures
 from arelu_tl.study.schedule import Schedule
 from arelu_tl.training import catch_signals
 from arelu_tl.training.distributed import is_one_of_many
@@ -69,6 +70,7 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
     with scanned_pictures(config, observer) as folder:
         if path is not None and begun:
             check_pictures(path, folder)
+            record_pictures(path, runs.load_study(path).config.data, folder)
         cells = plan_cells(path if begun else None, config, retry_failed=retry_failed)
         waiting = [cell for cell in cells if cell.waits]
         if begun and not waiting:
@@ -222,7 +224,9 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     found = {"batch_size": config.batch_size == "auto", "micro_batch": config.micro_batch is None, "compile": config.compile}
     config = config.model_copy(update={key: getattr(before, key) for key, open_ in found.items() if open_})
     ours, theirs = config.model_dump(mode="json"), before.model_dump(mode="json")
-    free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {"data", "pretrained_path"}
+    free = {*GRID_KEYS, *WHERE_KEYS, *PLACE_KEYS, "arm", "lr", "seed", "baseline"} - {
+        "pretrained_path"
+    }  # the pictures tell themselves whether they are the same
     apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key not in free and ours[key] != theirs[key]]
     if apart:
         raise ConfigError(f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name")
@@ -242,8 +246,11 @@ def _seconds(cell: Cell, rehearsal: Rehearsal, folder: PictureFolder) -> float:
 def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
     """The configuration of the sweep in ``path``, to go on with it as it was or, by ``where`` (``WHERE_KEYS``), elsewhere.
 
+    Args:
+        where: ``data`` too, where its pictures are now, if not where they were.
+
     Raises:
-        DataError: there is no sweep at ``path``.
+        DataError: there is no sweep at ``path``, or its pictures are gone.
         ConfigError: ``where`` contradicts itself.
     """
     config = runs.load_study(path).config
@@ -251,7 +258,9 @@ def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
         raise DataError(f"{path} is no sweep: go on with arelu-tl finetune --resume {shlex.quote(str(path))}")
     place = {"output": path.resolve().parent, "name": path.resolve().name}
     elsewhere = {"ray_address": None} if where.get("launcher") == "local" else {}
-    return check_config({**config.model_dump(), **place, **elsewhere, **where}, SweepConfig)
+    resumed = check_config({**config.model_dump(), **place, **elsewhere, **where}, SweepConfig)
+    require_pictures(path, resumed)
+    return resumed
 
 
 def resume_sweep(
@@ -260,9 +269,9 @@ def resume_sweep(
     """Go on with the sweep in ``path`` under its own configuration.
 
     Args:
-        where: ``jobs``, ``launcher``, ``ray_address`` and ``time_budget``, where they shall be other ones.
+        where: ``jobs``, ``launcher``, ``ray_address``, ``time_budget`` and ``data``, where they shall be other ones.
 
     Raises:
-        DataError: there is no sweep at ``path``, or its pictures have changed.
+        DataError: there is no sweep at ``path``, or its pictures are gone or have changed.
     """
     return sweep(resumed_config(path, where or {}), retry_failed=retry_failed, observer=observer)

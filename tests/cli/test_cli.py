@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ ARELU, RELU = "arelu-lr0.001-s0", "relu-lr0.001-s0"
 def test_finetune_leaves_exactly_the_promised_files(study: tuple[Path, Any]) -> None:
     path, _ = study
     top = {"study.yaml", "dataset.json", "split.csv", "comparison.json", "report.html", ARELU, RELU}
-    top |= {"convergence.png", "convergence.svg"}
+    top |= {"trained-on.bin", "convergence.png", "convergence.svg"}
     assert {p.name for p in path.iterdir()} == top
     common = {
         "run.yaml", "environment.json", "metrics.jsonl", "results.csv", "summary.json", "predictions.csv",
@@ -152,11 +153,17 @@ def test_runs_inside_the_folder_of_pictures_are_no_class(make_folder: Any) -> No
         assert dataset["classes"] == ["class 0", "class 1", "class 2"]
 
 
-def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere(study: tuple[Path, Any], tmp_path: Path) -> None:
+def test_a_study_stopped_before_its_first_run_can_be_resumed_from_anywhere_on_pictures_that_have_moved(
+    study: tuple[Path, Any], pictures: Path, tmp_path: Path
+) -> None:
     for name in ("study.yaml", "dataset.json", "split.csv"):
         (tmp_path / "early").mkdir(exist_ok=True)
         (tmp_path / "early" / name).write_bytes((study[0] / name).read_bytes())
-    resumed = run_command("finetune", "--resume", tmp_path / "early", cwd=tmp_path)
+    shutil.copytree(pictures, tmp_path / "moved")
+    early = tmp_path / "early"
+    twice = run_command("finetune", "moved", "--resume", early, "--data", "moved", cwd=tmp_path)
+    assert (twice.returncode, "named twice: moved and moved" in twice.stderr) == (2, True)
+    resumed = run_command("finetune", "--resume", early, "--data", "moved", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert rows_without_seconds(tmp_path / "early" / ARELU) == rows_without_seconds(study[0] / ARELU)
 
