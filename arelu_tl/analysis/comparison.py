@@ -48,8 +48,7 @@ def compare(paths: Sequence[Path | str], *, target: float | None = None, allow: 
         ComparisonError: the runs differ in more than arm, rate and seed, or there is no pair; what differs is named.
         ConfigError: ``allow`` names no setting.
     """
-    records = {run.path.resolve(): run for path in paths for run in find_runs(path)}
-    return compare_runs(list(records.values()), target=target, allow=allow)
+    return compare_runs(find_runs(*paths), target=target, allow=allow)
 
 
 def compare_runs(runs: Sequence[RunRecord], *, target: float | None = None, allow: Collection[str] = ()) -> Comparison:

@@ -13,7 +13,7 @@ from arelu_tl.analysis.convergence import common_steps
 from arelu_tl.analysis.curves import Curve, read_curve
 from arelu_tl.errors import ComparisonError, ConfigError, DataError
 from arelu_tl.records.config import ARM_KEYS, PLACE_KEYS
-from arelu_tl.records.runs import RunRecord, read_environment
+from arelu_tl.records.runs import RunRecord
 
 BASELINE = "relu"
 # What both runs of a pair must share beside their settings, as summary.json's "pairing" has it.
@@ -225,7 +225,7 @@ class Pair:
     @property
     def same_machine(self) -> bool:
         """Whether both runs had the same device and number of threads, as far as they have recorded it."""
-        one, other = (read_environment(each.run.path) for each in (self.arm, self.reference))
+        one, other = (each.run.environment for each in (self.arm, self.reference))
         return all(one.get(key) == other.get(key) for key in ("device_name", "threads"))
 
     @property

@@ -46,7 +46,7 @@ def compare(
         raise ConfigError("--output is where the report goes; leave out --no-report")
     for path in paths:
         _require_one_study(path)
-    runs = list({run.path.resolve(): run for path in paths for run in find_runs(path)}.values())
+    runs = find_runs(*paths)
     comparison = compare_runs(runs, target=target, allow=frozenset(allow_difference or ()))
 
     from arelu_tl.cli.reporting import show_comparison

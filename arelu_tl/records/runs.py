@@ -67,6 +67,16 @@ class RunRecord:
         return [row for row in self.rows if row.get("split") == split]
 
     @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Content of environment.json; {} where there is none.
+
+        Raises:
+            ArtefactError: it is corrupt.
+        """
+        path = self.path / ENVIRONMENT
+        return _read_object(path) if path.exists() else {}
+
+    @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The whole rows of metrics.jsonl, "sites" included; read when they are asked for, since few ask and they are long.
 
@@ -112,9 +122,16 @@ def load_run(path: Path | str) -> RunRecord:
         DataError: there is no run at ``path``.
         ArtefactError: a file of it is corrupt.
     """
-    path = Path(path)
+    return _load_run(Path(path), {})
+
+
+def _load_run(path: Path, datasets: dict[Path, str | None]) -> RunRecord:
+    """``datasets`` keeps the fingerprint of each study that has been met: it is read once for all of its runs."""
     if not is_run(path):
         raise DataError(f"{path} is not a run folder: it has no {RUN_CONFIG}")
+    study = path.resolve().parent
+    if study not in datasets:
+        datasets[study] = _fingerprint(study)
     summary = path / SUMMARY
     metrics = path / METRICS
     surgery = path / SURGERY
@@ -124,7 +141,7 @@ def load_run(path: Path | str) -> RunRecord:
         summary=_read_object(summary) if summary.exists() else {},
         rows=read_rows(metrics, without="sites") if metrics.exists() else [],
         surgery=_read_object(surgery) if surgery.exists() else None,
-        dataset=_fingerprint(path),
+        dataset=datasets[study],
     )
 
 
@@ -136,19 +153,19 @@ def load_study(path: Path | str) -> StudyRecord:
         ArtefactError: a file of it is corrupt.
     """
     path = Path(path)
-    if not is_study(path):
-        raise DataError(f"{path} is not a study folder: it has no {STUDY_CONFIG}")
-    return StudyRecord(path=path, config=_read_config(path / STUDY_CONFIG), runs=_runs_below(path))
+    return StudyRecord(path=path, config=study_config(path), runs=_runs_below(path, {}))
 
 
-def read_environment(run: Path) -> dict[str, Any]:
-    """Content of a run's environment.json; {} where there is none.
+def study_config(path: Path) -> FinetuneConfig:
+    """The configuration of a study, without its runs.
 
     Raises:
+        DataError: there is no study at ``path``.
         ArtefactError: it is corrupt.
     """
-    path = run / ENVIRONMENT
-    return _read_object(path) if path.exists() else {}
+    if not is_study(path):
+        raise DataError(f"{path} is not a study folder: it has no {STUDY_CONFIG}")
+    return _read_config(path / STUDY_CONFIG)
 
 
 def record_place(study: Path, data: Path) -> None:
@@ -162,26 +179,27 @@ def record_place(study: Path, data: Path) -> None:
         write_text(path, dump_yaml(_read_config(path).model_copy(update={"data": data})))
 
 
-def find_runs(path: Path | str) -> list[RunRecord]:
-    """The run at ``path``, or all runs at most two folders below it (a study, or a parent of studies), by name.
+def find_runs(*paths: Path | str) -> list[RunRecord]:
+    """The run at each path, or all runs at most two folders below it (a study, or a parent of studies), by name; each run once.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none at one of them.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; give a run, a study, or a folder of studies")
-    if is_run(path):
-        return [load_run(path)]
-    found = _runs_below(path)
-    if not found:
-        raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
-    return found
+    datasets: dict[Path, str | None] = {}
+    found: dict[Path, RunRecord] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; give a run, a study, or a folder of studies")
+        here = [_load_run(path, datasets)] if is_run(path) else _runs_below(path, datasets)
+        if not here:
+            raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
+        found |= {run.path.resolve(): run for run in here}
+    return list(found.values())
 
 
-def _runs_below(path: Path) -> list[RunRecord]:
+def _runs_below(path: Path, datasets: dict[Path, str | None]) -> list[RunRecord]:
     found = {p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)}
-    return [load_run(run) for run in sorted(found)]
+    return [_load_run(run, datasets) for run in sorted(found)]
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -191,8 +209,8 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _fingerprint(run: Path) -> str | None:
-    dataset = run.resolve().parent / DATASET
+def _fingerprint(study: Path) -> str | None:
+    dataset = study / DATASET
     return str(_read_object(dataset).get("fingerprint")) if dataset.exists() else None
 
 

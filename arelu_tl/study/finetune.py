@@ -129,7 +129,7 @@ def resume_study(path: Path, *, data: Path | None = None, observer: Observer | N
     observer = observer or Observer()
     if not runs.is_study(path) and runs.is_run(path):
         path = path.resolve().parent
-    config = runs.load_study(path).config
+    config = runs.study_config(path)
     if isinstance(config, SweepConfig):
         raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
     before = config.data

@@ -84,7 +84,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     _, described = load_weights(run / runs.BEST)
     if described is None:
         raise ArtefactError(f"{run / runs.BEST}: no arelu-tl model card in it")
-    evaluated = {row["step"]: row for row in runs.load_run(run).curve("val")}
-    averaged = runs.load_run(run).config.model_ema
-    row = {} if averaged else evaluated.get(step, {})
+    record = runs.load_run(run)
+    evaluated = {row["step"]: row for row in record.curve("val")}
+    row = {} if record.config.model_ema else evaluated.get(step, {})
     return weights, {**described, "step": step, "top1": row.get("top1"), "loss": row.get("loss")}

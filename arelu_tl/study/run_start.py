@@ -93,7 +93,7 @@ def load_starts(
     if first.config.data is None:
         raise DataError(f"{first.path}: its start is built from the pictures it was trained on, of which it has no folder")
     study = first.path.resolve().parent
-    require_pictures(study, runs.load_study(study).config if runs.is_study(study) else first.config)
+    require_pictures(study, runs.study_config(study) if runs.is_study(study) else first.config)
     with scanned_pictures(first.config, _Scan(progress)) as folder:
         if doubt := doubt_pictures(first, folder):
             raise DataError(f"{folder.root}: {doubt}")

@@ -70,7 +70,7 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
     with scanned_pictures(config, observer) as folder:
         if path is not None and begun:
             check_pictures(path, folder)
-            record_pictures(path, runs.load_study(path).config.data, folder)
+            record_pictures(path, runs.study_config(path).data, folder)
         cells = plan_cells(path if begun else None, config, retry_failed=retry_failed)
         waiting = [cell for cell in cells if cell.waits]
         if begun and not waiting:
@@ -120,7 +120,7 @@ def plan_cells(path: Path | None, config: SweepConfig, *, retry_failed: bool = F
         if path is not None and runs.is_run(place):
             record = runs.load_run(place)
             status = "missing" if record.status == "failed" and retry_failed else record.status
-            done = min(1.0, record.metrics[-1]["epoch"] / cell.epochs) if record.metrics else 0.0
+            done = min(1.0, record.rows[-1]["epoch"] / cell.epochs) if record.rows else 0.0
         cells.append(Cell(number, cell, place, status, done))
     return cells
 
@@ -217,7 +217,7 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     Raises:
         ConfigError: the study is no sweep, or was begun with other settings, which are named.
     """
-    before = runs.load_study(path).config
+    before = runs.study_config(path)
     if not isinstance(before, SweepConfig):
         raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another --name")
     # What the machine decided when the study began stays decided.
@@ -253,7 +253,7 @@ def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
         DataError: there is no sweep at ``path``, or its pictures are gone.
         ConfigError: ``where`` contradicts itself.
     """
-    config = runs.load_study(path).config
+    config = runs.study_config(path)
     if not isinstance(config, SweepConfig):
         raise DataError(f"{path} is no sweep: go on with arelu-tl finetune --resume {shlex.quote(str(path))}")
     place = {"output": path.resolve().parent, "name": path.resolve().name}

@@ -9,6 +9,7 @@ import pytest
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.runs import find_runs, is_run, is_study, load_run, load_study
+from arelu_tl.records.storage import read_json
 
 ROWS = [
     {"step": 0, "epoch": 0, "split": "val", "loss": 2.0, "top1": 0.1},
@@ -134,6 +135,22 @@ def test_runs_are_found_in_a_folder_of_studies_and_no_deeper(tmp_path: Path) -> 
     write_run(tmp_path / "alone")
     write_study(tmp_path / "deep" / "er", "relu")
     assert names(tmp_path) == ["a/relu", "alone", "b/arelu", "b/relu"]
+
+
+def test_what_runs_share_is_read_once_a_study_and_what_is_their_own_once_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_study(tmp_path / name, "one", "two", "three") for name in ("a", "b")]
+    for path in paths:
+        (path / "dataset.json").write_text(json.dumps({"fingerprint": path.name}))
+        (path / "one" / "environment.json").write_text(json.dumps({"threads": 2}))
+    read: list[Path] = []
+    monkeypatch.setattr("arelu_tl.records.runs.read_json", lambda path: (read.append(path), read_json(path))[1])
+    runs = find_runs(*paths, paths[0] / "two")
+    assert [run.dataset for run in runs] == ["a", "a", "a", "b", "b", "b"]
+    assert read == [path / "dataset.json" for path in paths]
+    assert [run.environment for run in runs[:3] * 3] == [{"threads": 2}, {}, {}] * 3
+    assert len([path for path in read if path.name == "environment.json"]) == 1
 
 
 def test_a_run_does_not_count_what_lies_inside_it(tmp_path: Path) -> None:
