@@ -16,6 +16,7 @@ import typer
 
 from arelu_tl import __version__
 from arelu_tl.errors import AreluTlError
+from arelu_tl.records.home import argument_at_home
 
 # In the order of --help. A command's module, with the configuration that its options are made of, is imported when the command
 # is asked for: a page of help that lists nine commands needs none of them.
@@ -91,7 +92,7 @@ def _not_asked() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [argument_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         # A name that is no valid text (or that the terminal's encoding lacks) is shown escaped.

@@ -26,6 +26,7 @@ from arelu_tl.records.config_values import (
     Int,
     Interval,
     IntOrAuto,
+    ModelName,
     Size,
     option,
     require_distinct,
@@ -87,7 +88,9 @@ class FinetuneConfig(BaseModel):
     )
     cache_limit: Size = option("16GB", "Most that is kept; more is decoded whenever it is needed. 500MB, 16GB.", "Data")
 
-    model: str = option("tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone")
+    model: ModelName = option(
+        "tf_efficientnet_lite0", "timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.", "Backbone"
+    )
     pretrained: bool = option(True, "Start from pretrained weights.", "Backbone")
     pretrained_path: FilePath | None = option(None, "Weights from a file instead (safetensors or a checkpoint).", "Backbone")
     img_size: Int | None = option(None, "Side of the input in pixels; the pretrained model's when not given.", "Backbone", ge=8)

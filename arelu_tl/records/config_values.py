@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from arelu_tl.records.duration import parse_duration, parse_interval
+from arelu_tl.records.home import at_home
 from arelu_tl.records.size import parse_size
 
 
@@ -38,10 +39,10 @@ def _interval(value: Any) -> Any:
     return written
 
 
-def _no_zero_byte(path: Path) -> Path:
+def _file_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("no file's name has a zero byte in it")
-    return path
+    return Path(at_home(str(path)))
 
 
 def _folder_name(name: str) -> str:
@@ -51,7 +52,8 @@ def _folder_name(name: str) -> str:
 
 
 FolderName = Annotated[str, AfterValidator(_folder_name)]
-FilePath = Annotated[Path, AfterValidator(_no_zero_byte)]
+FilePath = Annotated[Path, AfterValidator(_file_path)]
+ModelName = Annotated[str, AfterValidator(at_home)]
 Int = Annotated[int, BeforeValidator(_no_truth_value)]
 Float = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_truth_value)]

@@ -46,6 +46,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+def test_a_quoted_tilde_is_the_home_folder(place: Path, tmp_path: Path) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    shutil.copytree(place / "data", home / "data")
+    here.mkdir()
+    done = run_command("evaluate", place / "m.onnx", "~/data", "--output=~/told", cwd=here, HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert (home / "told" / "evaluation.json").is_file()
+    assert list(here.iterdir()) == []
+
+
 GOOD, DIRTY = ["evaluate", "m.onnx", "data"], ["evaluate", "m.onnx", "dirty"]
 CALLS: dict[str, list[str]] = {
     "evaluate": [*GOOD],

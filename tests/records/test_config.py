@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from arelu_tl.activation import SURGERY_ARMS
 from arelu_tl.errors import ConfigError
@@ -21,10 +22,12 @@ from arelu_tl.records.config import (
     FinetuneConfig,
     Granularity,
     Init,
+    SweepConfig,
     check_config,
     dump_yaml,
     read_yaml,
 )
+from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, RECALIBRATED, convert
 
 QUICK = settings(deadline=None, max_examples=60)
@@ -209,6 +212,22 @@ def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
 )
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(key: str, meant: str) -> None:
     assert f"unknown key {key!r} (did you mean {meant!r}?)" in refusal({key: 1})
+
+
+@pytest.mark.parametrize("model", [FinetuneConfig, SweepConfig, ReproduceConfig])
+def test_a_tilde_is_the_home_folder_in_every_path(
+    model: type[BaseModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = [key for key, field in model.model_fields.items() if "Path" in str(field.annotation)]
+    assert {"data", "output"} <= set(keys)
+    for key in keys:
+        for written in ("~/x y", Path("~/x y")):
+            assert getattr(check_config({key: written}, model), key) == tmp_path / "x y"
+        assert getattr(check_config({key: "a/~/b"}, model), key) == Path("a/~/b")
+        assert getattr(check_config({key: "~nobody-of-this-name/b"}, model), key) == Path("~nobody-of-this-name/b")
+    if "model" in model.model_fields:
+        assert check_config({"model": "local-dir:~/net"}).model == f"local-dir:{tmp_path}/net"
 
 
 def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
