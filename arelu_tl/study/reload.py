@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-import timm
 from torch import Tensor, nn
 
-from arelu_tl.backbone import build_architecture
+from arelu_tl.backbone import build_architecture, require_harmless
 from arelu_tl.errors import ArtefactError, BackboneError, ConfigError, DataError, SurgeryError
 from arelu_tl.exporting.folder import is_export, read_export
 from arelu_tl.exporting.freeze import FrozenSite, put_site
@@ -46,7 +44,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     else:
         raise DataError(f"{path} is neither a run folder nor a checkpoint in one nor an exported folder")
     card = ModelCard.from_json(described, path)
-    _require_harmless(card, path)
+    require_harmless(card.architecture, card.model_args, path)
     try:
         model = build_architecture(
             card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
@@ -59,22 +57,6 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     except (BackboneError, ConfigError, SurgeryError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None
     return model.eval(), card
-
-
-# What timm.create_model would read files or the network for, or build something else by.
-_NOT_THE_ARCHITECTURES = frozenset(inspect.signature(timm.create_model).parameters) - {"model_name", "kwargs"}
-
-
-def _require_harmless(card: ModelCard, path: Path) -> None:
-    """A card comes from whoever made the folder: it may name an architecture and its arguments, and no files or addresses.
-
-    Raises:
-        ArtefactError: it does.
-    """
-    if not timm.is_model(card.architecture):
-        raise ArtefactError(f"{path}: timm has no architecture {card.architecture!r}")
-    if foreign := sorted(_NOT_THE_ARCHITECTURES & set(card.model_args)):
-        raise ArtefactError(f"{path}: {', '.join(foreign)} is no argument of an architecture")
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
