@@ -10,6 +10,7 @@ from typing import Any
 
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, read_yaml
+from arelu_tl.records.format import require_format
 from arelu_tl.records.storage import read_json, read_rows
 
 STUDY_CONFIG = "study.yaml"
@@ -109,11 +110,12 @@ def load_run(path: Path | str) -> RunRecord:
 
     Raises:
         DataError: there is no run at ``path``.
-        ArtefactError: a file of it is corrupt.
+        ArtefactError: a file of it is corrupt, or it or its study is of another format.
     """
     path = Path(path)
     if not is_run(path):
         raise DataError(f"{path} is not a run folder: it has no {RUN_CONFIG}")
+    require_known_format(path)
     summary = path / SUMMARY
     metrics = path / METRICS
     surgery = path / SURGERY
@@ -150,6 +152,15 @@ def read_environment(run: Path) -> dict[str, Any]:
     return _read_object(path) if path.exists() else {}
 
 
+def require_known_format(run: Path) -> None:
+    """Raise unless this version reads the format that the run in the folder ``run`` is written in.
+
+    Raises:
+        ArtefactError: it does not.
+    """
+    require_format(read_environment(run), run)
+
+
 def find_runs(path: Path | str) -> list[RunRecord]:
     """The run at ``path``, or all runs at most two folders below it (a study, or a parent of studies), by name.
 
@@ -181,7 +192,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _fingerprint(run: Path) -> str | None:
     dataset = run.resolve().parent / DATASET
-    return str(_read_object(dataset).get("fingerprint")) if dataset.exists() else None
+    if not dataset.exists():
+        return None
+    record = _read_object(dataset)
+    require_format(record, dataset.parent)
+    return str(record.get("fingerprint"))
 
 
 def _read_config(path: Path) -> FinetuneConfig:

@@ -15,6 +15,7 @@ from arelu_tl import __version__
 from arelu_tl.activation import fused, gpu
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.records.format import FORMAT
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -63,6 +64,7 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
     """Content of environment.json, of a run that so many processes train."""
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
     return {
+        "format": FORMAT,
         "arelu_tl": __version__,
         "python": sys.version.split()[0],
         "packages": {name: version(name) for name in packages},

@@ -15,6 +15,7 @@ from arelu_tl.data import PictureFolder
 from arelu_tl.errors import ConfigError, DataError, Interrupted, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
+from arelu_tl.records.format import FORMAT, require_format
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import slow_mixed_precision
 from arelu_tl.study.observer import Observer
@@ -78,7 +79,7 @@ def absolute(config: _Config) -> _Config:
 
 def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> None:
     """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
-    write_json(path / runs.DATASET, folder.to_json())
+    write_json(path / runs.DATASET, {"format": FORMAT, **folder.to_json()})
     write_text(path / runs.SPLIT, folder.to_csv())
     write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
 
@@ -88,8 +89,11 @@ def check_pictures(path: Path, folder: PictureFolder) -> None:
 
     Raises:
         DataError: it does not.
+        ArtefactError: the study is of another format.
     """
-    if folder.fingerprint() != read_json(path / runs.DATASET)["fingerprint"]:
+    record = read_json(path / runs.DATASET)
+    require_format(record, path)
+    if folder.fingerprint() != record["fingerprint"]:
         raise DataError(f"{folder.root}: the pictures are not those that {path} was started on; begin a new study")
 
 

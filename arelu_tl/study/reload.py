@@ -29,12 +29,13 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         DataError: there is neither at ``path``.
-        ArtefactError: the files are damaged or do not belong together.
+        ArtefactError: the files are damaged, do not belong together, or are of another format.
     """
     path = Path(path)
     if is_export(path):
         weights, described = read_export(path)
     elif runs.is_run(path):
+        runs.require_known_format(path)
         weights, described = load_weights(path / runs.BEST)
     elif is_checkpoint(path) and runs.is_run(path.resolve().parents[1]):
         weights, described = _checkpoint(path)
@@ -61,8 +62,9 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
 def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """(weights, card) of a run's checkpoint: as trained, not averaged, and not necessarily evaluated."""
-    weights, step = load_checkpoint_model(path)
     run = path.resolve().parents[1]
+    runs.require_known_format(run)
+    weights, step = load_checkpoint_model(path)
     _, described = load_weights(run / runs.BEST)
     if described is None:
         raise ArtefactError(f"{run / runs.BEST}: no arelu-tl model card in it")
