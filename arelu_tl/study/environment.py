@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from arelu_tl import __version__
-from arelu_tl.activation import fused, gpu
+from arelu_tl.activation import fused, gpu, native
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.format import FORMAT
@@ -58,6 +58,12 @@ def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | 
     if any(torch.cpu.get_capabilities().get(unit) for unit in units):
         return None
     return "--amp: this processor has no bfloat16 units, so that training is slower with it than without"
+
+
+def rebuilt_kernels() -> str:
+    """Why every process compiles AReLU's kernel anew, a second each time, in a line; "" where it is kept."""
+    why = native.not_kept() if fused.kernel_state().startswith("fused") else ""
+    return f"the compiled kernel is not kept, and built anew by every process: {why}" if why else ""
 
 
 def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.format import FORMAT, require_format
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_json, write_text
-from arelu_tl.study.environment import slow_mixed_precision
+from arelu_tl.study.environment import rebuilt_kernels, slow_mixed_precision
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import agree, rehearse
@@ -123,8 +123,9 @@ def _train(
     study: Path, config: FinetuneConfig, folder: PictureFolder, device: torch.device, observer: Observer, world: World
 ) -> runs.StudyRecord:
     observer.study_started(study, folder, _arms(config))
-    if world.leads and (told := told_cache(config, folder)):
-        observer.note(told)
+    for told in (told_cache(config, folder), rebuilt_kernels()) if world.leads else ():
+        if told:
+            observer.note(told)
     program = "arelu-tl" if world.size == 1 else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
     hint = f"go on with: {program} finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):

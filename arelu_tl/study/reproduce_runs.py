@@ -16,8 +16,8 @@ from arelu_tl.errors import ArtefactError, DataError, NonFiniteError
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.flags import pack_flags
-from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.records.format import FORMAT, require_format
+from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.records.storage import make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import describe_environment
 from arelu_tl.study.journal import EPOCH_COLUMNS
