@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "arelu_tl"
 LAYERS = {
     "errors": 0,
     "lazy": 0,
+    "private": 0,
     "activation": 1,
     "records": 1,
     "surgery": 2,

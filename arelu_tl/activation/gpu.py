@@ -1,4 +1,7 @@
-"""AReLU on a CUDA GPU in one pass over memory each way, by Triton where it is installed and can build for the GPU."""
+"""AReLU on a CUDA GPU in one pass over memory each way, by Triton where it is installed and can build for the GPU.
+
+Triton's interpreter has run these kernels and no GPU has, so that they serve only where ``ARELU_TL_FUSED=1`` asks for them.
+"""
 
 from __future__ import annotations
 
@@ -112,9 +115,12 @@ def _loaded() -> ModuleType:
 
 @lru_cache(maxsize=16)
 def _kernels(device: torch.device) -> tuple[ModuleType | None, str]:
-    """(the kernels, what they are) if a first small map goes through them on ``device``; (None, why not)."""
-    if os.environ.get("ARELU_TL_FUSED", "1") == "0":
+    """(the kernels, what they are) where they are asked for and a first small map goes through them; (None, why not)."""
+    asked = os.environ.get("ARELU_TL_FUSED")
+    if asked == "0":
         return None, "portable: ARELU_TL_FUSED is 0"
+    if asked != "1":
+        return None, "portable: the Triton kernels have run on no GPU yet, ARELU_TL_FUSED=1 asks for them"
     try:
         import triton
         from triton.errors import TritonError

@@ -7,7 +7,6 @@ without, and says why.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import hashlib
 import os
@@ -16,7 +15,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+
+from arelu_tl.private import make_private, who_else_writes
 
 # Compared numbers raise no traps here, which the compiler may rely on to do eight at a time.
 _ALWAYS = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-std=c99")
@@ -43,9 +45,14 @@ def build(source: Path, included: Sequence[Path]) -> tuple[ctypes.CDLL | None, s
         return None, f"portable: the C file does not build ({' '.join(str(error).split())[:200]})"
 
 
+def not_kept() -> str:
+    """Why what is built here is built by every process anew, in words; "" where it is kept."""
+    return _cache()[1]
+
+
 def _compiled(compiler: str, source: Path, included: Sequence[Path]) -> tuple[Path, tuple[str, ...]]:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    folder = _cache()
+    folder, _ = _cache()
     reason = "no attempt"
     for flags in _WISHES:
         command = [compiler, *_ALWAYS, *flags]
@@ -53,7 +60,7 @@ def _compiled(compiler: str, source: Path, included: Sequence[Path]) -> tuple[Pa
         told = [*(file.read_bytes() for file in (source, *included)), repr(command).encode(), version, _processor()]
         key = hashlib.sha256(b"\0".join(told)).hexdigest()
         path = folder / f"{source.stem}-{key[:24]}.so"
-        if path.is_file():
+        if path.is_file() and not path.is_symlink() and not who_else_writes(path):
             return path, flags
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
             made = Path(place) / path.name
@@ -61,20 +68,31 @@ def _compiled(compiler: str, source: Path, included: Sequence[Path]) -> tuple[Pa
                 [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False, timeout=120
             )
             if done.returncode == 0:
+                made.chmod(0o700)
                 made.replace(path)  # whole, whoever else builds it at the same time
                 return path, flags
             reason = done.stderr
     raise OSError(reason)
 
 
-def _cache() -> Path:
-    """The user's own cache folder, which nobody else may write to: what lies there is executed."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "arelu-tl"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK) and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()):
-            return folder
+def _cache() -> tuple[Path, str]:
+    """(the user's own cache folder, ""); where others can write to it, a folder of this process's own, and why.
+
+    What lies there is executed.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # A relative one, which is whatever folder one stands in, is none.
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "arelu-tl"
+        make_private(folder)
+        fault = who_else_writes(folder) or ("" if os.access(folder, os.W_OK) else f"{folder} cannot be written to")
+    except (OSError, RuntimeError) as error:  # no home folder is a RuntimeError
+        folder, fault = Path(), " ".join(str(error).split())
+    return (_own_folder(), fault) if fault else (folder, "")
+
+
+@lru_cache(maxsize=1)
+def _own_folder() -> Path:
     own = tempfile.mkdtemp(prefix="arelu-tl-")
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return Path(own)

@@ -11,6 +11,7 @@ from arelu_tl.backbone.loading import (
     reset_head,
 )
 from arelu_tl.backbone.modes import evaluating, training
+from arelu_tl.backbone.record import rebuild_backbone, record_backbone, require_harmless
 
 __all__ = [
     "Backbone",
@@ -21,6 +22,9 @@ __all__ = [
     "expected_data_config",
     "load_backbone",
     "pretrained_cfg",
+    "rebuild_backbone",
+    "record_backbone",
+    "require_harmless",
     "reset_head",
     "training",
 ]

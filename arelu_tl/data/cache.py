@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Literal
 
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import ConfigError, StorageError
+from arelu_tl.private import make_private, who_else_writes
 
 if sys.platform != "win32":
     import fcntl
@@ -36,7 +36,7 @@ def open_cache(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
 
     Raises:
         ConfigError: "ram" where the system has no folder in memory.
-        StorageError: the folder cannot be made, or is somebody else's.
+        StorageError: the folder cannot be made, is somebody else's, or others can write to it or exchange it.
     """
     if kind == "off":
         yield None
@@ -95,12 +95,10 @@ def _memory_folder() -> Path:
 def _enter(root: Path) -> int:
     """Make the folder; a descriptor of a file in it, on which ``_lock`` works."""
     while True:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)
-        found = root.lstat()
-        # Where everybody may write, somebody could have made it before us.
-        if sys.platform != "win32" and (found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode)):
-            raise StorageError(f"{root} belongs to somebody else: pass another --cache")
+        make_private(root)
+        # Where everybody may write, somebody could have made it before us; elsewhere, exchange it.
+        if fault := f"{root} belongs to somebody else" if root.is_symlink() else who_else_writes(root):
+            raise StorageError(f"{fault}: pass another --cache")
         try:
             descriptor = os.open(root / _HELD, os.O_RDWR | os.O_CREAT, 0o600)
             _lock(descriptor, alone=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, dump_yaml, read_yaml
+from arelu_tl.records.format import require_format
 from arelu_tl.records.storage import read_json, read_rows, write_text
 
 STUDY_CONFIG = "study.yaml"
@@ -48,6 +49,7 @@ class RunRecord:
         rows: rows of metrics.jsonl, without what each site had learnt by then; ``metrics`` has that too.
         surgery: content of surgery.json; None for the unmodified arm.
         dataset: fingerprint of the pictures and their split, from the study's dataset.json; None outside of a study.
+        environment: content of environment.json; {} where there is none.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class RunRecord:
     rows: list[dict[str, Any]]
     surgery: dict[str, Any] | None = None
     dataset: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -65,16 +68,6 @@ class RunRecord:
     def curve(self, split: str = "val") -> list[dict[str, Any]]:
         """The rows of one split, in order of steps."""
         return [row for row in self.rows if row.get("split") == split]
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Content of environment.json; {} where there is none.
-
-        Raises:
-            ArtefactError: it is corrupt.
-        """
-        path = self.path / ENVIRONMENT
-        return _read_object(path) if path.exists() else {}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -120,7 +113,7 @@ def load_run(path: Path | str) -> RunRecord:
 
     Raises:
         DataError: there is no run at ``path``.
-        ArtefactError: a file of it is corrupt.
+        ArtefactError: a file of it is corrupt, or it or its study is of another format.
     """
     return _load_run(Path(path), {})
 
@@ -129,6 +122,7 @@ def _load_run(path: Path, datasets: dict[Path, str | None]) -> RunRecord:
     """``datasets`` keeps the fingerprint of each study that has been met: it is read once for all of its runs."""
     if not is_run(path):
         raise DataError(f"{path} is not a run folder: it has no {RUN_CONFIG}")
+    environment = read_environment(path)
     study = path.resolve().parent
     if study not in datasets:
         datasets[study] = _fingerprint(study)
@@ -142,6 +136,7 @@ def _load_run(path: Path, datasets: dict[Path, str | None]) -> RunRecord:
         rows=read_rows(metrics, without="sites") if metrics.exists() else [],
         surgery=_read_object(surgery) if surgery.exists() else None,
         dataset=datasets[study],
+        environment=environment,
     )
 
 
@@ -166,6 +161,27 @@ def study_config(path: Path) -> FinetuneConfig:
     if not is_study(path):
         raise DataError(f"{path} is not a study folder: it has no {STUDY_CONFIG}")
     return _read_config(path / STUDY_CONFIG)
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Content of a run's environment.json, which tells the format that the run is written in; {} where there is none.
+
+    Raises:
+        ArtefactError: it is corrupt, or this version does not read that format.
+    """
+    path = run / ENVIRONMENT
+    environment = _read_object(path) if path.exists() else {}
+    require_format(environment, run)
+    return environment
+
+
+def require_known_format(run: Path) -> None:
+    """Raise unless this version reads the format that the run in the folder ``run`` is written in.
+
+    Raises:
+        ArtefactError: it does not.
+    """
+    read_environment(run)
 
 
 def record_place(study: Path, data: Path) -> None:
@@ -211,7 +227,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _fingerprint(study: Path) -> str | None:
     dataset = study / DATASET
-    return str(_read_object(dataset).get("fingerprint")) if dataset.exists() else None
+    if not dataset.exists():
+        return None
+    record = _read_object(dataset)
+    require_format(record, study)
+    return str(record.get("fingerprint"))
 
 
 def _read_config(path: Path) -> FinetuneConfig:

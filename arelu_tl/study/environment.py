@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from arelu_tl import __version__
-from arelu_tl.activation import fused, gpu
+from arelu_tl.activation import fused, gpu, native
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.records.format import FORMAT
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -59,10 +60,17 @@ def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | 
     return "--amp: this processor has no bfloat16 units, so that training is slower with it than without"
 
 
+def rebuilt_kernels() -> str:
+    """Why every process compiles AReLU's kernel anew, a second each time, in a line; "" where it is kept."""
+    why = native.not_kept() if fused.kernel_state().startswith("fused") else ""
+    return f"the compiled kernel is not kept, and built anew by every process: {why}" if why else ""
+
+
 def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Content of environment.json, of a run that so many processes train."""
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
     return {
+        "format": FORMAT,
         "arelu_tl": __version__,
         "python": sys.version.split()[0],
         "packages": {name: version(name) for name in packages},

@@ -15,9 +15,10 @@ from arelu_tl.data import PictureFolder
 from arelu_tl.errors import ConfigError, DataError, Interrupted, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
+from arelu_tl.records.format import FORMAT, require_format
 from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_bytes, write_json, write_text
 from arelu_tl.records.trained_on import TrainedOn
-from arelu_tl.study.environment import slow_mixed_precision
+from arelu_tl.study.environment import rebuilt_kernels, slow_mixed_precision
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures, told_cache
 from arelu_tl.study.rehearsal import agree, rehearse
@@ -80,7 +81,7 @@ def absolute(config: _Config) -> _Config:
 
 def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> None:
     """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
-    write_json(path / runs.DATASET, folder.to_json())
+    write_json(path / runs.DATASET, {"format": FORMAT, **folder.to_json()})
     write_text(path / runs.SPLIT, folder.to_csv())
     _record_trained_on(path, folder)
     write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
@@ -91,8 +92,11 @@ def check_pictures(path: Path, folder: PictureFolder) -> None:
 
     Raises:
         DataError: it does not.
+        ArtefactError: the study is of another format.
     """
-    ours, theirs = folder.fingerprint(), str(read_json(path / runs.DATASET)["fingerprint"])
+    record = read_json(path / runs.DATASET)
+    require_format(record, path)
+    ours, theirs = folder.fingerprint(), str(record["fingerprint"])
     if ours != theirs:
         raise DataError(
             f"{folder.root}: the pictures are not those that {path} was started on (fingerprint of their paths, split and bytes: "
@@ -151,8 +155,9 @@ def _train(
     study: Path, config: FinetuneConfig, folder: PictureFolder, device: torch.device, observer: Observer, world: World
 ) -> runs.StudyRecord:
     observer.study_started(study, folder, _arms(config))
-    if world.leads and (told := told_cache(config, folder)):
-        observer.note(told)
+    for told in (told_cache(config, folder), rebuilt_kernels()) if world.leads else ():
+        if told:
+            observer.note(told)
     program = "arelu-tl" if world.size == 1 else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
     hint = f"go on with: {program} finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):

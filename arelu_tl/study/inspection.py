@@ -16,7 +16,7 @@ from arelu_tl.data.decode import PICTURE_ENDINGS
 from arelu_tl.data.listing import natural_key
 from arelu_tl.errors import DataError, SurgeryError
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.study.run import surgery_settings
+from arelu_tl.study.run_model import surgery_settings
 from arelu_tl.surgery import (
     INITS,
     RECALIBRATED,

@@ -33,10 +33,13 @@ class RunJournal:
         val_samples: Sequence[Sample],
         observer: Observer,
         *,
+        kept: dict[str, Any] | None = None,
         keep: dict[str, int] | None = None,
         tensorboard: TensorBoardLog | None = None,
     ) -> None:
-        """``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made.
+        """``kept`` goes into every checkpoint's state.
+
+        ``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made.
 
         ``tensorboard`` gets every row too, and is closed with the journal.
         """
@@ -44,6 +47,7 @@ class RunJournal:
         self.card = card
         self.val_samples = val_samples
         self.observer = observer
+        self._kept = kept or {}
         self._tensorboard = tensorboard
         self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
         self._results = path / runs.RESULTS
@@ -75,7 +79,7 @@ class RunJournal:
 
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
-        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, "lengths": lengths})
+        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, **self._kept, "lengths": lengths})
 
     def note(self, text: str) -> None:
         self.observer.note(text)

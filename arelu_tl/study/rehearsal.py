@@ -17,7 +17,8 @@ from arelu_tl.backbone import Backbone
 from arelu_tl.data import PictureFolder
 from arelu_tl.errors import AreluTlError, ConfigError
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer, prepare_model
+from arelu_tl.study.run import fit_settings, make_run_batches, make_run_optimizer
+from arelu_tl.study.run_model import prepare_model
 from arelu_tl.study.tensorboard import require_tensorboard
 from arelu_tl.training import check_optimizer, check_recomputation, compiling_fails, try_step
 from arelu_tl.training.batch_size import BatchSize, largest_fitting, largest_useful

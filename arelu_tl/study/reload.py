@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-import timm
 from torch import Tensor, nn
 
-from arelu_tl.backbone import build_architecture
+from arelu_tl.backbone import build_architecture, require_harmless
 from arelu_tl.errors import ArtefactError, BackboneError, ConfigError, DataError, SurgeryError
 from arelu_tl.exporting.folder import is_export, read_export
 from arelu_tl.exporting.freeze import FrozenSite, put_site
@@ -31,12 +29,13 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         DataError: there is neither at ``path``.
-        ArtefactError: the files are damaged or do not belong together.
+        ArtefactError: the files are damaged, do not belong together, or are of another format.
     """
     path = Path(path)
     if is_export(path):
         weights, described = read_export(path)
     elif runs.is_run(path):
+        runs.require_known_format(path)
         weights, described = load_weights(path / runs.BEST)
     elif is_checkpoint(path) and runs.is_run(path.resolve().parents[1]):
         weights, described = _checkpoint(path)
@@ -46,7 +45,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     else:
         raise DataError(f"{path} is neither a run folder nor a checkpoint in one nor an exported folder")
     card = ModelCard.from_json(described, path)
-    _require_harmless(card, path)
+    require_harmless(card.architecture, card.model_args, path)
     try:
         model = build_architecture(
             card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
@@ -61,26 +60,11 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     return model.eval(), card
 
 
-# What timm.create_model would read files or the network for, or build something else by.
-_NOT_THE_ARCHITECTURES = frozenset(inspect.signature(timm.create_model).parameters) - {"model_name", "kwargs"}
-
-
-def _require_harmless(card: ModelCard, path: Path) -> None:
-    """A card comes from whoever made the folder: it may name an architecture and its arguments, and no files or addresses.
-
-    Raises:
-        ArtefactError: it does.
-    """
-    if not timm.is_model(card.architecture):
-        raise ArtefactError(f"{path}: timm has no architecture {card.architecture!r}")
-    if foreign := sorted(_NOT_THE_ARCHITECTURES & set(card.model_args)):
-        raise ArtefactError(f"{path}: {', '.join(foreign)} is no argument of an architecture")
-
-
 def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """(weights, card) of a run's checkpoint: as trained, not averaged, and not necessarily evaluated."""
-    weights, step = load_checkpoint_model(path)
     run = path.resolve().parents[1]
+    runs.require_known_format(run)
+    weights, step = load_checkpoint_model(path)
     _, described = load_weights(run / runs.BEST)
     if described is None:
         raise ArtefactError(f"{run / runs.BEST}: no arelu-tl model card in it")

@@ -16,6 +16,7 @@ from arelu_tl.errors import ArtefactError, DataError, NonFiniteError
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.flags import pack_flags
+from arelu_tl.records.format import FORMAT, require_format
 from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.records.storage import make_folder, read_json, write_json, write_text
 from arelu_tl.study.environment import describe_environment
@@ -30,13 +31,14 @@ def require_same_pictures(path: Path, task: Task) -> None:
     """
     Raises:
         DataError: the study of runs at ``path``, if there is one, was begun on other pictures.
-        ArtefactError: it does not tell on which.
+        ArtefactError: it does not tell on which, or is of another format.
     """
     if not (path / runs.DATASET).exists():
         return
     told = read_json(path / runs.DATASET)
     if not isinstance(told, dict) or "fingerprint" not in told:
         raise ArtefactError(f"{path / runs.DATASET} is damaged: it has no fingerprint")
+    require_format(told, path)
     if told["fingerprint"] != task.target.fingerprint():
         raise DataError(f"{task.target.name}: the pictures are not those that {path} was started on; begin a new study")
 
@@ -48,6 +50,7 @@ def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
     halves = {"train": digits.train, "val": digits.test}
     counts = {name: torch.bincount(half.labels, minlength=10).tolist() for name, half in halves.items()}
     told = {
+        "format": FORMAT,
         "classes": [str(digit) for digit in range(10)],
         "layout": digits.told,
         "counts": {name: {str(digit): count for digit, count in enumerate(each)} for name, each in counts.items()},

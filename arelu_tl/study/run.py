@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 
 from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
-from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
-from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches, make_train_batches
+from arelu_tl.backbone import Backbone, classifier_names, pretrained_cfg
+from arelu_tl.data import Batches, PictureFolder, make_eval_batches, make_train_batches
 from arelu_tl.errors import AreluTlError, BackboneError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
@@ -28,16 +27,16 @@ from arelu_tl.study.head_only import on_features
 from arelu_tl.study.journal import RunJournal
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import views
+from arelu_tl.study.run_model import SavedRun, begin, go_on
 from arelu_tl.study.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.study.together import SilentJournal
-from arelu_tl.surgery import SurgeryReport, calibration_batches, convert
 from arelu_tl.training import (
     FitResult,
     FitSettings,
     catch_signals,
-    enable_grad_checkpointing,
     fit,
     freeze_backbone,
+    list_checkpoints,
     load_checkpoint,
     make_optimizer,
     make_schedule,
@@ -75,22 +74,27 @@ def train_run(
         StorageError: another process trains this run.
         PeerError: another process of ``world`` has ended.
     """
-    backbone, report, head_digest = prepare_model(config, folder, device)
-    model = backbone.model
-    if config.sync_bn and world.size > 1:
-        convert_sync_batchnorm(model)
-    optimizer = make_run_optimizer(config, model)
-    train, val = make_run_batches(config, folder, backbone, device, processors, world)
-    steps_per_epoch = -(-len(train) // config.grad_accum_steps)
-    schedule = make_run_schedule(config, optimizer, steps_per_epoch)
+    begun = world.lead(lambda: bool(list_checkpoints(path / runs.CHECKPOINTS)))
+    start = None if begun else begin(config, folder, device)
     if world.leads:
         make_folder(path)
     with hold_folder(path, what="being trained", patience=patience) if world.leads else nullcontext():
         if (finished := world.lead(lambda: finished_summary(path))) is not None:  # by whoever held it
             return finished
-        weights, resume = world.lead(lambda: _resume_state(path, device, world, observer))
-        if weights is not None:
-            model.load_state_dict(weights)
+        saved = world.lead(lambda: _saved_run(path, config, device, world, observer))
+        resume = None if saved is None else saved.state
+        if saved is not None:
+            start = go_on(config, len(folder.classes), device, saved)
+        elif start is None:  # all that was saved is damaged
+            start = begin(config, folder, device)
+        backbone, report = start.backbone, start.report
+        model = backbone.model
+        if config.sync_bn and world.size > 1:
+            convert_sync_batchnorm(model)
+        optimizer = make_run_optimizer(config, model)
+        train, val = make_run_batches(config, folder, backbone, device, processors, world)
+        steps_per_epoch = -(-len(train) // config.grad_accum_steps)
+        schedule = make_run_schedule(config, optimizer, steps_per_epoch)
         world.share_weights(model.state_dict().values())
         if resume is None and world.leads:
             write_text(path / runs.RUN_CONFIG, dump_yaml(config))
@@ -121,8 +125,8 @@ def train_run(
         keep = resume["lengths"] if resume else None
         journal: RunJournal | SilentJournal = SilentJournal()
         if world.leads:
-            journal = RunJournal(path, card, folder.splits["val"], observer, keep=keep, tensorboard=log)
-        pairing = {"dataset": folder.fingerprint(), "head_init": head_digest, "weights": backbone.weights}
+            kept = {"start": start.to_state()}
+            journal = RunJournal(path, card, folder.splits["val"], observer, kept=kept, keep=keep, tensorboard=log)
         reset_peak_memory(device)
         settings = fit_settings(config, folder, device)
         trained: nn.Module = model
@@ -150,7 +154,9 @@ def train_run(
         except Exception as error:
             status = "interrupted" if isinstance(error, Interrupted | PeerError) else "failed"
             if world.leads:
-                write_json(path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": pairing})
+                write_json(
+                    path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": start.pairing}
+                )
             if isinstance(error, Interrupted | NonFiniteError):
                 # All have met it. The first one shall have written before another is gone: torchrun ends the rest then.
                 world.highest(0)
@@ -168,7 +174,7 @@ def train_run(
             journal.close()
 
         def finish() -> dict[str, Any]:
-            summary = _summary(config, path, result, device, pairing, on_features=trained is not model)
+            summary = _summary(config, path, result, device, start.pairing, on_features=trained is not model)
             write_json(path / runs.SUMMARY, summary)
             if config.tensorboard:
                 log_summary(path / runs.TENSORBOARD, summary, report)
@@ -208,68 +214,6 @@ def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.
         weight_decay=config.weight_decay,
         momentum=config.momentum,
     )
-
-
-def prepare_model(
-    config: FinetuneConfig, folder: PictureFolder, device: torch.device
-) -> tuple[Backbone, SurgeryReport | None, str]:
-    """The model of ``config.arm`` on ``device``, ready to train, its surgery report, and its new head's digest.
-
-    Surgery happens while the pretrained classifier is still on, so that the drift is that of the whole pretrained net.
-    """
-    backbone = load_backbone(
-        config.model,
-        pretrained=config.pretrained,
-        pretrained_path=config.pretrained_path,
-        img_size=config.img_size,
-        drop=config.drop,
-        drop_path=config.drop_path,
-        seed=config.seed,
-    )
-    model = backbone.model.to(device)
-    report = None
-    if config.arm != "relu":
-        calibration = calibration_pictures(config, folder, backbone, device)
-        report = convert(model, **surgery_settings(config), example_input=calibration[0][:1], calibration=calibration)
-    reset_head(model, len(folder.classes), seed=config.seed)
-    model.to(device)
-    if config.grad_checkpointing:
-        enable_grad_checkpointing(model)
-    return backbone, report, state_digest(model, classifier_names(model))
-
-
-def surgery_settings(config: FinetuneConfig) -> dict[str, Any]:
-    """What of ``config`` goes to ``convert``."""
-    keys = (
-        "arm", "init", "alpha", "beta", "include", "exclude", "granularity", "share_sites", "batchnorm", "drift_budget",
-        "inplace",
-    )  # fmt: skip
-    return {key: getattr(config, key) for key in keys}
-
-
-def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device) -> list[Tensor]:
-    """The first training pictures of a seeded order, as evaluation would see them: batches (B, C, H, W), B about 32."""
-    # One picture a batch keeps the number exact whatever the size of the set is.
-    batches = make_train_batches(
-        folder.root,
-        folder.splits["train"],
-        eval_view(backbone.data_config),
-        batch_size=1,
-        seed=config.seed,
-        cache=folder.cache,
-    )
-    chosen = [pictures[0] for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)]
-    return [batch.to(device) for batch in calibration_batches(chosen)]
-
-
-def state_digest(model: nn.Module, names: list[str]) -> str:
-    """SHA-256 over the parameters of the named modules."""
-    digest = hashlib.sha256()
-    for name in names:
-        for key, tensor in model.get_submodule(name).state_dict().items():
-            digest.update(f"{name}.{key}".encode())
-            digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def make_run_batches(
@@ -342,22 +286,20 @@ def finished_summary(path: Path) -> dict[str, Any] | None:
     return run.summary if run.status == "finished" else None
 
 
-def _resume_state(
-    path: Path, device: torch.device, world: World, observer: Observer
-) -> tuple[dict[str, Tensor], dict[str, Any]] | tuple[None, None]:
-    """(weights, state) to go on from, if any."""
+def _saved_run(path: Path, config: FinetuneConfig, device: torch.device, world: World, observer: Observer) -> SavedRun | None:
+    """What there is to go on from, if anything."""
     checkpoint, damaged = newest_checkpoint(path / runs.CHECKPOINTS)
     for bad in damaged:
         observer.note(f"{bad} is damaged and was passed over")
     if checkpoint is None:
-        return None, None
+        return None
     weights, state = load_checkpoint(checkpoint)
     observer.note(f"{path.name} goes on from {checkpoint.name}")
     if changed := changed_environment(read_json(path / runs.ENVIRONMENT), device):
         observer.note(f"{path.name} began elsewhere ({changed}): resumable, not bitwise")
     if (before := state.get("processes", 1)) != world.size:
         observer.note(f"{path.name} was trained by {before} processes and now by {world.size}: resumable, not bitwise")
-    return weights, state
+    return SavedRun(checkpoint, weights, state, None if config.arm == "relu" else read_json(path / runs.SURGERY))
 
 
 def _identity(config: FinetuneConfig) -> dict[str, Any]:

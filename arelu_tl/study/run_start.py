@@ -17,7 +17,7 @@ from arelu_tl.records.weights import load_weights
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.pictures import scanned_pictures
-from arelu_tl.study.run import prepare_model
+from arelu_tl.study.run_model import prepare_model
 from arelu_tl.study.run_pictures import require_pictures
 from arelu_tl.surgery import SurgeryReport
 

@@ -17,7 +17,7 @@ from arelu_tl.records import runs
 from arelu_tl.records.config import GRID_KEYS, PLACE_KEYS, WHERE_KEYS, SweepConfig, check_config, dump_yaml
 from arelu_tl.records.duration import parse_duration, told_duration
 from arelu_tl.records.storage import claim_folder, make_folder, storage_errors, write_json, write_text
-from arelu_tl.study.environment import choose_device, slow_mixed_precision
+from arelu_tl.study.environment import choose_device, rebuilt_kernels, slow_mixed_precision
 from arelu_tl.study.finetune import absolute, check_pictures, open_study, record_pictures
 from arelu_tl.study.launch import Cell, InProcess, Launcher, Outcome
 from arelu_tl.study.launch_processes import Processes
@@ -103,8 +103,9 @@ def sweep(config: SweepConfig, *, retry_failed: bool = False, observer: Observer
             else:
                 write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
             observer.study_started(path, folder, list(config.arms))
-            if told := told_cache(config, folder):
-                observer.note(told)
+            for told in (told_cache(config, folder), rebuilt_kernels()):
+                if told:
+                    observer.note(told)
             observer.sweep_planned(len(cells), len(waiting), schedule.to_go(late))
             _train(path, len(cells), schedule, launcher, observer, lambda: time.monotonic() - began)
     return runs.load_study(path)

@@ -35,13 +35,15 @@ def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu", inpla
     return _install(model, plan.replaced, arm, inplace)
 
 
-def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: str = "arelu") -> None:
+def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: str = "arelu", inplace: bool = True) -> None:
     """Replace the sites that a surgery.json records, so that the weights trained on them can be loaded.
+
+    ``inplace`` is ``apply_plan``'s, and matters only where the model is trained on.
 
     Raises:
         SurgeryError: the model has no ReLU where the record says there was one.
     """
-    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm, True)
+    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm, inplace)
 
 
 def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplace: bool) -> tuple[list[nn.Module], Undo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ _ENOUGH = 0.9
 DRIFT_BUDGET = 1.0
 # The arm that keeps every ReLU and has BatchNorm re-estimated: what recalibration alone does.
 RECALIBRATED = "recalibrated"
+_RECORDED = ("arm", "init", "parameters_added", "batchnorm", "batchnorm_layers", "strength", "drift_budget")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,24 @@ class SurgeryReport:
             "drift_before_calibration": self.drift_uncalibrated.to_json() if self.drift_uncalibrated else None,
             "sites": [site.to_json(self.arm) for site in self.sites],
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SurgeryReport:
+        """Read the content of a surgery.json back.
+
+        Raises:
+            SurgeryError: it is none.
+        """
+        try:
+            drifts = [None if record[key] is None else Drift(**record[key]) for key in ("drift", "drift_before_calibration")]
+            return cls(
+                **{key: record[key] for key in _RECORDED},
+                drift=drifts[0],
+                drift_uncalibrated=drifts[1],
+                sites=[PlannedSite.from_json(site) for site in record["sites"]],
+            )
+        except (LookupError, TypeError, AttributeError) as error:
+            raise SurgeryError(f"no record of a surgery: {type(error).__name__} {error}") from None
 
 
 def convert(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
+from arelu_tl.records.format import FORMAT, require_format
 from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_bytes, write_json
 from arelu_tl.records.weights import load_weights, save_weights
 
@@ -45,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         torch.save(state, buffer)
         write_bytes(beside / STATE, buffer.getvalue())
         hashes = {name: sha256_file(beside / name) for name in (MODEL, STATE)}
-        write_json(beside / MANIFEST, {"step": step, "sha256": hashes})
+        write_json(beside / MANIFEST, {"format": FORMAT, "step": step, "sha256": hashes})
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         fsync_folder(folder)
@@ -69,7 +70,11 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer."""
+    """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer.
+
+    Raises:
+        ArtefactError: one of them is of another format.
+    """
     damaged: list[Path] = []
     for _, path in reversed(list_checkpoints(folder)):
         if _intact(path):
@@ -79,14 +84,23 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def _intact(path: Path) -> bool:
-    """Whether the hashes match, and the step is the one that the folder is named after: the manifest itself has no hash."""
+    """Whether the hashes match, and the step is the one that the folder is named after: the manifest itself has no hash.
+
+    Raises:
+        ArtefactError: the manifest names another format.
+    """
     try:
         manifest = read_json(path / MANIFEST)
+    except ArtefactError:
+        return False
+    if isinstance(manifest, dict):
+        require_format(manifest, path)
+    try:
         hashes, step = manifest["sha256"], manifest["step"]
         return path.resolve().name == f"step-{step:d}" and all(
             sha256_file(path / name) == hashes[name] for name in (MODEL, STATE)
         )
-    except (ArtefactError, OSError, LookupError, TypeError, ValueError):
+    except (OSError, LookupError, TypeError, ValueError):
         return False
 
 
@@ -98,7 +112,7 @@ def load_checkpoint_model(path: Path) -> tuple[dict[str, Tensor], int]:
     """(model state dict on the CPU, steps done) of a checkpoint folder.
 
     Raises:
-        ArtefactError: it is damaged.
+        ArtefactError: it is damaged, or of another format.
     """
     _require_intact(path)
     return load_weights(path / MODEL)[0], int(path.resolve().name.removeprefix("step-"))
@@ -113,7 +127,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(model state dict, state) of a checkpoint folder, on the CPU.
 
     Raises:
-        ArtefactError: it is damaged, or holds more than data.
+        ArtefactError: it is damaged, of another format, or holds more than data.
     """
     _require_intact(path)
     try:

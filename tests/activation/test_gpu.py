@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -93,6 +94,28 @@ def test_they_build_for_a_gpu_without_atomic_sums(kernel: str) -> None:
     assert "red.global" not in built.asm["ptx"]
 
 
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernels, which no GPU has run yet."""
+    monkeypatch.setenv("ARELU_TL_FUSED", "1")
+    gpu._kernels.cache_clear()
+    yield
+    gpu._kernels.cache_clear()
+
+
+@pytest.mark.parametrize("value", [None, "", "yes"])
+def test_a_gpu_gets_the_portable_form_unless_the_kernels_are_asked_for(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is installed: nothing is built, and nothing runs on the device, to find out."""
+    monkeypatch.delenv("ARELU_TL_FUSED", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ARELU_TL_FUSED", value)
+    told = "portable: the Triton kernels have run on no GPU yet, ARELU_TL_FUSED=1 asks for them"
+    assert gpu._kernels.__wrapped__(torch.device("cuda")) == (None, told)
+
+
+@pytest.mark.usefixtures("asked_for")
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     assert gpu._kernels.__wrapped__(torch.device("cuda")) == (None, "portable: Triton is not installed")
@@ -101,6 +124,7 @@ def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_triton
+@pytest.mark.usefixtures("asked_for")
 def test_where_it_does_not_build_it_says_why() -> None:
     """Here for want of a GPU, elsewhere for want of a compiler or for a GPU too old."""
     if torch.cuda.is_available():
@@ -116,6 +140,7 @@ def test_maps_elsewhere_are_not_theirs() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("asked_for")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 @pytest.mark.parametrize("channels", [1, 33])
@@ -153,6 +178,7 @@ def test_on_a_gpu_they_are_the_portable_map_and_give_the_same_bits_each_time(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("asked_for")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_training_step_on_a_gpu_waits_for_nothing() -> None:
     module, x = AReLU(inplace=True).cuda(), torch.randn(4, 8, 9, 9, device="cuda", requires_grad=True)
