@@ -4,6 +4,9 @@ Three bodies compute its map, all the same bits forward: one pass over memory by
 Triton on a GPU, and ATen's operators everywhere else (``portable``). The parameters' own transformations, on one or C numbers,
 are in the formula too, so that a site is one node of autograd's graph.
 
+A derivative that is to be differentiated itself (``create_graph=True``) is computed by ATen's operators too, which torch can
+differentiate any number of times; so is all that torch.func, forward-mode differentiation, a tracer or an exporter asks for.
+
 Under torch.compile it is ATen's operators as well, not the operator of ``operators``, which runs the kernel: inductor makes them
 one pass together with the normalisation before them, which is worth more than the kernel (a training step of three convolutions
 and two BatchNorms on one core: 0.95 to 1.02 times that with ReLU against 1.35 to 1.49).
@@ -11,12 +14,16 @@ and two BatchNorms on one core: 0.95 to 1.02 times that with ReLU against 1.35 t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from arelu_tl.activation import portable
 from arelu_tl.activation.bodies import body_for
 from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_channels, over_channels
 
@@ -78,13 +85,18 @@ class _AReLU(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, positive, negative, alpha, beta = ctx.saved_tensors
         scale, cap, channel_dim, output = ctx.options
         summed = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        body = body_for(kept, positive.numel(), channel_dim)
-        grad_x, sums = body.backward(grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # What comes out is to be differentiated in its turn, so that its operators have to be torch's, on slopes that
+            # hang on alpha and beta. (A compiled backward pass cannot be: torch says so.)
+            positive, negative = _slopes(alpha, beta, scale, accumulation_dtype(kept.dtype))
+            backward: Callable[..., tuple[Tensor, portable.Sums | None]] = portable.differentiable_backward
+        else:
+            backward = body_for(kept, positive.numel(), channel_dim).backward
+        grad_x, sums = backward(grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed)
         if sums is None:
             return grad_x, None, None, None, None, None, None, None
         wide = accumulation_dtype(alpha.dtype)
@@ -127,11 +139,11 @@ def arelu(
     Raises:
         ValueError: (C,) parameters and another number of channels in ``x``.
     """
-    result: Tensor
-    if torch.compiler.is_exporting():
-        # What is exported is a formula's operators and no gradient of its own, so that its gradient has to be theirs.
-        y = _written_out(x.clone() if inplace else x, alpha, beta, scale, cap, channel_dim)
+    if _must_be_written_out():
+        with _sizes_are_constants():
+            y = _written_out(x.clone() if inplace else x, alpha, beta, scale, cap, channel_dim)
         return x.copy_(y) if inplace else y
+    result: Tensor
     if torch.compiler.is_compiling():
         # What is kept is the output, which the next layer keeps as well: keeping the input is a second map to write. In place,
         # the compiler cannot look into an operation that marks its input as overwritten, but it plans copies away.
@@ -141,18 +153,48 @@ def arelu(
     return result
 
 
+def _must_be_written_out() -> bool:
+    """Whether whoever runs the site can only make use of operators that are torch's own.
+
+    An exporter and a tracer keep operators and no gradient of ours; torch.func and forward-mode differentiation take the
+    operators apart.
+    """
+    return (
+        torch.compiler.is_exporting()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+@contextmanager
+def _sizes_are_constants() -> Iterator[None]:
+    """A tracer warns of every number of channels that is looked at; of a model's own parameters it's the same each time."""
+    if not torch._C._is_tracing():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield
+
+
+def _slopes(alpha: Tensor, beta: Tensor, scale: Tensor | float, working: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(positive, negative), differentiable; alpha at an end of its range still learns."""
+    wide = accumulation_dtype(alpha.dtype)
+    low, high, _, _ = _BOUNDS[alpha.dtype]
+    clamped = alpha.detach().clamp(low, high)
+    within = torch.where(alpha.detach() == clamped, alpha, clamped)
+    positive, negative = ((slope * scale).to(working) for slope in (1 + beta.to(wide).sigmoid(), within.to(wide)))
+    return positive, negative
+
+
 def _written_out(
     x: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor | float, cap: float | None, channel_dim: int
 ) -> Tensor:  # fmt: skip
     """The same values and gradients by operators that are differentiable themselves."""
     check_channels(x, alpha.numel(), channel_dim)
-    wide, working = accumulation_dtype(alpha.dtype), accumulation_dtype(x.dtype)
-    low, high, _, _ = _BOUNDS[alpha.dtype]
-    clamped = alpha.detach().clamp(low, high)
-    within = torch.where(alpha.detach() == clamped, alpha, clamped)
-    positive, negative = (
-        over_channels((slope * scale).to(working), x, channel_dim) for slope in (1 + beta.to(wide).sigmoid(), within.to(wide))
-    )
+    working = accumulation_dtype(x.dtype)
+    positive, negative = (over_channels(slope, x, channel_dim) for slope in _slopes(alpha, beta, scale, working))
     wide_x = x.to(working)
     # At 0 nothing flows, as in the paper's code.
     y = torch.where(wide_x == 0, 0.0, torch.where(wide_x > 0, wide_x * positive, wide_x * negative))

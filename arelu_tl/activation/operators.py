@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arelu_tl.activation import portable
 from arelu_tl.activation.bodies import body_for
 from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_channels
 
@@ -66,7 +67,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*two_slope_backward(grad, *ctx.saved_tensors, ctx.cap, ctx.channel_dim), None, None)
+    x, positive, negative = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        return (*two_slope_backward(grad, x, positive, negative, ctx.cap, ctx.channel_dim), None, None)
+    # They are to be differentiated in their turn, which torch does with its own operators.
+    slopes, cap = _slopes(x, positive, negative), _cap(x, ctx.cap)
+    grad_x, sums = portable.differentiable_backward(grad, x, *slopes, cap, ctx.channel_dim, output=False, summed=True)
+    assert sums is not None
+    return grad_x, sums[0].to(positive.dtype), sums[1].to(negative.dtype), None, None
 
 
 two_slope.register_autograd(_gradients, setup_context=_keep)

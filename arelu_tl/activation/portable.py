@@ -64,7 +64,7 @@ def backward(
     """
     form = _in_blocks(kept, positive.numel(), channel_dim)
     if form is None:
-        return _backward_of_all(grad, kept, positive, negative, cap, channel_dim, output, summed)
+        return differentiable_backward(grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed)
     if grad.stride() != kept.stride() or type(grad) is not Tensor:
         grad = torch.empty_like(kept).copy_(grad)
     grad_x = torch.empty_like(kept)
@@ -145,16 +145,11 @@ def _forward_of_all(x: Tensor, positive: Tensor, negative: Tensor, cap: float | 
     return (y if cap is None else y.clamp(max=cap)).to(x.dtype)
 
 
-def _backward_of_all(
-    grad: Tensor,
-    kept: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    cap: float | None,
-    channel_dim: int,
-    output: bool,
-    summed: bool,
-) -> tuple[Tensor, Sums | None]:
+def differentiable_backward(
+    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int,
+    *, output: bool, summed: bool,
+) -> tuple[Tensor, Sums | None]:  # fmt: skip
+    """``backward`` of the map as a whole by operators out of place, which torch differentiates in each of the tensors."""
     g, k = grad.to(positive.dtype), kept.to(positive.dtype)
     pos, neg = (over_channels(slope, kept, channel_dim) for slope in (positive, negative))
     if cap is not None:

@@ -20,7 +20,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is
 _INTERPRETED = """
 import itertools
 import torch
-from arelu_tl.activation import gpu, portable
+from arelu_tl.activation import functional, gpu, portable
 from arelu_tl.activation.layout import as_stored
 
 torch.manual_seed(0)
@@ -51,6 +51,18 @@ for number, ((shape, dim, layout), dtype) in enumerate(itertools.product(maps, d
         for mine, exact in zip(sums, wanted_sums):
             assert mine.shape == (channels,)
             torch.testing.assert_close(mine.double(), exact.double(), rtol=1e-5, atol=1e-4)
+
+# A derivative of theirs is that of the map by torch's operators.
+given = [torch.randn(4, 3, 5, 5, requires_grad=True), *(torch.rand(3).add(0.1).div(2).requires_grad_() for _ in range(2))]
+found = []
+for body in (gpu, portable):
+    functional.body_for = lambda *_: body
+    for inplace in (False, True):
+        y = functional.arelu(given[0] * 1, *given[1:], cap=1.0, inplace=inplace)
+        first = torch.autograd.grad(y.square().sum(), given, create_graph=True)
+        found.append((*first, *torch.autograd.grad(sum(g.sin().sum() for g in first), given)))
+for each in found[1:]:
+    torch.testing.assert_close(each, found[0], rtol=1e-4, atol=1e-4)
 print("the same")
 """
 

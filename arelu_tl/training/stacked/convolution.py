@@ -59,19 +59,24 @@ def conv_pool_portable(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _ConvPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        given = x, weight, bias
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         side = (x.shape[2] - weight.shape[1] + 1) // 2
         y = x.new_empty((len(weight), x.shape[1], side, side, weight.shape[4]))
         taken = torch.empty_like(y, dtype=torch.uint8)
         run = _library()[x.shape[4]][0]
         run(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), taken.data_ptr(), *_counts(x, weight))
-        ctx.save_for_backward(x, weight, taken)
+        ctx.save_for_backward(*given, taken)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        grad = grads[0].contiguous()
-        x, weight, taken = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, taken = ctx.saved_tensors
+        if torch.is_grad_enabled():  # they are to be differentiated in their turn, which torch does with its own operators
+            asked = [t for t, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(conv_pool_portable(x, weight, bias), asked, grads[0], create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+        grad, x, weight = grads[0].contiguous(), x.contiguous(), weight.contiguous()
         # Where nets share their images these are data, which nobody asks a gradient of: ``_serves`` has seen to that.
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight, grad_bias = torch.empty_like(weight), weight.new_empty((len(weight), weight.shape[4]))
