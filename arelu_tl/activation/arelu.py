@@ -6,10 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN, arelu
 from arelu_tl.errors import ConfigError
+
+# A symbolic trace takes it for one step, as it takes torch's own functions.
+torch.fx.wrap("arelu")
 
 
 def check_initial_values(alpha: float, beta: float, num_parameters: int) -> None:

@@ -1,12 +1,14 @@
 """The paper's rivals that torch has no module for: APL, Combine, PAU and SLAF, which learn, and Maxout.
 
-Every one is plain tensor operations, so that autograd, ``torch.func`` and any device take it. Parameters may be kept wider than
+Every one is plain tensor operations, so that autograd, ``torch.func`` and any device take it; a symbolic trace, which cannot see
+how many parameters there are, takes each for one step. Parameters may be kept wider than
 the maps that they act on; the result has the map's format.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from arelu_tl.activation.layout import accumulation_dtype
@@ -68,10 +70,15 @@ class APL(nn.Module):
         self.b = nn.Parameter(torch.full((hinges,), b, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _positive(x)
-        for a, b in zip(self.a.to(x.dtype).unbind(), self.b.to(x.dtype).unbind(), strict=True):
-            y = y + a * _positive(b - x)
-        return y
+        return _apl(x, self.a, self.b)
+
+
+@torch.fx.wrap
+def _apl(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    y = _positive(x)
+    for slope, hinge in zip(a.to(x.dtype).unbind(), b.to(x.dtype).unbind(), strict=True):
+        y = y + slope * _positive(hinge - x)
+    return y
 
 
 class Combine(nn.Module):
@@ -94,7 +101,7 @@ class Combine(nn.Module):
         self.p = nn.Parameter(torch.full((1,), p, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        (p,) = self.p.to(x.dtype).unbind()
+        p = self.p.to(x.dtype)
         return p * x + (1 - p) * _positive(x)
 
 
@@ -119,16 +126,21 @@ class PAU(nn.Module):
         self.denominator = nn.Parameter(torch.tensor(_PAU_DENOMINATOR, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = accumulation_dtype(x.dtype)
-        z = x.to(wide)
-        a, b = self.numerator.to(wide).unbind(), self.denominator.to(wide).abs().unbind()
-        near = z.abs() <= 1
-        # Each branch sees arguments of at most 1 only: what it is not asked for must not make its gradient a NaN either.
-        small = torch.where(near, z, 0)
-        inverse = 1 / torch.where(near, 1, z)
-        near_y = _polynomial(a, small) / _polynomial((1, *b), small.abs())
-        far_y = (a[5] * torch.where(near, 0, z) + _polynomial(a[4::-1], inverse)) / _polynomial((*b[::-1], 1), inverse.abs())
-        return torch.where(near, near_y, far_y).to(x.dtype)
+        return _pau(x, self.numerator, self.denominator)
+
+
+@torch.fx.wrap
+def _pau(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    wide = accumulation_dtype(x.dtype)
+    z = x.to(wide)
+    a, b = numerator.to(wide).unbind(), denominator.to(wide).abs().unbind()
+    near = z.abs() <= 1
+    # Each branch sees arguments of at most 1 only: what it is not asked for must not make its gradient a NaN either.
+    small = torch.where(near, z, 0)
+    inverse = 1 / torch.where(near, 1, z)
+    near_y = _polynomial(a, small) / _polynomial((1, *b), small.abs())
+    far_y = (a[5] * torch.where(near, 0, z) + _polynomial(a[4::-1], inverse)) / _polynomial((*b[::-1], 1), inverse.abs())
+    return torch.where(near, near_y, far_y).to(x.dtype)
 
 
 def _polynomial(coefficients: tuple[Tensor | float, ...], x: Tensor) -> Tensor:
@@ -164,7 +176,12 @@ class SLAF(nn.Module):
         self.coefficients = nn.Parameter(torch.ones(terms, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _polynomial(self.coefficients.to(x.dtype).unbind(), x).expand_as(x)
+        return _slaf(x, self.coefficients)
+
+
+@torch.fx.wrap
+def _slaf(x: Tensor, coefficients: Tensor) -> Tensor:
+    return _polynomial(coefficients.to(x.dtype).unbind(), x).expand_as(x)
 
 
 class Maxout(nn.Module):
@@ -186,10 +203,15 @@ class Maxout(nn.Module):
         self.pool_size = pool_size
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] % self.pool_size:
-            raise ConfigError(f"Maxout cannot pool {x.shape[1]} channels by {self.pool_size}")
-        grouped = x.reshape(x.shape[0], x.shape[1] // self.pool_size, self.pool_size, *x.shape[2:])
-        return grouped.max(2).values
+        return _maxout(x, self.pool_size)
 
     def extra_repr(self) -> str:
         return f"pool_size={self.pool_size}"
+
+
+@torch.fx.wrap
+def _maxout(x: Tensor, pool_size: int) -> Tensor:
+    if x.shape[1] % pool_size:
+        raise ConfigError(f"Maxout cannot pool {x.shape[1]} channels by {pool_size}")
+    grouped = x.reshape(x.shape[0], x.shape[1] // pool_size, pool_size, *x.shape[2:])
+    return grouped.max(2).values

@@ -39,7 +39,7 @@ class _HandOut(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if as_relu(func, args, kwargs) is None or not relu_input(args, kwargs).is_floating_point():
+        if as_relu(func, args, kwargs) is None or not _may_be_floating_point(relu_input(args, kwargs)):
             return func(*args, **kwargs)
         if self._position == len(self._activations):
             self.refuse("more")
@@ -63,6 +63,11 @@ class _HandOut(TorchFunctionMode):
             f"{self._where} ran {how} ReLUs than the {len(self._activations)} that it ran when surgery examined it: its "
             "forward pass depends on its input or mode; leave its sites out with --exclude"
         )
+
+
+def _may_be_floating_point(x: Any) -> bool:
+    """What stands for a tensor in a symbolic trace has no format to ask for; a ReLU acts on maps, as a rule."""
+    return not isinstance(x, Tensor) or x.is_floating_point()
 
 
 class RoutedReLU(nn.Module):
