@@ -168,6 +168,7 @@ def _compare_rate(arm: str, reference: str, pairs: Sequence[Pair], target: float
         cost=_cost(pairs),
         failures=(failures[0], failures[1]),
         p_corrected=None,
+        one_seed=aulc.seeds == 1,
         verdict=verdict_of(aulc, failures, ("faster", "slower")),
         sentence="",
         pairs=[_pair_result(pair, target) for pair in pairs],
@@ -315,6 +316,7 @@ def _compare_best(
             name: edge[side.lr] for name, side, edge in ((arm, ours, edges[0]), (BASELINE, theirs, edges[1])) if side.lr in edge
         },
         p_corrected=None,
+        one_seed=accuracy.seeds == 1,
         verdict=verdict_of(accuracy, (), ("better", "worse")),
         sentence="",
     )

@@ -73,8 +73,8 @@ def found_in_gradients(report: GradientReport) -> list[str]:
         same = relu[-1].step == other[-1].step
         steps = f"{relu[-1].step}" if same else f"{relu[-1].step} ({relu[-1].arm}) and {other[-1].step} ({other[-1].arm})"
         found.append(_compared(report, relu[-1], other[-1], f"After {steps} steps"))
-        return [*found, _judged(relu[-1], other[-1])]
-    return [*found, _judged(relu[0], other[0])]
+        return [*found, _judged(report, relu[-1], other[-1])]
+    return [*found, _judged(report, relu[0], other[0])]
 
 
 def _fewer(relu: GradientPoint, other: GradientPoint) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def _compared(report: GradientReport, relu: GradientPoint, other: GradientPoint,
     )
 
 
-def _judged(relu: GradientPoint, other: GradientPoint) -> str:
+def _judged(report: GradientReport, relu: GradientPoint, other: GradientPoint) -> str:
     a, b = summarise_gradients(relu), summarise_gradients(other)
     fewer, more = _fewer(relu, other)
     if b.vanishing < a.vanishing and fewer > more:
@@ -116,7 +116,10 @@ def _judged(relu: GradientPoint, other: GradientPoint) -> str:
     else:
         compared = "less" if first > unmodified else "more" if first < unmodified else "as much"
         depth = f"across depth the norm shrinks {compared} on its way to the input"
-    return f"The paper's claim that AReLU resists vanishing gradients, asked of {other.arm} here: {elements}; {depth}."
+    return (
+        f"The paper's claim that AReLU resists vanishing gradients, asked of {other.arm} in this one run (seed {report.seed}; "
+        f"another may say otherwise): {elements}; {depth}."
+    )
 
 
 def _short(value: float | None) -> str:

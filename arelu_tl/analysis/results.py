@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.pairing import BASELINE, Failure
 from arelu_tl.analysis.statistics import PairedDifference
+
+# What a verdict can say of several seeds beside the words of its own, and of one seed, which knows of itself alone.
+NOT_DETECTABLE: Final = "no detectable difference"
+AHEAD: Final = "ahead in this run"
+BEHIND: Final = "behind in this run"
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class PairResult:
     """The two runs of one seed, the arm's first.
 
     Attributes:
-        mcnemar_p: exact McNemar test of their best checkpoints on the same pictures; None without predictions.
+        mcnemar_p: exact McNemar test of their best checkpoints on the same pictures; None without predictions. It is about these
+            two nets and says nothing of the arms.
         proof: hashes of what both runs share; an entry is None where a run has not recorded it.
     """
 
@@ -96,8 +103,9 @@ class RateComparison:
         cut: whether a run of a pair went on beyond what it is compared up to.
         aulc: the difference that the verdict is about.
         failures: of the arm and of the reference at this rate.
-        p_corrected: p of ``aulc``, corrected (Holm) for all comparisons with the baseline in this report.
-        verdict: "faster", "slower" or "no detectable difference".
+        p_corrected: p of ``aulc``, corrected (Holm) for all comparisons with the baseline in this report; None for one seed.
+        one_seed: whether the verdict is of one run each, so that it says nothing of the arms.
+        verdict: "faster" or "slower", of one seed "ahead in this run" or "behind in this run"; "no detectable difference".
         sentence: the verdict in words.
     """
 
@@ -117,6 +125,7 @@ class RateComparison:
     cost: Cost
     failures: tuple[int, int]
     p_corrected: float | None
+    one_seed: bool
     verdict: str
     sentence: str
     pairs: list[PairResult]
@@ -135,9 +144,10 @@ class BestRateComparison:
         arm_accuracy, reference_accuracy: the two sides of it.
         aulc: (arm, reference) mean accuracy on the way at the rates chosen most often.
         steps_to_target: (arm, reference) at those rates, to 95% of the reference's best there.
-        p_corrected: p of ``accuracy``, corrected (Holm) for all comparisons with the baseline in this report.
+        p_corrected: p of ``accuracy``, corrected (Holm) for all comparisons with the baseline in this report; None for one seed.
         at_edge: those whose best rate is the "smallest" or "largest" that was tried, so that a better one may lie beyond.
-        verdict: "better", "worse" or "no detectable difference".
+        one_seed: whether the verdict is of one seed, by which the rates were chosen, too.
+        verdict: "better" or "worse", of one seed "ahead in this run" or "behind in this run"; "no detectable difference".
     """
 
     arm: str
@@ -158,6 +168,7 @@ class BestRateComparison:
     steps_to_target: tuple[TimeToTarget, TimeToTarget]
     at_edge: dict[str, str]
     p_corrected: float | None
+    one_seed: bool
     verdict: str
     sentence: str
 
@@ -203,14 +214,36 @@ class Comparison:
         """What is known of ``arm`` at ``lr``."""
         return next((each for each in self.cells if (each.arm, each.lr) == (arm, lr)), None)
 
-    def failing(self, verdicts: Collection[str]) -> list[str]:
-        """Whoever got one of ``verdicts`` ("slower", "worse"), in words."""
-        told = [f"{each.arm} is slower than {each.reference} at learning rate {each.lr:g}" for each in self.rates]
-        found = [text for text, each in zip(told, self.rates, strict=True) if each.verdict in verdicts]
-        if "slower" in verdicts:  # an arm that never gets through at a rate has no curve to be slower by
-            lost = {(f.arm, f.lr) for f in self.failed if self.cell(f.arm, f.lr) is None and self.cell(BASELINE, f.lr)}
-            found += [f"{arm} failed in every run at learning rate {lr:g}" for arm, lr in sorted(lost)]
-        return found + [f"{e.arm} is worse than {e.reference} at their best rates" for e in self.best if e.verdict in verdicts]
+    @property
+    def judged(self) -> list[RateComparison | BestRateComparison]:
+        """Everything that has a verdict of an arm beside the baseline, in the order in which it is told."""
+        return [*self.rates, *self.best]
+
+    def failing(self, verdicts: Collection[str], *, one_seed: bool = False) -> list[str]:
+        """Whoever got one of ``verdicts`` ("slower", "worse"), in words; with ``one_seed`` also who is behind in one run."""
+        rates, best = self._asked(verdicts)
+        found = [f"{e.arm} is slower than {e.reference} at learning rate {e.lr:g}" for e in rates if e.verdict == "slower"]
+        found += [f"{e.arm} is worse than {e.reference} at their best rates" for e in best if e.verdict == "worse"]
+        if one_seed:
+            found += [f"{e.arm} is behind {e.reference} in one run at {e.lr:g}" for e in rates if e.verdict == BEHIND]
+            found += [f"{e.arm} is behind {e.reference} in one run at their best rates" for e in best if e.verdict == BEHIND]
+        lost = [place for place, seeds in self._lost(verdicts).items() if seeds > 1 or one_seed]
+        return found + [f"{arm} failed in every run at learning rate {lr:g}" for arm, lr in sorted(lost)]
+
+    def of_one_seed(self, verdicts: Collection[str]) -> list[str]:
+        """Whom ``failing`` with ``verdicts`` says nothing of, because there is one seed: "arelu at learning rate 0.001"."""
+        rates, best = self._asked(verdicts)
+        once = [(e.arm, e.lr) for e in rates if e.one_seed] + [place for place, n in self._lost(verdicts).items() if n == 1]
+        found = [f"{arm} at learning rate {lr:g}" for arm, lr in sorted(once)]
+        return found + [f"{e.arm} at its best rate" for e in best if e.one_seed]
+
+    def _asked(self, verdicts: Collection[str]) -> tuple[list[RateComparison], list[BestRateComparison]]:
+        return self.rates if "slower" in verdicts else [], self.best if "worse" in verdicts else []
+
+    def _lost(self, verdicts: Collection[str]) -> Counter[tuple[str, float]]:
+        """In how many seeds an arm failed where it never gets through, and so has no curve to be slower by."""
+        failed = {(f.arm, f.lr, f.seed) for f in self.failed} if "slower" in verdicts else set()
+        return Counter((arm, lr) for arm, lr, _ in failed if self.cell(arm, lr) is None and self.cell(BASELINE, lr))
 
     def to_json(self) -> dict[str, Any]:
         """Content of comparison.json."""

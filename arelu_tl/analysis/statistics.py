@@ -33,8 +33,8 @@ class PairedDifference:
 
     Attributes:
         mean: over seeds and pictures; positive where the arm has more.
-        low, high: interval at ``CONFIDENCE``; None where nothing is known of the blur.
-        p: two-sided, of no difference at all; the interval excludes 0 where it is below 1 - ``CONFIDENCE``.
+        low, high: interval at ``CONFIDENCE``; None for one seed, of which nothing is known that another would have given.
+        p: two-sided, of no difference at all; the interval excludes 0 where it is below 1 - ``CONFIDENCE``. None for one seed.
         seeds, pictures: how many of each it rests on; pictures is None where they do not enter.
         values: the difference of each seed.
         sd: of those values; None for one seed.
@@ -43,7 +43,7 @@ class PairedDifference:
         wilcoxon_p: Wilcoxon's signed-rank test over them, which supposes no distribution; None below six seeds, where it
             cannot fall under 0.05.
         effect_size: Hedges' g of the paired differences (mean over sd, corrected for few seeds); None below three.
-        probability_of_improvement: share of the seeds in which the arm had more, ties counted half.
+        probability_of_improvement: share of the seeds in which the arm had more, ties counted half; None for one.
         bootstrap: interval of the mean by resampling seeds (percentiles, widened as Hesterberg 2015 does for few values);
             None below six.
     """
@@ -61,7 +61,7 @@ class PairedDifference:
     t_test_p: float | None
     wilcoxon_p: float | None
     effect_size: float | None
-    probability_of_improvement: float
+    probability_of_improvement: float | None
     bootstrap: tuple[float, float] | None
 
     @property
@@ -74,6 +74,18 @@ class PairedDifference:
     def half_width(self) -> float | None:
         """Half of the interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def picture_blur(self) -> float | None:
+        """Half-width of the interval over the pictures alone, as if no seed would give another difference."""
+        if self.picture_error is None or self.pictures is None:
+            return None
+        return float(stats.t.isf((1 - CONFIDENCE) / 2, self.pictures - 1)) * self.picture_error
+
+    @property
+    def beyond_pictures(self) -> bool:
+        """Whether it is more than the pictures can blur: what one seed can be asked. Never where they were not recorded."""
+        return self.picture_blur is not None and abs(self.mean) > self.picture_blur
 
 
 def paired_difference(
@@ -88,7 +100,7 @@ def paired_difference(
     Args:
         values: arm minus reference for each seed, at least one.
         picture_error: standard error of the mean that the choice of validation pictures causes; None where it is unknown.
-            The interval is then that of the seeds alone, and nothing is detectable; with one seed there is none.
+            The interval is then that of the seeds alone, and nothing is detectable. With one seed there is no interval.
         pictures: how many pictures that was taken from.
     """
     differences = np.asarray(values, dtype=float)
@@ -105,12 +117,14 @@ def paired_difference(
         picture_error = None
     else:
         blur.append((picture_error, pictures - 1))
-    half = _half_width(blur, 1 - CONFIDENCE) if blur else None
+    # The pictures' part alone would be an interval that says nothing of what blurs most.
+    known = seed_error is not None
+    half = _half_width(blur, 1 - CONFIDENCE) if known else None
     return PairedDifference(
         mean=mean,
         low=None if half is None else mean - half,
         high=None if half is None else mean + half,
-        p=_p_value(mean, blur) if blur else None,
+        p=_p_value(mean, blur) if known else None,
         seeds=seeds,
         pictures=pictures,
         values=[float(value) for value in differences],
@@ -120,7 +134,7 @@ def paired_difference(
         t_test_p=_t_test(mean, seed_error, seeds),
         wilcoxon_p=_wilcoxon(differences),
         effect_size=_hedges_g(mean, sd, seeds),
-        probability_of_improvement=float(((differences > 0) + 0.5 * (differences == 0)).mean()),
+        probability_of_improvement=float(((differences > 0) + 0.5 * (differences == 0)).mean()) if known else None,
         bootstrap=_bootstrap(differences),
     )
 

@@ -26,6 +26,9 @@ def compare(
             metavar="slower|worse", help="Exit with 1 if an arm is slower than relu at some rate, or worse at its best."
         ),
     ] = None,
+    one_seed: Annotated[
+        bool, typer.Option("--one-seed", help="Let --fail-if take one run's word, which another seed may not bear out.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report.", show_default="PATH, where there is one that is no run")
     ] = None,
@@ -40,8 +43,10 @@ def compare(
 
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target {target:g}: an accuracy lies between 0 and 1")
-    if unknown := set(fail_if or ()) - {"slower", "worse"}:
-        raise ConfigError(f"--fail-if {', '.join(sorted(unknown))}: slower or worse")
+    if strange := set(fail_if or ()) - {"slower", "worse"}:
+        raise ConfigError(f"--fail-if {', '.join(sorted(strange))}: slower or worse")
+    if one_seed and not fail_if:
+        raise ConfigError("--one-seed is for --fail-if; name it as well")
     if output is not None and not report:
         raise ConfigError("--output is where the report goes; leave out --no-report")
     for path in paths:
@@ -58,8 +63,12 @@ def compare(
     show_comparison(comparison, runs, place if report else None, sink)
     if report and place is None:
         sink.note("for figures and report.html name a folder with --output")
-    if failed := comparison.failing(fail_if or ()):
+    if failed := comparison.failing(fail_if or (), one_seed=one_seed):
         raise GateError(f"--fail-if: {'; '.join(failed)}")
+    # To let it pass would look like an answer.
+    if not one_seed and (unknown := comparison.of_one_seed(fail_if or ())):
+        asked = f"--fail-if {' --fail-if '.join(dict.fromkeys(fail_if or ()))}"
+        raise ConfigError(f"{asked}: one seed cannot gate ({'; '.join(unknown)}); add seeds, or insist with --one-seed")
 
 
 def _require_one_study(path: Path) -> None:

@@ -43,7 +43,8 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
     write_bytes(path / reproduction.CURVES, png(reproduction_figure(told)))
     files = [path / name for name in (reproduction.TABLE, reproduction.TABLE_CSV, reproduction.CURVES, reproduction.RESULTS)]
     studies = "\n".join(f"  arelu-tl compare {plain(path / task.folder)}" for task in tasks)
-    beside = "   # each activation beside ReLU, with intervals and verdicts" if "relu" in config.activations else ""
+    intervals = ", with intervals and verdicts" if len(config.seeds) > 1 else ""
+    beside = f"   # each activation beside ReLU{intervals}" if "relu" in config.activations else ""
     output.report(
         reproduction_report(told),
         "report: " + ", ".join(plain(file) for file in files),

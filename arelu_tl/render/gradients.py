@@ -49,7 +49,7 @@ def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Re
         last = summarise_gradients(report.of(arm)[-1])
         worst = ", ".join(f"{plain(site.name)} {site.vanishing:.0%}" for site in last.worst)
         parts.append(f"most vanishing in {plain(arm)} at step {last.point.step}: {worst}")
-    parts += [Text(sentence, style="bold") for sentence in found_in_gradients(report)]
+    parts += [Text(sentence) for sentence in found_in_gradients(report)]
     parts.append(f"wrote {', '.join(plain(path) for path in written)}")
     return parts
 

@@ -58,7 +58,8 @@ def _marks(told: Reproduction, best: str) -> str:
     """What the table's marks mean."""
     several = any(len(entry.seeds) > 1 for column in told.columns for entry in column.entries.values())
     spread = "Mean ± standard deviation over the trainings (n − 1); " if several else ""
-    return f"{spread}{best}: the best fixed and the best learnable rival of a column."
+    once = "" if several else " Of one training each: another seed may place them otherwise."
+    return f"{spread}{best}: the best fixed and the best learnable rival of a column.{once}"
 
 
 def _title(told: Reproduction) -> str:

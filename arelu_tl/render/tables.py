@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arelu_tl.analysis import BASELINE, Cell, Comparison, PairResult, RateComparison, TimeToTarget
-from arelu_tl.analysis.results import Spread
-from arelu_tl.analysis.verdict import NOT_DETECTABLE
+from arelu_tl.analysis import BASELINE, Cell, Comparison, RateComparison, TimeToTarget
+from arelu_tl.analysis.results import NOT_DETECTABLE, Spread
 from arelu_tl.render.console import plain
 
 if TYPE_CHECKING:  # a comparison's tables need no torch
@@ -29,8 +28,8 @@ def comparison_report(comparison: Comparison) -> Group:
     parts: list[RenderableType] = [rates_table(comparison)]
     if len({cell.lr for cell in comparison.cells}) > 1 and comparison.best:
         parts.append(best_table(comparison))
-    sentences = [found.sentence for found in comparison.rates] + [found.sentence for found in comparison.best]
-    parts += [Text(sentence, style="bold") for sentence in sentences]
+    # One seed's is no more than what the table says already.
+    parts += [Text(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged]
     parts += [Text(sentence) for sentence in comparison.gain]
     parts += [Text(warning, style="yellow") for warning in comparison.warnings]
     parts += [Text(proof, style="dim") for proof in _proofs(comparison.rates)]
@@ -92,7 +91,7 @@ def _difference(found: RateComparison) -> str:
     told = f"{d.mean:+.3f}"
     if d.low is not None and d.high is not None:
         told += f" ({d.low:+.3f} to {d.high:+.3f})"
-    return f"[bold]{told}[/]" if found.verdict != NOT_DETECTABLE else told
+    return told if found.one_seed or found.verdict == NOT_DETECTABLE else f"[bold]{told}[/]"
 
 
 def _when(time: TimeToTarget) -> str:
@@ -138,24 +137,13 @@ def best_table(comparison: Comparison) -> Table:
 
 
 def _proofs(rates: Sequence[RateComparison]) -> list[str]:
-    """What the runs of single pairs share, once for all that share it, and McNemar's test of each."""
-    together: dict[tuple[int, str], list[tuple[RateComparison, PairResult]]] = defaultdict(list)
+    """What the runs of single pairs share, once for all that share it."""
+    together: Counter[tuple[int, str]] = Counter()
     for found in rates:
         for pair in found.pairs if len(found.pairs) == 1 else []:
             same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
-            together[pair.seed, same or "not recorded yet"].append((found, pair))
-    lines = []
-    for (seed, same), members in together.items():
-        tested = [(found, pair.mcnemar_p) for found, pair in members if pair.mcnemar_p is not None]
-        named = len(members) > 1
-        values = ", ".join(f"{_named(found, rates)} " * named + f"p = {p:.3g}" for found, p in tested)
-        tail = f"; McNemar on the best checkpoints' predictions: {values}" if values else ""
-        lines.append(f"same in {'all of them' if named else 'both'} (seed {seed}): {same}{tail}")
-    return lines
-
-
-def _named(found: RateComparison, rates: Sequence[RateComparison]) -> str:
-    return found.arm + (f" at {found.lr:g}" if len({each.lr for each in rates}) > 1 else "")
+            together[pair.seed, same or "not recorded yet"] += 1
+    return [f"same in {'both' if n == 1 else 'all of them'} (seed {seed}): {same}" for (seed, same), n in together.items()]
 
 
 def export_report(report: ExportReport) -> Group:

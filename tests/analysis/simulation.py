@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from arelu_tl.analysis.convergence import step_weights
 from arelu_tl.analysis.curves import Curve
 from arelu_tl.analysis.rates import best_rate
+from arelu_tl.analysis.results import AHEAD, BEHIND
 from arelu_tl.analysis.statistics import PairedDifference, difference_of_shares
+from arelu_tl.analysis.verdict import verdict_of
 from arelu_tl.records.flags import pack_flags
 
 STEPS = np.arange(0, 80, 10)
@@ -86,8 +88,8 @@ def true_difference(world: World) -> float:
 @dataclass(frozen=True)
 class Rates:
     """Attributes:
-    covered: share of the studies whose interval holds the true difference.
-    faster, slower: share of the studies with that verdict.
+    covered: share of the studies whose interval holds the true difference; of one seed, where the pictures' blur does.
+    faster, slower: share of the studies with that verdict; of one seed "ahead in this run" and "behind in this run".
     resampled: share of the studies whose bootstrap interval (seeds only) holds it; None where there is none.
     half_width: mean.
     """
@@ -107,14 +109,16 @@ def judge_one_rate(world: World, seeds: int, pictures: int, studies: int, *, see
 
 
 def _summarise(found: list[PairedDifference], truth: float) -> Rates:
-    assert all(d.low is not None and d.high is not None for d in found)
+    words = [verdict_of(d, (), ("faster", "slower")) for d in found]
+    reach = [d.picture_blur if d.seeds == 1 else d.half_width for d in found]
+    assert None not in reach
     resampled = [d.bootstrap[0] <= truth <= d.bootstrap[1] for d in found if d.bootstrap is not None]
     return Rates(
-        covered=float(np.mean([d.low <= truth <= d.high for d in found])),  # type: ignore[operator]
-        faster=float(np.mean([d.detectable and d.mean > 0 for d in found])),
-        slower=float(np.mean([d.detectable and d.mean < 0 for d in found])),
+        covered=float(np.mean([abs(d.mean - truth) <= half for d, half in zip(found, reach, strict=True)])),  # type: ignore[operator]
+        faster=float(np.mean([word in ("faster", AHEAD) for word in words])),
+        slower=float(np.mean([word in ("slower", BEHIND) for word in words])),
         resampled=float(np.mean(resampled)) if resampled else None,
-        half_width=float(np.mean([d.half_width for d in found])),  # type: ignore[arg-type]
+        half_width=float(np.mean(reach)),  # type: ignore[arg-type]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from arelu_tl.errors import DataError
 SLOW = (0.1, 0.3, 0.5, 0.7)
 FAST = (0.1, 0.7, 0.8, 0.85)
 SAME = "no detectable difference"
+AHEAD, BEHIND = "ahead in this run", "behind in this run"
 
 
 def only_rate(comparison: Comparison) -> RateComparison:
@@ -59,11 +61,56 @@ def write_study(
 # One seed
 
 
-@pytest.mark.parametrize(("arm", "baseline", "verdict"), [(FAST, SLOW, "faster"), (SLOW, FAST, "slower"), (SLOW, SLOW, SAME)])
-def test_the_verdict_follows_the_curves(arm: Sequence[float], baseline: Sequence[float], verdict: str, tmp_path: Path) -> None:
-    found = compare_two(tmp_path, arm, baseline)
-    assert found.verdict == verdict
-    assert (f"converged {verdict} than" in found.sentence) == (verdict != SAME)
+@pytest.mark.parametrize(
+    ("arm", "baseline", "one", "several"),
+    [(FAST, SLOW, AHEAD, "faster"), (SLOW, FAST, BEHIND, "slower"), (SLOW, SLOW, SAME, SAME)],
+)
+def test_the_verdict_follows_the_curves_and_one_seed_has_words_of_its_own(
+    arm: Sequence[float], baseline: Sequence[float], one: str, several: str, tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"arelu": {1e-4: arm}, "relu": {1e-4: baseline}})
+    found = only_rate(compare([tmp_path]))
+    assert (found.verdict, found.one_seed) == (several, False)
+    assert (f"converged {several} than" in found.sentence) == (several != SAME)
+    (best,) = compare([tmp_path]).best
+    assert (best.verdict, best.one_seed) == ({"faster": "better", "slower": "worse", SAME: SAME}[several], False)
+    for seed in (1, 2):
+        for name in ("arelu", "relu"):
+            shutil.rmtree(tmp_path / f"{name}-lr0.0001-s{seed}")
+    found = only_rate(compare([tmp_path]))
+    (best,) = compare([tmp_path]).best
+    assert (found.verdict, found.one_seed, best.verdict, best.one_seed) == (one, True, one, True)
+    claim = {AHEAD: "arelu is ahead of relu in this one run", BEHIND: "arelu is behind relu in this one run"}.get(one)
+    assert all((claim or "in this one run, no detectable difference") in told for told in (found.sentence, best.sentence))
+
+
+def test_one_seed_has_nothing_that_speaks_of_others(tmp_path: Path) -> None:
+    """No interval, no p, no share of the seeds: of one nothing of the kind is known."""
+    write_study(tmp_path, {"arelu": {1e-4: FAST, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: SLOW}}, seeds=1)
+    comparison = compare([tmp_path])
+    differences = [d for each in comparison.rates for d in (each.aulc, each.final_top1, each.best_top1, each.final_loss)]
+    for d in [*differences, comparison.best[0].accuracy]:
+        assert (d.low, d.high, d.half_width, d.p, d.probability_of_improvement, d.detectable) == (None,) * 5 + (False,)
+    assert {each.p_corrected for each in [*comparison.rates, *comparison.best]} == {None}
+    told = " ".join([each.sentence for each in [*comparison.rates, *comparison.best]])
+    for sign in ("interval", "±", "beyond the", "p =", "faster", "better", "detect"):
+        assert sign not in told.replace("a better one may lie beyond", "")
+    assert "Another seed may say otherwise." in told
+    assert "the rates were chosen by it, too" in comparison.best[0].sentence
+
+
+def test_rates_of_one_seed_are_named_beside_those_of_several_and_not_corrected_for(tmp_path: Path) -> None:
+    write_study(tmp_path, {"arelu": {1e-4: FAST, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: SLOW}})
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / f"arelu-lr0.001-s{seed}")
+    comparison = compare([tmp_path])
+    assert [(each.verdict, each.one_seed) for each in comparison.rates] == [("faster", False), (AHEAD, True)]
+    (found, _), (best,) = comparison.rates, comparison.best
+    assert best.one_seed
+    assert found.p_corrected == found.aulc.p  # the only verdict that has one
+    assert [text for text in comparison.warnings if text.startswith("One seed")] == [
+        "One seed in arelu at 0.001 and arelu at its best rate: what happened in one run, not what another seed would give."
+    ]
 
 
 def test_the_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
@@ -73,7 +120,7 @@ def test_the_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
     assert pair.aulc == pytest.approx((area, base_area))
     assert found.aulc.mean == pytest.approx(area - base_area)
     error = np.sqrt((area * (1 - area) + base_area * (1 - base_area)) / 400)
-    assert found.aulc.half_width == pytest.approx(stats.t.isf(0.025, 399) * error)
+    assert found.aulc.picture_blur == pytest.approx(stats.t.isf(0.025, 399) * error)
     assert (found.aulc.pictures, found.steps, found.lr, found.seeds) == (400, 30, 1e-4, [0])
     assert found.final_top1.mean == pytest.approx(0.15)
     assert found.final_loss.mean == pytest.approx(-0.15)
@@ -88,15 +135,19 @@ def test_one_seeds_verdict_is_the_documented_rule(tmp_path_factory: pytest.TempP
     reach = stats.t.isf(0.025, images - 1) * np.sqrt((arm * (1 - arm) + baseline * (1 - baseline)) / images)
     assume(not np.isclose(abs(arm - baseline), reach))
     # Pictures that all tell the same tell nothing of others.
-    assert found.verdict == (SAME if abs(arm - baseline) <= reach or reach == 0 else "faster" if arm > baseline else "slower")
+    assert found.verdict == (SAME if abs(arm - baseline) <= reach or reach == 0 else AHEAD if arm > baseline else BEHIND)
 
 
 def test_one_seed_is_said_to_say_little(tmp_path: Path) -> None:
-    found = compare_two(tmp_path, FAST, SLOW, lr=0.003)
-    assert found.sentence.startswith("At learning rate 0.003, in this one run, arelu converged faster than relu")
-    assert "One seed says little" in found.sentence
-    assert any(text.startswith("One seed:") for text in compare([tmp_path]).warnings)
-    assert any(text.startswith("One learning rate:") for text in compare([tmp_path]).warnings)
+    found = compare_two(tmp_path / "ahead", FAST, SLOW, lr=0.003)
+    assert found.sentence.startswith("At learning rate 0.003, arelu is ahead of relu in this one run: mean accuracy")
+    assert "difference +0.258; one seed, 1000 validation pictures" in found.sentence
+    level = compare_two(tmp_path / "level", SLOW, SLOW)
+    assert level.sentence.startswith("At learning rate 0.0001, in this one run, no detectable difference in convergence")
+    assert "difference +0.000, within the ±0.043 that 1000 validation pictures alone can blur; one seed" in level.sentence
+    warnings = compare([tmp_path / "ahead"]).warnings
+    assert any(text.startswith("One seed: what happened in these runs") for text in warnings)
+    assert any(text.startswith("One learning rate:") for text in warnings)
 
 
 def test_without_anything_recorded_there_is_no_verdict(tmp_path: Path) -> None:
@@ -183,7 +234,7 @@ def test_a_run_still_at_it_is_compared_where_there_is_nothing_further(tmp_path: 
     with open(running / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 30, "split": "val", "to')
     found = only_rate(compare([tmp_path]))
-    assert (found.steps, found.verdict, found.pairs[0].statuses) == (20, "faster", ("running", "running"))
+    assert (found.steps, found.verdict, found.pairs[0].statuses) == (20, AHEAD, ("running", "running"))
     comparison = compare([tmp_path])
     assert comparison.best == []  # either may yet get better
     assert any("still being trained" in text for text in comparison.warnings)
@@ -238,6 +289,12 @@ def test_an_arm_that_never_gets_through_a_rate_fails_the_gate(tmp_path: Path) ->
     comparison = compare([tmp_path])
     assert comparison.failing(["slower"]) == ["arelu failed in every run at learning rate 0.01"]
     assert comparison.failing(["worse"]) == []
+    assert comparison.of_one_seed(["slower"]) == []
+    shutil.rmtree(tmp_path / "arelu-lr0.01-s1")
+    comparison = compare([tmp_path])
+    assert comparison.failing(["slower"]) == []
+    assert comparison.of_one_seed(["slower"]) == ["arelu at learning rate 0.01"]
+    assert comparison.failing(["slower"], one_seed=True) == ["arelu failed in every run at learning rate 0.01"]
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
@@ -335,6 +392,21 @@ def test_whose_the_gain_is(tmp_path: Path) -> None:
     assert "% of it" in told
     assert "learning alpha and beta adds" in told
     assert "on the unmodified net that is nothing" in told
+
+
+def test_of_one_seed_the_gain_is_that_of_this_run(tmp_path: Path) -> None:
+    curves = {"arelu": {1e-4: FAST}, "leaky": {1e-4: FAST}, "relu": {1e-4: SLOW}}
+    write_study(tmp_path, curves, seeds=2)
+    shutil.rmtree(tmp_path / "leaky-lr0.0001-s1")
+    told = " ".join(compare([tmp_path]).gain)
+    assert re.search(
+        r"arelu has \+0\.\d{3} ± 0\.\d{3} over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; alpha", told
+    )
+    assert "% of it" not in told
+    shutil.rmtree(tmp_path / "arelu-lr0.0001-s1")
+    told = " ".join(compare([tmp_path]).gain)
+    assert re.search(r"arelu has \+0\.\d{3} in one run over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; ", told)
+    assert "±" not in told
 
 
 def test_each_variant_of_the_swap_is_held_to_the_controls(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def test_the_sentences_tell_numbers_of_both_arms_and_turn_with_them() -> None:
     assert "passes on 1.45 times the norm that reaches it in arelu, 0.70 times in relu" in start
     assert "from the last site to the first the norm is multiplied by 0.50 in arelu and 2.00 in relu." in start
     assert end.startswith("After 9 (relu) and 7 (arelu) steps, ")
+    asked = "The paper's claim that AReLU resists vanishing gradients, asked of arelu in this one run"
+    assert judged.startswith(f"{asked} (seed 0; another may say otherwise): it holds for")
     assert "holds for the elements of the gradient, of which fewer vanish; across depth the norm shrinks more" in judged
     only, judged = found_in_gradients(report(point("relu", 0, few), point("arelu", 0, many)))
     assert "fewer in arelu at 0 of 2 sites, more at 1." in only

@@ -17,7 +17,7 @@ from arelu_tl.analysis.statistics import difference_of_shares, holm, mcnemar, pa
 
 FEW = [0.04, 0.11, 0.02, 0.07]
 MANY = [0.04, 0.11, -0.02, 0.07, 0.01, 0.09, 0.03, -0.015]
-differences = st.lists(st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 3)), min_size=1, max_size=12)
+differences = st.lists(st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 3)), min_size=2, max_size=12)
 
 
 def test_over_seeds_alone_it_is_the_t_interval() -> None:
@@ -30,11 +30,15 @@ def test_over_seeds_alone_it_is_the_t_interval() -> None:
     assert (found.mean, found.sd, found.seed_error) == pytest.approx((0.06, np.std(FEW, ddof=1), stats.sem(FEW)))
 
 
-def test_over_pictures_alone_it_is_the_t_interval_at_their_number() -> None:
+def test_of_one_seed_only_what_the_pictures_blur_is_known() -> None:
+    """No interval and no p: another seed would have given another difference, by nobody knows how much."""
     found = paired_difference([0.1], picture_error=0.03, pictures=50)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 49, 0.1, 0.03))
-    assert found.p == pytest.approx(2 * stats.t.sf(0.1 / 0.03, 49))
-    assert (found.sd, found.t_test_p, found.effect_size) == (None, None, None)
+    assert found.picture_blur == pytest.approx(stats.t.isf(0.025, 49) * 0.03)
+    assert (found.low, found.high, found.p, found.sd, found.t_test_p, found.effect_size) == (None,) * 6
+    assert found.probability_of_improvement is None
+    assert found.beyond_pictures
+    assert not found.detectable
+    assert not paired_difference([0.06], picture_error=0.03, pictures=50).beyond_pictures
 
 
 def test_seeds_and_pictures_add_up_in_quadrature() -> None:
@@ -60,10 +64,9 @@ def test_what_is_not_known_never_narrows_the_interval(values: list[float], error
     both = paired_difference(values, picture_error=error, pictures=100)
     assert both.half_width is not None
     assert both.half_width >= error * stats.t.isf(0.025, 99) - 1e-12
-    if len(values) > 1:
-        alone = paired_difference(values).half_width
-        assert alone is not None
-        assert both.half_width >= alone
+    alone = paired_difference(values).half_width
+    assert alone is not None
+    assert both.half_width >= alone
 
 
 def test_one_seed_without_pictures_has_no_interval_and_nothing_is_detectable() -> None:

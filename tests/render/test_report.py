@@ -184,6 +184,22 @@ def test_without_predictions_sites_or_a_second_rate_their_parts_are_missing(tmp_
     assert [src[:18] for src in page.attributes("src")] == ["data:image/svg+xml"]
 
 
+def test_a_page_of_one_seed_has_no_signs(study: Study, tmp_path: Path) -> None:
+    assert "▲ faster or better" in study.html
+    assert "Whiskers are one standard deviation over the seeds" in study.html
+    write_grid(tmp_path / "study", ("relu", "arelu", "leaky"), (1e-4, 1e-3), (0,))
+    runs = find_runs(tmp_path / "study")
+    comparison = compare_runs(runs)
+    assert {found.verdict for found in comparison.judged} > {"ahead in this run"}
+    write_report(comparison, runs, tmp_path / "report.html", title="t")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    told = html[html.index("<main>") : html.index('<section id="reading">')]
+    assert "At a glance: no sign: one seed" in told
+    assert "All of one seed, which knows of no blur" in told
+    assert not set(re.findall(r'class="[^"]*\b(more|less|same)\b', told))
+    assert not [sign for sign in ("▲", "▼", "○", "McNemar", "Whiskers") if sign in told]
+
+
 def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path: Path) -> None:
     classes = tuple(f"class {n}" for n in range(70))
     write_grid(tmp_path / "study", ("relu", "arelu"), (1e-3,), (0,))

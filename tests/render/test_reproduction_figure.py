@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -10,6 +12,7 @@ from arelu_tl.activation import CATALOGUE
 from arelu_tl.analysis.reproduction import Column, Entry, Reproduction
 from arelu_tl.analysis.results import Spread
 from arelu_tl.render.figures import reproduction_figure
+from arelu_tl.render.reproduction import reproduction_markdown
 
 
 def entry(name: str, height: float) -> Entry:
@@ -30,6 +33,15 @@ def made(studies: dict[str, tuple[float, ...]], *, transfer: bool = False) -> Re
     ]
     groups = {name: "learnable" if each.learnable else "fixed" for name, each in CATALOGUE.items()}
     return Reproduction(names, groups, {name: each.title for name, each in CATALOGUE.items()}, columns, [], transfer)
+
+
+def test_one_training_each_is_said_beside_the_marks() -> None:
+    told = made({"sgd": (1e-4,)})
+    once = "Of one training each: another seed may place them otherwise."
+    assert once not in reproduction_markdown(told, "")
+    (column,) = told.columns
+    single = {name: replace(each, seeds=[0]) for name, each in column.entries.items()}
+    assert once in reproduction_markdown(replace(told, columns=[replace(column, entries=single)]), "")
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,13 @@ def rates_drawing(comparison: Comparison) -> Drawing | None:
     figure = rates_figure(comparison)
     if figure is None:
         return None
+    several = max(len(cell.seeds) for cell in comparison.cells) > 1
+    blur = "Whiskers are one standard deviation over the seeds" if several else "All of one seed, which knows of no blur"
     return drawing(
         figure,
         "Best accuracy and mean accuracy on the way against learning rate, a line for each arm; the table has its numbers.",
-        "Where the swap helps: best accuracy, and mean accuracy on the way, against the learning rate. Whiskers are one standard "
-        "deviation over the seeds; a ring marks each arm’s best rate. Points of one rate stand a little beside each other.",
+        "Where the swap helps: best accuracy, and mean accuracy on the way, against the learning rate. "
+        f"{blur}; a ring marks each arm’s best rate. Points of one rate stand a little beside each other.",
     )
 
 

@@ -77,7 +77,7 @@ def _page(comparison: Comparison, runs: Sequence[RunRecord], title: str, converg
         "facts": _facts(comparison),
         "reference": BASELINE,
         "verdicts": verdicts,
-        "tones": results.TONES,
+        "tone": results.tone,
         "glance": results.glance_table(comparison),
         "warnings": comparison.warnings,
         "convergence": convergence,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arelu_tl.analysis import BASELINE, Cell, Comparison, PairedDifference, PairResult, RateComparison
+from arelu_tl.analysis import BASELINE, BestRateComparison, Cell, Comparison, PairedDifference, PairResult, RateComparison
+from arelu_tl.analysis.results import NOT_DETECTABLE
 from arelu_tl.analysis.statistics import CONFIDENCE
-from arelu_tl.analysis.verdict import NOT_DETECTABLE
 from arelu_tl.render.report.table import (
     NOTHING,
     Column,
@@ -27,7 +27,7 @@ from arelu_tl.render.report.table import (
 
 # A row of a pair is some 600 bytes: a page stays one that a mail takes.
 MOST_PAIRS = 1000
-TONES = {"faster": "more", "better": "more", "slower": "less", "worse": "less", NOT_DETECTABLE: "same"}
+_TONES = {"faster": "more", "better": "more", "slower": "less", "worse": "less", NOT_DETECTABLE: "same"}
 _INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 
@@ -62,19 +62,26 @@ def glance_table(comparison: Comparison) -> Table | None:
         row = [text(arm)]
         for lr in rates:
             each = at.get((arm, lr))
-            row.append(text(None) if each is None else _sign(each.aulc, each.verdict))
-        row.append(_sign(best[arm].accuracy, best[arm].verdict) if arm in best else text(None))
+            row.append(text(None) if each is None else _sign(each.aulc, each))
+        row.append(_sign(best[arm].accuracy, best[arm]) if arm in best else text(None))
         rows.append(row)
-    name = "At a glance: ▲ faster or better, ▼ slower or worse, ○ no detectable difference"
+    once = [found.one_seed for found in comparison.judged]
+    signs = ["▲ faster or better", "▼ slower or worse", "○ no detectable difference"] * (not all(once))
+    name = "At a glance: " + ", ".join([*signs, *["no sign: one seed"] * any(once)])
     return Table(name, columns, rows)
 
 
-def _sign(difference: PairedDifference, word: str) -> Value:
-    return replace(number(difference.mean, "+.3f"), tone=TONES[word])
+def tone(found: RateComparison | BestRateComparison) -> str:
+    """The class of the style sheet that a verdict is shown in; one seed's word is no finding and has neither colour nor sign."""
+    return "alone" if found.one_seed else _TONES[found.verdict]
 
 
-def verdict(word: str) -> Value:
-    return Value(word, tone=TONES[word])
+def _sign(difference: PairedDifference, found: RateComparison | BestRateComparison) -> Value:
+    return replace(number(difference.mean, "+.3f"), tone=tone(found))
+
+
+def verdict(found: RateComparison | BestRateComparison) -> Value:
+    return Value(found.verdict, tone=tone(found))
 
 
 def convergence_table(found: Sequence[RateComparison], name: str, *, corrected: bool = True) -> Table:
@@ -86,7 +93,7 @@ def convergence_table(found: Sequence[RateComparison], name: str, *, corrected: 
         Column("AULC", hint="mean validation accuracy on the way: area under the learning curve"),
         Column(who.theirs),
         Column("difference"),
-        Column(_INTERVAL, hint="over seeds and validation pictures together"),
+        Column(_INTERVAL, hint="over seeds and validation pictures together; one seed has none"),
         Column("p", hint="of no difference: below 0.05 the interval leaves out 0"),
     ]
     if corrected:
@@ -95,7 +102,7 @@ def convergence_table(found: Sequence[RateComparison], name: str, *, corrected: 
     rows = [
         [
             *who.row(each),
-            verdict(each.verdict),
+            verdict(each),
             *(number(_mean(each.pairs, side)) for side in (0, 1)),
             number(each.aulc.mean, "+.3f"),
             interval(each.aulc.low, each.aulc.high),
@@ -211,7 +218,7 @@ def best_table(comparison: Comparison) -> Table:
     rows = [
         [
             text(each.arm),
-            verdict(each.verdict),
+            verdict(each),
             number(len(each.seeds), "d"),
             _choice(each.lr, each.choices),
             number(each.arm_accuracy),
@@ -291,6 +298,11 @@ def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]
         values = {pair.proof.get(key) for _, pair in pairs}
         if len(values) == 1 and (value := values.pop()):
             common[key] = value
+    # Of a single pair a p would be read as one of the arms.
+    tested = any(not each.one_seed for each in found)
+    test = Column(
+        "McNemar p", hint="exact test of the best checkpoints’ predictions on the same pictures: of these nets, not of the arms"
+    )
     own = [key for key in ("dataset", "weights", "head_init", "order", "augmentation") if key not in common]
     columns = [
         *who.columns,
@@ -303,7 +315,7 @@ def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]
         Column(who.theirs),
         Column("steps to target"),
         Column(who.theirs),
-        Column("McNemar p", hint="exact test of the best checkpoints’ predictions on the same pictures"),
+        *([test] if tested else []),
         *(Column(key.replace("_", " "), numeric=False, hint="first characters of the hash that both runs share") for key in own),
         *words("state"),
     ]
@@ -313,7 +325,7 @@ def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]
             number(pair.seed, "d"),
             *(number(value) for value in (*pair.aulc, *pair.best_top1, *pair.final_top1)),
             *(text("never" if value is None else value) for value in pair.steps_to_target),
-            probability(pair.mcnemar_p),
+            *([probability(None if each.one_seed else pair.mcnemar_p)] if tested else []),
             *(text((pair.proof.get(key) or "")[:8]) for key in own),
             text(pair.statuses[0] if len(set(pair.statuses)) == 1 else ", ".join(pair.statuses)),
         ]
