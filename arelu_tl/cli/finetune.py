@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 
 
@@ -19,6 +19,7 @@ def finetune(
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted study folder.")] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures."""
@@ -36,4 +37,4 @@ def finetune(
     from arelu_tl.cli.study import run_study
     from arelu_tl.render.console import Output
 
-    run_study(merged, resume, Output(as_json=json, quiet=quiet))
+    run_study(merged, resume, Output(as_json=json, quiet=quiet, wide=wide))
