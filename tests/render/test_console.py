@@ -26,7 +26,7 @@ from arelu_tl.render.reproduction_view import ReproductionView
 from arelu_tl.render.text import shell_word, visible
 
 STRANGE = [
-    "[red]", "[/]", "x [v1]", ":smile:", "[link=https://example.org]x[/link]", "\x1b[31mx", "a\rb\nc\td", "\u202edlrow",
+    "[red]", "[/]", "x [v1]", ":smile:", "[link=x]y[/link]", "\x1b[31mx", "a\rb\nc\td", "\u202edlrow",
     "a\\", "\\[red]x", "日本" * 40, "y" * 200, os.fsdecode(b"caf\xe9"), "'; touch x; '", "-rf", "$(touch x)", "a  b", "\u2066!",
 ]  # fmt: skip
 
