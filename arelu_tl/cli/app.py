@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from arelu_tl import __version__
+from arelu_tl.cli.help import Command, Group
 from arelu_tl.errors import AreluTlError
 from arelu_tl.records.home import argument_at_home
 
@@ -61,12 +62,13 @@ def _application(words: Sequence[str]) -> typer.Typer:
     """The commands by name; only the one that ``words``, those of the command line that are no options, ask for can run."""
     app = typer.Typer(
         name="arelu-tl",
+        cls=Group,
         help=_top.__doc__,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_top)
     _add_commands(app, "arelu_tl.cli", SUMMARIES, words)
@@ -77,13 +79,13 @@ def _add_commands(app: typer.Typer, package: str, summaries: Mapping[str, str], 
     """Add the commands of ``package``, of which the first of ``words`` asks for one, and the next for its verb."""
     for name, summary in summaries.items():
         if not words or name != words[0]:
-            app.command(name, help=summary)(_not_asked)
+            app.command(name, cls=Command, help=summary)(_not_asked)
         elif name in VERBS:
-            verbs = typer.Typer(no_args_is_help=True)
+            verbs = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
             _add_commands(verbs, f"{package}.{name}", VERBS[name], words[1:])
             app.add_typer(verbs, name=name, help=summary)
         else:
-            app.command(name)(getattr(importlib.import_module(f"{package}.{name}"), name))
+            app.command(name, cls=Command)(getattr(importlib.import_module(f"{package}.{name}"), name))
 
 
 def _not_asked() -> None:
@@ -155,5 +157,7 @@ def _unwrap(message: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    """Spaces for whatever a terminal would break or act on."""
-    return " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    """On one line, with what a terminal would act on written as an escape."""
+    from arelu_tl.render.text import visible
+
+    return " ".join(map(visible, message.split()))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
 
@@ -31,6 +31,7 @@ def check(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Check a folder of pictures as finetune does, and say all that it would refuse or warn of.
@@ -47,16 +48,16 @@ def check(
     from arelu_tl.records.storage import require_room
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.check import check_report
-    from arelu_tl.render.console import Output, plain
+    from arelu_tl.render.console import Output
     from arelu_tl.study.check import REPORT, check_folder, write_check
 
     if output is not None:
         require_room(output, REPORT)
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     with PictureBar(sink, "checking pictures") as bar:
         found = check_folder(merged, report=output, progress=bar)
     written = write_check(found, output) if output is not None else []
-    files = [f"wrote {', '.join(plain(path) for path in written)}"] if written else []
+    files = [f"wrote {', '.join(map(str, written))}"] if written else []
     sink.report(*check_report(found), *files, data=found.to_json())
     if found.problems:
         number = len(found.problems)

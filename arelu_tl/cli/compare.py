@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 from arelu_tl.errors import ConfigError, GateError
 
 
@@ -35,6 +35,7 @@ def compare(
     report: Annotated[bool, typer.Option(help="Write comparison.json, the figures and report.html.")] = True,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on."""
@@ -59,7 +60,7 @@ def compare(
 
     # A part of a study must not take the place of the whole study's report.
     place = output or (paths[0] if len(paths) == 1 and not is_run(paths[0]) else None)
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     show_comparison(comparison, runs, place if report else None, sink)
     if report and place is None:
         sink.note("for figures and report.html name a folder with --output")

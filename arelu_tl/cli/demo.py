@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 
 
 def demo(
@@ -18,6 +18,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of head initialisation, order and augmentation.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes on two cores."""
@@ -33,4 +34,4 @@ def demo(
 
     if leads_here():
         write_digits(data)
-    run_study(check_config({**DEMO_SETTINGS, **given, "data": data}), None, Output(as_json=json, quiet=quiet))
+    run_study(check_config({**DEMO_SETTINGS, **given, "data": data}), None, Output(as_json=json, quiet=quiet, wide=wide))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
 from arelu_tl.errors import DataError
 
 
@@ -35,6 +35,7 @@ def evaluate(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.
@@ -44,7 +45,7 @@ def evaluate(
     require_folder(data)
 
     from arelu_tl.render.bar import PictureBar
-    from arelu_tl.render.console import Output, plain
+    from arelu_tl.render.console import Output
     from arelu_tl.render.use_tables import evaluation_report, rejected_line, training_line
     from arelu_tl.study.classifier import open_classifier
     from arelu_tl.study.evaluate import evaluate as evaluate_pictures
@@ -54,19 +55,19 @@ def evaluate(
         from arelu_tl.render.evaluation_files import EVALUATION, write_evaluation
 
         require_room(output, EVALUATION)
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     classifier = open_classifier(model, device)
     with PictureBar(sink, "evaluating") as bar:
         report = evaluate_pictures(
             classifier, data, split=split, include_training=include_training, batch_size=batch_size, progress=bar,
-            rejected=lambda each: sink.warn(rejected_line(each)),
+            rejected=lambda each: sink.warn(*rejected_line(each)),
         )  # fmt: skip
     if told := training_line(report):
         # Where they are left out as they should be, --quiet need not hear of it.
-        (sink.warn if report.counted or report.gone else sink.note)(told)
+        (sink.warn if report.counted or report.gone else sink.note)(*told)
     written = write_evaluation(report, output) if output is not None else []
-    files = [f"wrote {', '.join(plain(path) for path in written)}"] if written else []
-    sink.report(evaluation_report(report), *files, data=report.to_json())
+    files = [f"wrote {', '.join(map(str, written))}"] if written else []
+    sink.report(*evaluation_report(report), *files, data=report.to_json())
     if output is None:
         sink.note("for the confusion matrix and the worst mistakes as pictures name a folder with --output")
     if report.rejected and on_bad_image == "error":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
 from arelu_tl.records.executable import refuse_executable
 
 _ONNX = "ONNX only"
@@ -45,21 +45,22 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Let that repository be private.", rich_help_panel=_HUB)] = False,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Export a trained model with class names and preprocessing inside, proved to answer as the trained one does."""
     refuse_executable(run)
     require_folder(run)
 
-    from arelu_tl.render.console import Output, plain
+    from arelu_tl.render.console import Output
     from arelu_tl.render.tables import export_report
     from arelu_tl.study.export import export as export_run
 
-    output_ = Output(as_json=json, quiet=quiet)
+    output_ = Output(as_json=json, quiet=quiet, wide=wide)
     report = export_run(
         run, format, output,
         folding=fold, trainable=trainable, with_preprocessing=with_preprocessing, quantize=quantize, fp16=fp16,
         data=data, benchmark=benchmark, push_to_hub=push_to_hub, private=private,
-        note=lambda text: output_.note(plain(text)),
+        note=output_.note,
     )  # fmt: skip
-    output_.report(export_report(report), data=report.to_json())
+    output_.report(*export_report(report), data=report.to_json())

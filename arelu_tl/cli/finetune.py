@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Moved, Quiet, merge_config, one_folder, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Moved, Quiet, Wide, merge_config, one_folder, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 
 
@@ -20,6 +20,7 @@ def finetune(
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted study folder.")] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures."""
@@ -39,4 +40,4 @@ def finetune(
     from arelu_tl.cli.study import run_study
     from arelu_tl.render.console import Output
 
-    run_study(merged, resume, Output(as_json=json, quiet=quiet), moved=data)
+    run_study(merged, resume, Output(as_json=json, quiet=quiet, wide=wide), moved=data)

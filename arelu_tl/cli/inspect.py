@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config
 
@@ -28,11 +28,12 @@ def inspect(
     list_supported: Annotated[bool, typer.Option(help="List timm's architectures that run a ReLU, and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """List every ReLU site of a backbone, what surgery would do to it, and the drift it would cause."""
     if list_supported:
-        _list_supported(model, as_json=json)
+        _list_supported(model, as_json=json, wide=wide)
         return
     if model is None:
         raise ConfigError("name a MODEL, or ask for --list-supported")
@@ -54,16 +55,16 @@ def inspect(
 
         draw_sites(inspection.report, plot, title=model)
     parts = inspection_report(inspection, model, plot)
-    Output(as_json=json, quiet=quiet).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
+    Output(as_json=json, quiet=quiet, wide=wide).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
 
 
-def _list_supported(pattern: str | None, *, as_json: bool) -> None:
+def _list_supported(pattern: str | None, *, as_json: bool, wide: bool) -> None:
     """All rows, or those whose name matches ``pattern``; needs neither torch nor timm."""
     from dataclasses import asdict
     from fnmatch import fnmatchcase
 
     from arelu_tl.records.survey import read_survey
-    from arelu_tl.render.console import Output
+    from arelu_tl.render.console import Output, line
     from arelu_tl.render.survey import survey_table
 
     release, rows = read_survey()
@@ -72,6 +73,6 @@ def _list_supported(pattern: str | None, *, as_json: bool) -> None:
     if not chosen:
         raise ConfigError(f"no architecture of timm {release} that runs a ReLU matches {pattern!r}")
     total = f"timm {release}, architectures that run a ReLU: {len(chosen)}; refused: {sum(bool(r.refusal) for r in chosen)}"
-    Output(as_json=as_json).report(
-        survey_table(chosen), total, data={"timm": release, "architectures": [asdict(row) for row in chosen]}, paged=True
+    Output(as_json=as_json, wide=wide).report(
+        survey_table(chosen), line(total), data={"timm": release, "architectures": [asdict(row) for row in chosen]}, paged=True
     )

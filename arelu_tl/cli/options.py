@@ -17,6 +17,10 @@ from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the report and errors.", rich_help_panel="Output")]
+Wide = Annotated[
+    bool,
+    typer.Option("--wide", help="Tables with all their columns, however wide the terminal.", rich_help_panel="Output"),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Output")]
 
 

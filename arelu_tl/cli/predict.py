@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 from arelu_tl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def predict(
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Label pictures with a trained model.
@@ -48,10 +49,10 @@ def predict(
     from arelu_tl.study.predict import Prediction, find_pictures
     from arelu_tl.study.predict import predict as predict_pictures
 
-    output = Output(as_json=json, quiet=quiet)
+    output = Output(as_json=json, quiet=quiet, wide=wide)
     found = find_pictures(images)
     for missing in found.missing:
-        output.warn(rejected_line(missing))
+        output.warn(*rejected_line(missing))
     left_out = len(found.missing)
     if not found.paths:
         raise DataError("no picture to label")
@@ -65,7 +66,7 @@ def predict(
                 show(each)
             else:
                 left_out += 1
-                output.warn(rejected_line(each))
+                output.warn(*rejected_line(each))
     if not csv:
         output.report(predictions_table(told), data=predictions_json(told))
     if left_out:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import RenderableType
-
 from arelu_tl.analysis import Comparison
 from arelu_tl.records import runs
 from arelu_tl.records.storage import make_folder, write_json
-from arelu_tl.render.console import Output, plain
+from arelu_tl.render.console import Output, Shown
 from arelu_tl.render.report import write_report_files
 from arelu_tl.render.tables import comparison_report
 
@@ -20,7 +18,7 @@ def show_comparison(
     compared: Sequence[runs.RunRecord],
     folder: Path | None,
     output: Output,
-    *more: RenderableType,
+    *more: Shown,
 ) -> None:
     """Print ``comparison`` and then ``more``; with ``folder`` write comparison.json, the figures and the page there.
 
@@ -28,13 +26,13 @@ def show_comparison(
         StorageError: ``folder`` cannot be written.
     """
     told = comparison.to_json()
-    written: list[RenderableType] = []
+    written: list[Shown] = []
     if folder is not None:
         make_folder(folder)
         write_json(folder / runs.COMPARISON, told, indent=None)
         files = write_report_files(comparison, compared, folder, title=study_title(compared))
-        written = ["report: " + ", ".join(plain(path) for path in files)]
-    output.report(comparison_report(comparison), *written, *more, data=told)
+        written = ["report: " + ", ".join(map(str, files))]
+    output.report(*comparison_report(comparison), *written, *more, data=told)
 
 
 def study_title(compared: Sequence[runs.RunRecord]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import check_config
 from arelu_tl.records.reproduction import GRID_KEYS, QUICK, TRANSFER, ReproduceConfig
@@ -42,6 +42,7 @@ def reproduce(
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the reproduction in this study folder.")] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """The paper's MNIST-Conv comparison over all its activations: accuracy after the first epoch, table and curves."""
@@ -67,7 +68,7 @@ def reproduce(
         merged = check_config({**begun.model_dump(exclude={"output", "name"}), **settings}, ReproduceConfig).model_copy(
             update=place
         )
-    output = Output(as_json=json, quiet=quiet)
+    output = Output(as_json=json, quiet=quiet, wide=wide)
     with ReproductionView(output) as view:
         path, merged, tasks = run(merged, watcher=view)
     show_reproduction(path, merged, tasks, output)

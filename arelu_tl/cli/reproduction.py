@@ -12,9 +12,10 @@ from arelu_tl.records import reproduction
 from arelu_tl.records.config import check_config
 from arelu_tl.records.reproduction import TRANSFER, ReproduceConfig
 from arelu_tl.records.storage import write_bytes, write_json, write_text
-from arelu_tl.render.console import Output, plain
+from arelu_tl.render.console import Output
 from arelu_tl.render.figures import png, reproduction_figure
 from arelu_tl.render.reproduction import reproduction_csv, reproduction_markdown, reproduction_report
+from arelu_tl.render.text import shell_word
 from arelu_tl.study.reproduce_notes import environment_notes, reproduction_notes
 from arelu_tl.study.reproduce_runs import ended_runs
 from arelu_tl.study.reproduce_units import Task
@@ -42,13 +43,15 @@ def show_reproduction(path: Path, config: ReproduceConfig, tasks: Sequence[Task]
     write_text(path / reproduction.TABLE_CSV, reproduction_csv(told))
     write_bytes(path / reproduction.CURVES, png(reproduction_figure(told)))
     files = [path / name for name in (reproduction.TABLE, reproduction.TABLE_CSV, reproduction.CURVES, reproduction.RESULTS)]
-    studies = "\n".join(f"  arelu-tl compare {plain(path / task.folder)}" for task in tasks)
+    studies = [f"  arelu-tl compare {shell_word(path / task.folder)}" for task in tasks]
     intervals = ", with intervals and verdicts" if len(config.seeds) > 1 else ""
     beside = f"   # each activation beside ReLU{intervals}" if "relu" in config.activations else ""
     output.report(
-        reproduction_report(told),
-        "report: " + ", ".join(plain(file) for file in files),
-        f"next:\n{studies}{beside}",
+        *reproduction_report(told),
+        "report: " + ", ".join(map(str, files)),
+        "next:",
+        *studies[:-1],
+        studies[-1] + beside,
         data=data,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import warnings
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from arelu_tl.cli.reporting import show_comparison
 from arelu_tl.errors import ComparisonError, DataError, RunsFailedError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig
-from arelu_tl.render.console import Output, plain
+from arelu_tl.render.console import Output
 from arelu_tl.render.progress import StudyView
+from arelu_tl.render.text import shell_word
 from arelu_tl.study.finetune import finetune, resume_study
 from arelu_tl.study.sweep import sweep
 from arelu_tl.training.distributed import leads_here
@@ -49,7 +49,7 @@ def run_study(config: FinetuneConfig | None, resume: Path | None, output: Output
         )
         return
     output.note("")
-    show_comparison(compare_runs(study.runs), study.runs, study.path, output, _next_commands(study))
+    show_comparison(compare_runs(study.runs), study.runs, study.path, output, *_next_commands(study))
 
 
 def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> None:
@@ -67,9 +67,9 @@ def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> Non
         comparison = compare_runs(study.runs)
     except (ComparisonError, DataError) as nothing:  # one arm alone, or none that did not fail
         data = {"study": str(study.path), "runs": {run.path.name: run.status for run in study.runs}}
-        output.report(f"{plain(study.path)}: {plain(nothing)}", data=data)
+        output.report(f"{study.path}: {nothing}", data=data)
     else:
-        show_comparison(comparison, study.runs, study.path, output, _next_after_sweep(study, comparison))
+        show_comparison(comparison, study.runs, study.path, output, *_next_after_sweep(study, comparison))
     if failed:
         names = ", ".join(run.path.name for run in failed)
         raise RunsFailedError(
@@ -78,29 +78,27 @@ def run_sweep(config: SweepConfig, output: Output, *, retry_failed: bool) -> Non
         )
 
 
-def _next_commands(study: runs.StudyRecord) -> str:
+def _next_commands(study: runs.StudyRecord) -> list[str]:
     """What a user would want next: is it the activation, and how is the model used."""
-    run = shlex.quote(str(study.best().path))
-    config = shlex.quote(str(study.path / runs.STUDY_CONFIG))
-    return "\n".join(
-        [
-            "next:",
-            f"  arelu-tl sweep --config {config} --name {shlex.quote(study.path.name + '-sweep')} "
-            f"--lrs {study.config.lr:g},{study.config.lr * 10:g} --seeds 0,1,2   # is it the activation, the rate or the seed?",
-            f"  arelu-tl predict {run} PICTURE",
-            f"  arelu-tl export {run} --format safetensors",
-        ]
-    )
+    run = shell_word(study.best().path)
+    config = shell_word(study.path / runs.STUDY_CONFIG)
+    return [
+        "next:",
+        f"  arelu-tl sweep --config {config} --name {shell_word(study.path.name + '-sweep')} "
+        f"--lrs {study.config.lr:g},{study.config.lr * 10:g} --seeds 0,1,2   # is it the activation, the rate or the seed?",
+        f"  arelu-tl predict {run} PICTURE",
+        f"  arelu-tl export {run} --format safetensors",
+    ]
 
 
-def _next_after_sweep(study: runs.StudyRecord, comparison: Comparison) -> str:
+def _next_after_sweep(study: runs.StudyRecord, comparison: Comparison) -> list[str]:
     """A wider grid where the best rate lies at its edge, and how the best model is used."""
-    run = shlex.quote(str(study.best().path))
+    run = shell_word(study.best().path)
     lines = ["next:"]
     rates = sorted({cell.lr for cell in comparison.cells})
     edges = {edge for found in comparison.best for edge in found.at_edge.values()}
     wider = ",".join(f"{lr:g}" for edge, lr in (("smallest", rates[0] / 3), ("largest", rates[-1] * 3)) if edge in edges)
     if wider:
-        config, name = shlex.quote(str(study.path / runs.STUDY_CONFIG)), shlex.quote(study.path.name)
+        config, name = shell_word(study.path / runs.STUDY_CONFIG), shell_word(study.path.name)
         lines.append(f"  arelu-tl sweep --config {config} --name {name} --lrs {wider}   # does a better rate lie beyond?")
-    return "\n".join([*lines, f"  arelu-tl predict {run} PICTURE", f"  arelu-tl export {run} --format safetensors"])
+    return [*lines, f"  arelu-tl predict {run} PICTURE", f"  arelu-tl export {run} --format safetensors"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Moved, Quiet, merge_config, one_folder, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Moved, Quiet, Wide, merge_config, one_folder, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import GRID_KEYS, WHERE_KEYS, SweepConfig
 
@@ -29,6 +29,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option(help="Train the runs that failed before once more.")] = False,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare."""
@@ -53,4 +54,4 @@ def sweep(
 
     if resume is not None:
         merged = resumed_config(resume, settings)
-    run_sweep(merged, Output(as_json=json, quiet=quiet), retry_failed=retry_failed)
+    run_sweep(merged, Output(as_json=json, quiet=quiet, wide=wide), retry_failed=retry_failed)

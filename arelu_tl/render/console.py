@@ -7,46 +7,65 @@ import os
 import pydoc
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import Console
+from rich.text import Text
 
-from arelu_tl.render.text import visible
+from arelu_tl.render.grid import Grid
+from arelu_tl.render.text import Part, visible
+
+# What is printed: a line that is never broken (a command or a path, to be copied), a sentence, a table.
+Shown = str | Text | Grid
+
+# Of a pipe or a file: wider than any line.
+_UNBOUNDED = 1_000_000
+_INDENT = 2
 
 
-def plain(text: object) -> str:
-    """Foreign text (class names, paths) made harmless for a terminal: no markup, no control characters, one line."""
-    shown = visible(text)
-    # A backslash right before our own closing tag would swallow it.
-    return escape(shown + " ")[:-1] if shown.endswith("\\") else escape(shown)
+def line(*parts: Part, style: str = "") -> Text:
+    """A sentence of ``parts``, without control characters. Nothing else makes text to be printed: no markup is ever read."""
+    made = Text(style=style)
+    for part in parts:
+        text, own = part if isinstance(part, tuple) else (part, "")
+        made.append(visible(text), own or None)
+    return made
 
 
 class Output:
     """Reports go to stdout, as tables or, with ``as_json``, as one JSON document; everything else goes to stderr.
 
+    A terminal's lines are as wide as it is, and its tables leave out columns where they must, unless ``wide`` asks for all.
+    A pipe or a file gets everything in lines as long as they are, unless COLUMNS sets their width.
+
     ``quiet`` keeps the reports and drops the rest.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, wide: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        # A pipe or a file has no width; the default of 80 would cut names that somebody wants to grep for.
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-        self.out = Console(file=sys.stdout, highlight=False, width=width)
-        self.err = Console(file=sys.stderr, highlight=False, quiet=quiet)
+        self.wide = wide
+        self.out = _console(sys.stdout)
+        self.err = _console(sys.stderr, quiet=quiet)
         # Where there is a progress bar, a warning must go through its console.
-        self._warnings = Console(file=sys.stderr, highlight=False) if quiet else self.err
+        self._warnings = _console(sys.stderr) if quiet else self.err
 
-    def note(self, text: str) -> None:
-        """A line on stderr, in rich markup."""
-        self.err.print(text, soft_wrap=True)
+    def note(self, *parts: Part, shorter: Sequence[str] = (), whole: bool = False) -> None:
+        """A sentence on stderr.
 
-    def warn(self, text: str) -> None:
-        """A line on stderr, in rich markup, ``quiet`` or not."""
-        self._warnings.print(text, soft_wrap=True)
+        Args:
+            shorter: what to say instead where it does not fit into a line: the first of them that does, or the last.
+            whole: never break it: it holds a command or a path.
+        """
+        said = [line(*parts), *map(line, shorter)]
+        fitting = next((each for each in said if each.cell_len <= self.err.width), said[-1])
+        _print(self.err, fitting, whole=whole)
 
-    def report(self, *shown: RenderableType, data: Any, paged: bool = False) -> None:
+    def warn(self, *parts: Part) -> None:
+        """A sentence on stderr, ``quiet`` or not."""
+        _print(self._warnings, line(*parts))
+
+    def report(self, *shown: Shown, data: Any, paged: bool = False) -> None:
         """The command's result: ``data`` with --json, else ``shown``; ``paged`` where it is longer than the terminal."""
         if self.as_json:
             print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
@@ -62,6 +81,28 @@ class Output:
                 return
         self._print(shown)
 
-    def _print(self, shown: Sequence[RenderableType]) -> None:
+    def _print(self, shown: Sequence[Shown]) -> None:
+        width = None if self.wide or self.out.width == _UNBOUNDED else self.out.width
         for item in shown:
-            self.out.print(item, soft_wrap=isinstance(item, str))
+            if isinstance(item, Grid):
+                for each in item.lines(width, ascii_only=self.out.options.ascii_only):
+                    _print(self.out, each, whole=True)
+            else:
+                _print(self.out, line(item) if isinstance(item, str) else item, whole=isinstance(item, str))
+
+
+def _console(file: TextIO, *, quiet: bool = False) -> Console:
+    # The default of 80 would cut names that somebody wants to grep for.
+    width = None if file.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
+    return Console(file=file, width=width, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+
+def _print(console: Console, said: Text, *, whole: bool = False) -> None:
+    """Print a line; one that is not to stay whole breaks between words, and what follows is indented."""
+    if whole or said.cell_len <= console.width:
+        console.print(said, soft_wrap=True)
+        return
+    first, *rest = said.wrap(console, max(console.width - _INDENT, 1))
+    for each in (first, *rest):
+        each.rstrip()
+        console.print(Text(" " * _INDENT * (each is not first)) + each, soft_wrap=True)

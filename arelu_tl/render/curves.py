@@ -6,38 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from arelu_tl.records.curves import RunCurves, Shape
 from arelu_tl.records.storage import make_folder, write_bytes, write_json
-from arelu_tl.render.console import plain
+from arelu_tl.render.console import Shown, line
 from arelu_tl.render.figures import SiteValues, gallery_figure, png, site_curves_figures
-from arelu_tl.render.text import visible
+from arelu_tl.render.grid import Column, Grid
 
 ACTIVATIONS, GALLERY = "activations", "gallery"
 _MOST_COLUMNS = 4
 
 
-def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[RenderableType]:
+def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[Shown]:
     """A row for each site, and in a sentence how far they moved."""
-    table = Table()
     names = list(dict.fromkeys(name for site in curves.sites for name in site.learnt))
     if len(names) > _MOST_COLUMNS:  # which the file has
         names = []
-    for heading in ("#", "site", "cap", "curves", *names, "slope x < 0", "slope x > 0", "largest change"):
-        table.add_column(heading, justify="left" if heading == "site" else "right", overflow="fold")
+    table = Grid(
+        [
+            Column("#"),
+            Column("site", "name"),
+            Column("cap", gives_way=3),
+            Column("curves", gives_way=4),
+            *(Column(name, gives_way=1) for name in names),
+            Column("slope x < 0", gives_way=2),
+            Column("slope x > 0", gives_way=2),
+            Column("largest change"),
+        ]
+    )
     for number, site in enumerate(curves.sites):
         moved = (site.learnt.get(name) for name in names)
         left, right = site.slopes(curves.x)
-        table.add_row(
-            str(number), plain(site.name), "-" if site.cap is None else f"{site.cap:g}", str(site.channels),
+        table.add(
+            str(number), site.name, "-" if site.cap is None else f"{site.cap:g}", str(site.channels),
             *("-" if m is None else f"{m[0]:.4g} → {m[1]:.4g}" for m in moved),
             f"{left:.4g}", f"{right:.4g}", f"{site.change:.2g}",
         )  # fmt: skip
-    files = f"wrote {', '.join(plain(path) for path in written)}"
-    return [table, Text(found_in_curves(curves), style="bold"), files]
+    files = f"wrote {', '.join(map(str, written))}"
+    return [table, "", line(found_in_curves(curves), style="bold"), files]
 
 
 def found_in_curves(curves: RunCurves) -> str:
@@ -51,7 +56,7 @@ def found_in_curves(curves: RunCurves) -> str:
     middle = median(site.change for site in curves.sites)
     return (
         f"By step {curves.step} the {len(curves.sites)} activations of {curves.arm} have moved from their start by at most "
-        f"{middle:.2g} at the median site and {most.change:.2g} at the one that moved most, {visible(most.name)} ({reach})."
+        f"{middle:.2g} at the median site and {most.change:.2g} at the one that moved most, {most.name} ({reach})."
     )
 
 
@@ -71,14 +76,14 @@ def write_curves(curves: RunCurves, course: SiteValues | None, folder: Path, tit
     return written
 
 
-def gallery_report(shapes: Sequence[Shape], written: Sequence[Path]) -> list[RenderableType]:
+def gallery_report(shapes: Sequence[Shape], written: Sequence[Path]) -> list[Shown]:
     """A row for each activation."""
-    table = Table()
-    for heading in ("activation", "learns", "formula", "source"):
-        table.add_column(heading, justify="right" if heading == "learns" else "left", overflow="fold")
+    table = Grid(
+        [Column("activation", "name"), Column("learns"), Column("formula", "text"), Column("source", "text", gives_way=1)]
+    )
     for shape in shapes:
-        table.add_row(shape.title, str(shape.parameters or "-"), plain(shape.formula), plain(shape.source))
-    return [table, f"wrote {', '.join(plain(path) for path in written)}"]
+        table.add(shape.title, str(shape.parameters or "-"), shape.formula, shape.source)
+    return [table, "", f"wrote {', '.join(map(str, written))}"]
 
 
 def write_gallery(shapes: Sequence[Shape], folder: Path) -> list[Path]:

@@ -5,45 +5,56 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from arelu_tl.render.console import plain
+from arelu_tl.render.console import Shown, line
+from arelu_tl.render.grid import Column, Grid
 from arelu_tl.render.progress import KERNEL_WARNING
 from arelu_tl.study.inspection import Inspection
 from arelu_tl.surgery import Cost, PlannedSite, SurgeryReport
 
 
-def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> list[RenderableType]:
+def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> list[Shown]:
     """Everything that ``inspect`` shows, top to bottom."""
     report = inspection.report
-    parts: list[RenderableType] = [sites_table(report), _totals(inspection, model)]
+    parts: list[Shown] = [sites_table(report), "", *map(line, _totals(inspection, model))]
     if inspection.cost is not None:
-        parts.append(_told_cost(inspection.cost))
+        parts += map(line, _told_cost(inspection.cost))
     if inspection.inits:
-        parts.append(_drift_table(inspection))
+        parts += ["", _drift_table(inspection)]
         if not report.budget_kept:
-            parts.append(f"even the least leak drifts further than the budget of {report.drift_budget:g}")
-        parts += [Text(f"{init}: {reason}") for init, reason in inspection.failures.items()]
+            parts.append(line(f"even the least leak drifts further than the budget of {report.drift_budget:g}"))
+        parts += [line(f"{init}: {reason}") for init, reason in inspection.failures.items()]
     else:
-        parts.append("drift not measured, and leaks graded by depth; give --images FOLDER to measure them under every --init")
+        parts.append(
+            line("drift not measured, and leaks graded by depth; give --images FOLDER to measure them under every --init")
+        )
     kernels = sum(p.site.role == "kernel" and p.status == "replaced" for p in report.sites)
     if kernels:
-        parts.append(f"{kernels} sites {KERNEL_WARNING}")
+        parts.append(line(f"{kernels} sites {KERNEL_WARNING}"))
     if plot is not None:
-        parts.append(f"figure: {plain(plot)}")
+        parts.append(f"figure: {plot}")
     return parts
 
 
-def sites_table(report: SurgeryReport) -> Table:
+def sites_table(report: SurgeryReport) -> Grid:
     """Every site and what becomes of it."""
-    table = Table()
-    for heading in ("#", "site", "kind", "operator", "after", "shape", "x < 0", "status", "alpha0", "beta0", "scale", "pairs"):
-        words = heading in ("site", "kind", "operator", "after", "status")
-        table.add_column(heading, justify="left" if words else "right", overflow="fold")
+    table = Grid(
+        [
+            Column("#"),
+            Column("site", "name"),
+            Column("kind", "text", gives_way=3),
+            Column("operator", "text", gives_way=7),
+            Column("after", "name", gives_way=8),
+            Column("shape", gives_way=4),
+            Column("x < 0", gives_way=1),
+            Column("status", "text"),
+            Column("alpha0"),
+            Column("beta0"),
+            Column("scale", gives_way=2),
+            Column("pairs", gives_way=6),
+        ]
+    )
     for number, planned in enumerate(report.sites):
-        table.add_row(str(number), *_cells(planned, report.arm))
+        table.add(str(number), *_cells(planned, report.arm))
     return table
 
 
@@ -56,10 +67,10 @@ def _cells(planned: PlannedSite, arm: str) -> list[str]:
     recorded = planned.to_json(arm)
     values = ["-" if recorded[k] is None else f"{recorded[k]:.4g}" for k in ("alpha0", "beta0", "scale", "num_parameters")]
     return [
-        plain(name),
+        name,
         kind,
         f"{site.operator} (in place)" if site.inplace else site.operator,
-        plain(site.preceding),
+        site.preceding,
         "x".join(map(str, site.shape[1:])) or "-",
         "-" if site.negative_share is None else f"{site.negative_share:.0%}",
         planned.status,
@@ -67,40 +78,38 @@ def _cells(planned: PlannedSite, arm: str) -> list[str]:
     ]
 
 
-def _totals(inspection: Inspection, model: str) -> str:
+def _totals(inspection: Inspection, model: str) -> list[str]:
     report = inspection.report
     kinds = Counter(p.site.kind for p in report.sites if p.site.runs)
     made_up = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     kept = Counter(p.status for p in report.sites if p.status != "replaced")
     left = "".join(f", {n} {status}" for status, n in kept.items())
     share = report.parameters_added / inspection.parameters if inspection.parameters else 0.0
-    return (
-        f"{plain(model)} (weights: {plain(inspection.weights)}): {report.replaced} of {report.executed} sites would be replaced "
-        f"({made_up}{left}); {report.parameters_added} parameters added to {inspection.parameters:,} ({share:.2g} of them); "
-        "counted at the dispatcher: none but those named above is left"
-    )
+    return [
+        f"{model} (weights: {inspection.weights}): {report.replaced} of {report.executed} sites would be replaced "
+        f"({made_up}{left}); {report.parameters_added} parameters added to {inspection.parameters:,} ({share:.2g} of them)",
+        "counted at the dispatcher: none but those named above is left",
+    ]
 
 
-def _told_cost(cost: Cost) -> str:
+def _told_cost(cost: Cost) -> list[str]:
     of_model = f" of {cost.model_flops / 1e9:.3g} GFLOPs in all" if cost.model_flops else ""
-    return (
+    return [
         f"one picture, forward: {cost.elements / 1e6:.3g} M elements; ReLU {cost.relu_flops / 1e6:.3g} MFLOPs and "
-        f"{cost.relu_bytes / 1e6:.3g} MB moved, AReLU {cost.arelu_flops / 1e6:.3g} MFLOPs "
-        f"({cost.arelu_flops / cost.relu_flops:g}x){of_model} and {cost.arelu_bytes / 1e6:.3g} MB "
-        f"({cost.arelu_bytes / cost.relu_bytes:g}x, without fusion)"
-    )
+        f"{cost.relu_bytes / 1e6:.3g} MB moved",
+        f"AReLU {cost.arelu_flops / 1e6:.3g} MFLOPs ({cost.arelu_flops / cost.relu_flops:g}x){of_model} and "
+        f"{cost.arelu_bytes / 1e6:.3g} MB ({cost.arelu_bytes / cost.relu_bytes:g}x, without fusion)",
+    ]
 
 
-def _drift_table(inspection: Inspection) -> Table:
+def _drift_table(inspection: Inspection) -> Grid:
     images = next((r.drift.images for r in inspection.inits.values() if r.drift), 0)
-    table = Table(title=f"drift on {images} pictures", title_justify="left")
-    table.add_column("init")
-    for heading in ("before calibration", "drift", "top-1 kept", "strength"):
-        table.add_column(heading, justify="right")
+    headings = ("before calibration", "drift", "top-1 kept", "strength")
+    table = Grid([Column("init", "name"), *map(Column, headings)], title=f"drift on {images} pictures")
     for init, report in inspection.inits.items():
         early, drift = report.drift_uncalibrated, report.drift
-        table.add_row(
-            f"[bold]{init}[/]" if init == inspection.report.init else init,
+        table.add(
+            (init, "bold" * (init == inspection.report.init)),
             "-" if early is None else _size(early.relative),
             "-" if drift is None else _size(drift.relative),
             "-" if drift is None else f"{drift.top1_agreement:.0%}",

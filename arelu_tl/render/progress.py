@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.progress import MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import TaskID
 
 from arelu_tl.data import PictureFolder
 from arelu_tl.records.duration import told_duration
 from arelu_tl.render.bar import stderr_bars
-from arelu_tl.render.console import Output, plain
+from arelu_tl.render.console import Output
+from arelu_tl.render.text import Part
+from arelu_tl.render.use_tables import rejected_line
 from arelu_tl.study.observer import Observer
 from arelu_tl.surgery import Drift, SurgeryReport
 
@@ -25,7 +27,7 @@ class StudyView(Observer):
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._bars = stderr_bars(output, MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+        self._bars = stderr_bars(output)
         self._task: TaskID | None = None
         self._epochs = 0
         self._speed = 0.0
@@ -40,7 +42,7 @@ class StudyView(Observer):
 
     def _begin(self, description: str, total: int) -> None:
         self._end()
-        self._task = self._bars.add_task(description, total=total, told="")
+        self._task = self._bars.add_task(description, total=total, told=[])
 
     def _end(self) -> None:
         if self._task is not None:
@@ -60,12 +62,12 @@ class StudyView(Observer):
         told = ", ".join(f"{n} {split}" for split, n in counts.items())
         here = Path.cwd()
         root = folder.root.relative_to(here) if folder.root.is_relative_to(here) else folder.root
-        self.output.note(f"[bold]{plain(root)}[/]: {len(folder.classes)} classes, pictures: {told}")
+        self.output.note((str(root), "bold"), f": {len(folder.classes)} classes, pictures: {told}")
         for rejected in folder.rejected:
-            self.output.note(f"[yellow]left out[/] {plain(rejected.path)}: {plain(rejected.reason)}")
+            self.output.note(*rejected_line(rejected))
         for warning in folder.warnings():
-            self.output.note(f"[yellow]{plain(warning)}[/]")
-        self.output.note(f"study folder: [bold]{plain(path)}[/]")
+            self.output.note((warning, "yellow"))
+        self.output.note("study folder: ", (str(path), "bold"), whole=True)
 
     def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
         trained = f", {cells - waiting} of them trained already" if waiting < cells else ""
@@ -78,15 +80,17 @@ class StudyView(Observer):
     def cell_started(self, number: int, cells: int, name: str) -> None:
         # A sweep's arms are compared at its end, over all rates and seeds; the epochs of another cell are no measure here.
         self._baseline.clear()
-        self.output.note(f"\n[bold]run {number} of {cells}[/]: {plain(name)}")
+        self.output.note()
+        self.output.note((f"run {number} of {cells}", "bold"), f": {name}")
 
     def cell_ended(self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float) -> None:
-        told = status
+        told: list[Part] = [status]
         if summary:
-            told = f"accuracy [bold]{summary['final_top1']:.3f}[/] (best {summary['best_top1']:.3f}), {summary['seconds']:.0f} s"
+            told = ["accuracy ", (f"{summary['final_top1']:.3f}", "bold")]
+            told.append(f" (best {summary['best_top1']:.3f}), {summary['seconds']:.0f} s")
         if status != "interrupted":
-            told += f"; {done} of {cells}" + (f", about {told_duration(to_go)} to go" if done < cells else "")
-        self.output.note(f"  {plain(name)}: {told}")
+            told.append(f"; {done} of {cells}" + (f", about {told_duration(to_go)} to go" if done < cells else ""))
+        self.output.note(f"  {name}: ", *told)
 
     def run_started(self, arm: str, total_steps: int, total_epochs: int, weights: str, report: SurgeryReport | None) -> None:
         self._epochs = total_epochs
@@ -97,19 +101,21 @@ class StudyView(Observer):
                 what = f"every ReLU stays, the statistics of {report.batchnorm_layers} BatchNorm layers {report.batchnorm}"
             if report.drift is not None:
                 what += f", {describe_drift(report)}"
-        self.output.note(f"\n[bold]{arm}[/]: {what}; weights: {plain(weights)}")
+        self.output.note()
+        self.output.note((arm, "bold"), f": {what}; weights: {weights}")
         kernels = sum(p.site.role == "kernel" and p.status == "replaced" for p in report.sites) if report else 0
         if kernels:
-            self.output.note(f"[yellow]{kernels} sites {KERNEL_WARNING}[/]")
+            self.output.note((f"{kernels} sites {KERNEL_WARNING}", "yellow"))
         if report is not None and not report.budget_kept:
-            self.output.note(f"[yellow]even the least leak drifts further than --drift-budget {report.drift_budget:g}[/]")
+            told = f"even the least leak drifts further than --drift-budget {report.drift_budget:g}"
+            self.output.note((told, "yellow"))
         self._begin(arm, total_steps)
 
     def progress(self, arm: str, step: int, loss: float, top1: float, images_per_second: float) -> None:
         # Single steps jitter; a running mean is what can be read.
         self._speed = images_per_second if not self._speed else 0.9 * self._speed + 0.1 * images_per_second
         if self._task is not None:
-            told = f"loss {loss:.3f}  acc {top1:.2f}  {self._speed:.1f} img/s"
+            told = [f"loss {loss:.3f}", f"acc {top1:.2f}", f"{self._speed:.1f} img/s"]
             self._bars.update(self._task, completed=step, told=told)
 
     def evaluated(self, arm: str, row: dict[str, Any]) -> None:
@@ -126,9 +132,11 @@ class StudyView(Observer):
             self._baseline[epoch] = top1
         elif epoch in self._baseline:
             beside = f" (relu {self._baseline[epoch]:.3f})"
+        start, end = f"  {arm:<6} epoch {epoch:>3}/{self._epochs}  ", f"val {loss:6.3f} acc {top1:.3f}{beside}"
         self.output.note(
-            f"  {arm:<6} epoch {epoch:>3}/{self._epochs}  {training} | val {loss:6.3f} acc [bold]{top1:.3f}[/]{beside}{speed}"
-        )
+            f"{start}{training} | val {loss:6.3f} acc ", (f"{top1:.3f}", "bold"), f"{beside}{speed}",
+            shorter=[f"{start}{training} | {end}", f"{start}{end}"],
+        )  # fmt: skip
 
     def run_finished(self, arm: str, summary: dict[str, Any]) -> None:
         self._end()
@@ -137,7 +145,7 @@ class StudyView(Observer):
             self.output.note(f"  {arm} stopped early: no better validation accuracy for --patience epochs")
 
     def note(self, text: str) -> None:
-        self.output.note(plain(text))
+        self.output.note(text)
 
 
 def describe_drift(report: SurgeryReport) -> str:

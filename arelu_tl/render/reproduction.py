@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from arelu_tl.analysis.reproduction import ARELU, FIXED, LEARNABLE, Column, Entry, Reproduction
 from arelu_tl.analysis.results import Spread
 from arelu_tl.records.csv_table import csv_text
-from arelu_tl.render.console import plain
+from arelu_tl.render import grid
+from arelu_tl.render.console import Shown, line
+from arelu_tl.render.grid import Grid
 from arelu_tl.render.text import visible
 
 _FIRST = "epoch 1"
@@ -24,11 +22,12 @@ _MEASURES: dict[str, Callable[[Entry], Spread]] = {
 }
 
 
-def reproduction_report(told: Reproduction) -> Group:
+def reproduction_report(told: Reproduction) -> list[Shown]:
     """A table for each study, which is as wide as a terminal mostly is, and the notes."""
-    studies = dict.fromkeys(column.study for column in told.columns)
-    tables = [_terminal_table(told, [c for c in told.columns if c.study == study]) for study in studies]
-    return Group(*tables, *map(Text, [_marks(told, "*"), *told.notes]))
+    parts: list[Shown] = []
+    for study in dict.fromkeys(column.study for column in told.columns):
+        parts += [_terminal_table(told, [c for c in told.columns if c.study == study]), ""]
+    return [*parts, *map(line, [_marks(told, "*"), *told.notes])]
 
 
 def reproduction_markdown(told: Reproduction, command: str) -> str:
@@ -107,14 +106,19 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _terminal_table(told: Reproduction, columns: Sequence[Column]) -> Table:
-    header, *rows = _table(told, columns, "[bold]* {}[/]")
-    direction = f"\n{_heading(told, columns[0])}" if told.transfer and len(columns) == 1 else ""
-    table = Table(title=plain(_title(told)) + direction, title_justify="left")
-    for number, heading in enumerate(header):
-        table.add_column(plain(heading), justify="left" if number < 2 else "right")
-    for number, row in enumerate(rows):
-        if number and (row[0] or (row[1].startswith(_LEAD) and not rows[number - 1][1].startswith(_LEAD))):
-            table.add_section()
-        table.add_row(*row, style="bold" if row[1] == told.titles.get(ARELU) else None)
+def _terminal_table(told: Reproduction, columns: Sequence[Column]) -> Grid:
+    header, *rows = _table(told, columns, "* {}")
+    direction = f", {_heading(told, columns[0])}" if told.transfer and len(columns) == 1 else ""
+    # An accuracy is what the table is for: rather a block for each activation than a rate left out.
+    headings = [grid.Column("group", "name", gives_way=1, once=True), *(grid.Column(name, "name") for name in header[1:2])]
+    table = Grid([*headings, *map(grid.Column, header[2:])], title=_title(told) + direction)
+    for group, (_, activation, *cells) in zip(_groups(told, len(rows)), rows, strict=True):
+        best = [(cell, "bold" * cell.startswith("*")) for cell in cells]
+        table.add(group, activation, *best, style="bold" * (activation == told.titles.get(ARELU)))
     return table
+
+
+def _groups(told: Reproduction, rows: int) -> list[str]:
+    """Of each row; those below the activations are of none."""
+    groups = [told.groups[name] for name in told.activations]
+    return groups + [""] * (rows - len(groups))

@@ -6,11 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import TaskProgressColumn, TextColumn
-
 from arelu_tl.records.duration import told_duration
 from arelu_tl.render.bar import stderr_bars
-from arelu_tl.render.console import Output, plain
+from arelu_tl.render.console import Output
 from arelu_tl.study.reproduce import Watcher
 from arelu_tl.study.reproduce_units import Task, Unit
 
@@ -23,8 +21,8 @@ class ReproductionView(Watcher):
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._bar = stderr_bars(output, TaskProgressColumn(), TextColumn("{task.fields[told]}"))
-        self._task = self._bar.add_task("training", total=None, told="")
+        self._bar = stderr_bars(output, share=True)
+        self._task = self._bar.add_task("training", total=None, told=[])
         self._began = self._told = time.monotonic()
         self._done, self._total = 0, 0
 
@@ -39,9 +37,9 @@ class ReproductionView(Watcher):
         self._began = self._told = time.monotonic()
         self._total = net_steps
         self._bar.update(self._task, total=net_steps)
-        self.output.note(f"study folder: [bold]{plain(path)}[/]")
+        self.output.note("study folder: ", (str(path), "bold"), whole=True)
         for digits in {task.target.name: task.target for task in tasks}.values():
-            self.output.note(f"[bold]{plain(digits.name)}[/]: {plain(digits.told)}")
+            self.output.note((digits.name, "bold"), f": {digits.told}")
         before = f", {done} of them trained already" if done else ""
         self.output.note(f"{runs} trainings{before}; {net_steps:,} steps to take")
 
@@ -51,7 +49,7 @@ class ReproductionView(Watcher):
 
     def unit_done(self, unit: Unit) -> None:
         rates = ", ".join(f"{lr:g}" for lr in unit.lrs)
-        self._bar.update(self._task, told=f"{unit.task.folder} {unit.activation}, rates {rates}")
+        self._bar.update(self._task, told=[f"{unit.task.folder} {unit.activation}", f"rates {rates}"])
         now = time.monotonic()
         if self._bar.disable and self._done and now - self._told > _LINE_EVERY:
             self._told = now

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from arelu_tl.records.survey import SurveyRow
-from arelu_tl.render.console import plain
+from arelu_tl.render.grid import Column, Grid
 
 
-def survey_table(rows: Sequence[SurveyRow]) -> Table:
+def survey_table(rows: Sequence[SurveyRow]) -> Grid:
     """A row for each architecture, with how its sites are made up."""
-    table = Table()
-    table.add_column("architecture", overflow="fold")
-    for heading in ("sites", "module", "shared", "functional", "relu6", "SE", "squared"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    kinds = {"module": 5, "shared": 5, "functional": 5, "relu6": 3, "SE": 2, "squared": 2}
     refused = any(row.refusal for row in rows)
-    if refused:
-        table.add_column("refused because")
+    table = Grid(
+        [
+            Column("architecture", "name"),
+            Column("sites"),
+            *(Column(kind, gives_way=way) for kind, way in kinds.items()),
+            *[Column("refused because", "text", gives_way=1)] * refused,
+        ]
+    )
     for row in rows:
         counts = (row.sites, row.module, row.shared, row.functional, row.relu6, row.squeeze_excite, row.squared)
-        cells = [str(n) if n else "·" for n in counts]
-        table.add_row(plain(row.name), *cells, *([plain(row.refusal)] if refused else []))
+        table.add(row.name, *(str(n) if n else "·" for n in counts), *[row.refusal or ""] * refused)
     return table

@@ -1,4 +1,4 @@
-"""Reports as rich tables."""
+"""What compare and export report, as tables and sentences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from arelu_tl.analysis import BASELINE, Cell, Comparison, RateComparison, TimeToTarget
 from arelu_tl.analysis.results import NOT_DETECTABLE, Spread
-from arelu_tl.render.console import plain
+from arelu_tl.analysis.statistics import PairedDifference
+from arelu_tl.render.console import Shown, line
+from arelu_tl.render.grid import Column, Grid
+from arelu_tl.render.text import Part
 
 if TYPE_CHECKING:  # a comparison's tables need no torch
     from arelu_tl.exporting.report import ExportReport
@@ -23,35 +22,46 @@ def or_dash(value: float | int | None, form: str = "") -> str:
     return "-" if value is None else format(value, form)
 
 
-def comparison_report(comparison: Comparison) -> Group:
+def comparison_report(comparison: Comparison) -> list[Shown]:
     """Verdicts, the table they rest on, whose the gain is, and what a reader must know to read them."""
-    parts: list[RenderableType] = [rates_table(comparison)]
+    parts: list[Shown] = [rates_table(comparison)]
     if len({cell.lr for cell in comparison.cells}) > 1 and comparison.best:
-        parts.append(best_table(comparison))
+        parts += ["", best_table(comparison)]
+    parts.append("")
     # One seed's is no more than what the table says already.
-    parts += [Text(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged]
-    parts += [Text(sentence) for sentence in comparison.gain]
-    parts += [Text(warning, style="yellow") for warning in comparison.warnings]
-    parts += [Text(proof, style="dim") for proof in _proofs(comparison.rates)]
+    parts += [line(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged]
+    parts += [line(sentence) for sentence in comparison.gain]
+    parts += [line(warning, style="yellow") for warning in comparison.warnings]
+    parts += [line(proof, style="dim") for proof in _proofs(comparison.rates)]
     if comparison.unpaired:
-        parts.append(Text(f"without a partner: {', '.join(comparison.unpaired)}"))
+        parts.append(line(f"without a partner: {', '.join(comparison.unpaired)}"))
     if comparison.repeated:
-        parts.append(Text(f"left out: {', '.join(comparison.repeated)}"))
-    return Group(*parts)
+        parts.append(line(f"left out: {', '.join(comparison.repeated)}"))
+    return parts
 
 
-def rates_table(comparison: Comparison) -> Table:
+def rates_table(comparison: Comparison) -> Grid:
     """Each rate's arms, the baseline first."""
-    table = Table(title=_title(comparison), title_justify="left")
-    for heading in ("lr", "arm", "seeds", "final", "best", "AULC", "over relu", "to target", "step/relu", "img/s", "drift"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    table = Grid(
+        [
+            Column("lr", once=True),
+            Column("arm", "name"),
+            Column("seeds", gives_way=5),
+            Column("final", gives_way=4),
+            Column("best", gives_way=1),
+            Column("AULC"),
+            Column("over relu"),
+            Column("95% interval", gives_way=2),
+            Column("steps to target"),
+            Column("step/relu", gives_way=6),
+            Column("img/s", gives_way=8),
+            Column("drift", gives_way=7),
+        ],
+        title=_title(comparison),
+    )
     found = {(each.arm, each.lr): each for each in comparison.rates}
-    before = None
     for cell in sorted(comparison.cells, key=lambda cell: (cell.lr, cell.arm != BASELINE, cell.arm)):
-        if before not in (None, cell.lr):
-            table.add_section()
-        table.add_row(f"{cell.lr:g}" if cell.lr != before else "", *_cells(cell, found.get((cell.arm, cell.lr))))
-        before = cell.lr
+        table.add(f"{cell.lr:g}", *_cells(cell, found.get((cell.arm, cell.lr))))
     return table
 
 
@@ -67,14 +77,16 @@ def _targets(comparison: Comparison) -> str:
     return targets[0] if len(targets) == 1 else "95% of relu's best at the same rate"
 
 
-def _cells(cell: Cell, found: RateComparison | None) -> list[str]:
+def _cells(cell: Cell, found: RateComparison | None) -> list[Part]:
+    detectable = found is not None and not found.one_seed and found.verdict != NOT_DETECTABLE
     return [
-        plain(cell.arm),
+        cell.arm,
         str(len(cell.seeds)),
         _mean(cell.final_top1),
         _mean(cell.best_top1),
         _mean(cell.aulc),
-        "" if found is None else _difference(found),
+        ("" if found is None else f"{found.aulc.mean:+.3f}", "bold" * detectable),
+        ("" if found is None else _interval(found.aulc), "bold" * detectable),
         _when(cell.steps_to_target),
         "" if found is None else or_dash(found.cost.seconds_per_step, ".2f"),
         or_dash(cell.images_per_second, ".1f"),
@@ -86,53 +98,39 @@ def _mean(spread: Spread) -> str:
     return f"{spread.mean:.3f}" + (f" ±{spread.sd:.3f}" if spread.sd is not None else "")
 
 
-def _difference(found: RateComparison) -> str:
-    d = found.aulc
-    told = f"{d.mean:+.3f}"
-    if d.low is not None and d.high is not None:
-        told += f" ({d.low:+.3f} to {d.high:+.3f})"
-    return told if found.one_seed or found.verdict == NOT_DETECTABLE else f"[bold]{told}[/]"
+def _interval(difference: PairedDifference) -> str:
+    return or_dash(difference.low, "+.3f") + (f" to {difference.high:+.3f}" if difference.high is not None else "")
 
 
 def _when(time: TimeToTarget) -> str:
     if time.reached == 0:
         return "never"
-    step = f"step {time.median:.0f}" if time.median is not None else f"> step {time.restricted_mean:.0f}"
-    return step if time.reached == time.of else f"{step} ({time.reached} of {time.of})"
+    steps = f"{time.median:.0f}" if time.median is not None else f"> {time.restricted_mean:.0f}"
+    return steps if time.reached == time.of else f"{steps} ({time.reached} of {time.of})"
 
 
-def best_table(comparison: Comparison) -> Table:
-    """Best rate against best rate: what each reaches at the rate that it would be tuned to."""
+def best_table(comparison: Comparison) -> Grid:
+    """Best rate against best rate: what each reaches at the rate that it would be tuned to, relu below each arm."""
     how = ", chosen on other pictures than it is judged by" if all(each.cross_fitted for each in comparison.best) else ""
-    table = Table(title=f"each at its best rate{how}", title_justify="left")
-    for heading in (
-        "arm",
-        "best lr",
-        "accuracy",
-        "AULC",
-        "to target",
-        "relu's best lr",
-        "accuracy",
-        "AULC",
-        "to target",
-        "difference",
-    ):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    columns = [
+        Column("arm", "name"),
+        Column("best lr"),
+        Column("accuracy"),
+        Column("AULC", gives_way=3),
+        Column("steps to target", gives_way=2),
+        Column("over relu"),
+        Column("95% interval", gives_way=1),
+    ]
+    table = Grid(columns, title=f"each at its best rate{how}")
     for each in comparison.best:
-        d = each.accuracy
-        interval = f" ({d.low:+.3f} to {d.high:+.3f})" if d.low is not None and d.high is not None else ""
-        table.add_row(
-            plain(each.arm),
-            f"{each.lr:g}",
-            f"{each.arm_accuracy:.3f}",
-            f"{each.aulc[0]:.3f}",
-            _when(each.steps_to_target[0]),
-            f"{each.reference_lr:g}",
-            f"{each.reference_accuracy:.3f}",
-            f"{each.aulc[1]:.3f}",
-            _when(each.steps_to_target[1]),
-            f"{d.mean:+.3f}{interval}",
-        )
+        accuracies = (each.arm_accuracy, each.reference_accuracy)
+        differences = [(f"{each.accuracy.mean:+.3f}", _interval(each.accuracy)), ("", "")]
+        for side, (arm, lr) in enumerate(((each.arm, each.lr), (each.reference, each.reference_lr))):
+            table.add(
+                arm, f"{lr:g}", f"{accuracies[side]:.3f}", f"{each.aulc[side]:.3f}", _when(each.steps_to_target[side]),
+                *differences[side],
+            )  # fmt: skip
+        table.section()
     return table
 
 
@@ -146,47 +144,58 @@ def _proofs(rates: Sequence[RateComparison]) -> list[str]:
     return [f"same in {'both' if n == 1 else 'all of them'} (seed {seed}): {same}" for (seed, same), n in together.items()]
 
 
-def export_report(report: ExportReport) -> Group:
+def export_report(report: ExportReport) -> list[Shown]:
     """What was written, how it was proved, and what of the activations is left in it."""
-    files = ", ".join(f"{plain(name)} ({size:,} bytes)" for name, size in report.files.items())
-    parts: list[RenderableType] = [Text.from_markup(f"wrote {plain(report.path)}: {files}")]
+    files = ", ".join(f"{name} ({size:,} bytes)" for name, size in report.files.items())
+    parts: list[Shown] = [f"wrote {report.path}: {files}"]
     if report.fold is not None:
         fold = report.fold
         total = len(fold.folded) + len(fold.kept)
         gains = f"the gains of {len(fold.folded)} of {total} activations"
         normalisations = f", {fold.batchnorms} normalisations" if fold.batchnorms else ""
-        parts.append(f"in the weights around them: {gains}{normalisations}")
-        parts += [f"  {plain(name)} keeps its product: {plain(reason)}" for name, reason in fold.kept.items()]
+        parts.append(line(f"in the weights around them: {gains}{normalisations}"))
+        parts += [line(f"  {name} keeps its product: {reason}") for name, reason in fold.kept.items()]
     for proof in report.proofs:
         parts.append(
-            f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
-            f"({proof.share:.0%} of what is allowed)"
+            line(
+                f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
+                f"({proof.share:.0%} of what is allowed)"
+            )
         )
     if report.accuracy is not None:
         change = report.accuracy
         parts.append(
-            f"in fewer bits: accuracy {change.after:.4f} where the trained model has {change.before:.4f}, the same class on "
-            f"{change.same:.1%} of {change.pictures} validation pictures"
+            line(
+                f"in fewer bits: accuracy {change.after:.4f} where the trained model has {change.before:.4f}, the same class on "
+                f"{change.same:.1%} of {change.pictures} validation pictures"
+            )
         )
     if report.form == "timm":
         parts.append(
             "loads with arelu_tl.load_model, and with timm alone: timm.create_model('local-dir:FOLDER', pretrained=True)"
         )
     elif report.unlike_timm is not None:
-        parts.append(f"loads with arelu_tl.load_model, not with timm alone: {plain(report.unlike_timm)}")
+        parts.append(line(f"loads with arelu_tl.load_model, not with timm alone: {report.unlike_timm}"))
     if report.timings:
         parts.append(_timings(report))
     if report.url is not None:
-        parts.append(f"uploaded: {plain(report.url)}")
-    return Group(*parts)
+        parts.append(f"uploaded: {report.url}")
+    return parts
 
 
-def _timings(report: ExportReport) -> Table:
-    table = Table(title=f"beside {plain(report.baseline)}, in turns", title_justify="left")
-    for name in ("batch", "ms", "baseline ms", "pictures/s", "ratio", "least .. greatest", "rounds"):
-        table.add_column(name, justify="right")
+def _timings(report: ExportReport) -> Grid:
+    columns = [
+        Column("batch"),
+        Column("ms"),
+        Column("baseline ms"),
+        Column("pictures/s", gives_way=1),
+        Column("ratio"),
+        Column("least .. greatest", gives_way=2),
+        Column("rounds", gives_way=3),
+    ]
+    table = Grid(columns, title=f"beside {report.baseline}, in turns")
     for t in report.timings:
-        table.add_row(
+        table.add(
             str(t.batch), f"{t.milliseconds:.1f}", f"{t.baseline_milliseconds:.1f}", f"{t.pictures_per_second:.1f}",
             f"{t.ratio:.2f}", f"{t.least:.2f} .. {t.greatest:.2f}", str(t.rounds),
         )  # fmt: skip

@@ -1,96 +1,91 @@
-"""What evaluate and predict report, as tables, rows and lines. Imports no torch: neither needs it for an ONNX file."""
+"""What evaluate and predict report, as tables, rows and sentences. Imports no torch: neither needs it for an ONNX file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from arelu_tl.data.gate import Rejected
-from arelu_tl.render.console import plain
-from arelu_tl.render.text import shorten, visible
+from arelu_tl.render.console import Shown, line
+from arelu_tl.render.grid import Column, Grid
+from arelu_tl.render.text import Part
 from arelu_tl.study.evaluate import EvaluationReport
 from arelu_tl.study.predict import Prediction
 
 # A matrix of more classes is wider than a terminal; the picture shows it.
 _MOST_CLASSES = 20
-_LONGEST_NAME = 24
 
 
-def rejected_line(rejected: Rejected) -> str:
-    """A picture that is left out, in rich markup."""
-    return f"[yellow]left out[/] {plain(rejected.path)}: {plain(rejected.reason)}"
+def rejected_line(rejected: Rejected) -> tuple[Part, Part]:
+    """A picture that is left out, and why."""
+    return ("left out", "yellow"), f" {rejected.path}: {rejected.reason}"
 
 
-def training_line(report: EvaluationReport) -> str | None:
-    """What became of the pictures that the model was trained on, in rich markup; None where there are none."""
+def training_line(report: EvaluationReport) -> list[Part]:
+    """What became of the pictures that the model was trained on; [] where there are none."""
     if report.trained_on is None:
-        return "[yellow]nothing tells which pictures this model was trained on[/]: if there are any among these, they are counted"
+        unknown = ("nothing tells which pictures this model was trained on", "yellow")
+        return [unknown, ": if there are any among these, they are counted"]
     listed = report.images + len(report.rejected) + (0 if report.counted else report.trained_on)
     told = f"{report.trained_on} of {listed} pictures"
-    gone = f"; {report.gone} more that it was trained on are gone and would not be known" if report.gone else ""
+    gone = f"{report.gone} more that it was trained on are gone and would not be known" if report.gone else ""
+    more = f"; {gone}" if gone else ""
     if report.counted and report.trained_on:
-        return f"[yellow]{told} were trained on and are counted[/]: this is no accuracy on new pictures{gone}"
+        return [(f"{told} were trained on and are counted", "yellow"), f": this is no accuracy on new pictures{more}"]
     if report.trained_on:
-        return f"left out: {told}, which the model was trained on (--include-training counts them){gone}"
-    return gone.removeprefix("; ") or None
+        return [f"left out: {told}, which the model was trained on (--include-training counts them){more}"]
+    return [gone] if gone else []
 
 
-def evaluation_report(report: EvaluationReport) -> Group:
+def evaluation_report(report: EvaluationReport) -> list[Shown]:
     """The numbers, each class's, and for few classes the confusion matrix."""
     top5 = f", top-5 {report.top5:.4f}" if report.top5 is not None else ""
-    parts: list[RenderableType] = [
-        Text(f"{report.images} pictures: accuracy {report.top1:.4f}{top5}, loss {report.loss:.4f}", style="bold"),
-        Text(
+    parts: list[Shown] = [
+        line(f"{report.images} pictures: accuracy {report.top1:.4f}{top5}, loss {report.loss:.4f}", style="bold"),
+        line(
             f"macro-F1 {report.macro_f1:.4f}, balanced accuracy {report.balanced_accuracy:.4f}, "
             f"expected calibration error {report.calibration_error:.4f}"
         ),
+        "",
         _per_class(report),
     ]
     if len(report.classes) <= _MOST_CLASSES:
-        # No title: rich would break it at the width of the table.
-        parts += [Text("confusion: a row is the true class, a column the predicted one", style="italic"), _confusion(report)]
+        parts += ["", _confusion(report, report.classes)]
     if report.rejected:
-        parts.append(Text(f"left out: {len(report.rejected)} of {report.images + len(report.rejected)} pictures"))
-    return Group(*parts)
+        parts.append(line(f"left out: {len(report.rejected)} of {report.images + len(report.rejected)} pictures"))
+    return parts
 
 
-def _per_class(report: EvaluationReport) -> Table:
-    table = Table(title="per class", title_justify="left")
-    for heading in ("class", "pictures", "precision", "recall", "F1"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+def _per_class(report: EvaluationReport) -> Grid:
+    columns = [Column("class", "name"), *map(Column, ("pictures", "precision", "recall", "F1"))]
+    table = Grid(columns, title="per class")
     for row in report.per_class:
         shares = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        table.add_row(plain(row["class"]), str(row["support"]), *shares)
+        table.add(row["class"], str(row["support"]), *shares)
     return table
 
 
-def _confusion(report: EvaluationReport) -> Table:
-    table = Table()
-    table.add_column("")
-    names = [plain(shorten(visible(name), _LONGEST_NAME)) for name in report.classes]
-    for name in names:
-        table.add_column(name, justify="right")
-    for i, (name, counts) in enumerate(zip(names, report.confusion.tolist(), strict=True)):
-        cells = [f"[bold]{n}[/]" if i == j else str(n) if n else "·" for j, n in enumerate(counts)]
-        table.add_row(name, *cells)
+def _confusion(report: EvaluationReport, headings: Sequence[str]) -> Grid:
+    """Headed by the class names, or by their numbers where there is no room for them."""
+    named = headings is report.classes
+    table = Grid(
+        [Column("true class", "name"), *map(Column, headings)],
+        title=f"confusion: a row is the true class, a column the {'' if named else 'number of the '}predicted one",
+        instead=_confusion(report, [str(number) for number in range(1, len(headings) + 1)]) if named else None,
+    )
+    for i, (name, counts) in enumerate(zip(report.classes, report.confusion.tolist(), strict=True)):
+        cells: list[Part] = [(str(n), "bold") if i == j else str(n) if n else "·" for j, n in enumerate(counts)]
+        table.add(name if named else f"{i + 1} {name}", *cells)
     return table
 
 
-def predictions_table(predictions: Sequence[Prediction]) -> Table:
+def predictions_table(predictions: Sequence[Prediction]) -> Grid:
     """A row for each picture."""
-    table = Table()
-    table.add_column("picture", overflow="fold")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    table.add_column("then")
+    table = Grid([Column("picture", "name"), Column("label", "name"), Column("probability"), Column("then", "text", gives_way=1)])
     for prediction in predictions:
         told = list(zip(prediction.labels, prediction.probabilities, strict=True))
-        rest = ", ".join(f"{plain(label)} {p:.3f}" for label, p in told[1:])
-        table.add_row(plain(prediction.path), plain(told[0][0]), f"{told[0][1]:.3f}", rest)
+        rest = ", ".join(f"{label} {p:.3f}" for label, p in told[1:])
+        table.add(prediction.path, told[0][0], f"{told[0][1]:.3f}", rest)
     return table
 
 

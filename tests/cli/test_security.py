@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from arelu_tl.records.csv_table import read_table
+from arelu_tl.render.text import visible
 
 FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "1", "-j", "0"]
 TRACE = "the payload ran"
@@ -188,7 +189,12 @@ NASTY = [
     os.fsdecode(b"caf\xe9"),
     "-rf",
     "a,b\"c'",
+    "[red]:smile:",
+    "[link=x]y",
+    "\u202edlrow",
+    "sixty letters " * 4 + "日本",
 ]
+PLACE = "runs [v1] :smile:"
 HARMLESS = {"\n"}
 
 
@@ -202,10 +208,10 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file(tmp_path:
         data = write_pictures(tmp_path / "data", NASTY)
     except OSError:
         pytest.skip("this file system does not take the names")
-    training = ["finetune", data, *FAST, "--name", "study", "--lr", "1e-3"]
-    study = tmp_path / "runs" / "study"
+    training = ["finetune", data, *FAST, "--output", PLACE, "--name", "study", "--lr", "1e-3"]
+    study = tmp_path / PLACE / "study"
     run = study / "arelu-lr0.001-s0"
-    said = []
+    said = {}
     for words in (
         ["check", data, "--output", "checked"],
         training,
@@ -215,13 +221,31 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file(tmp_path:
         ["predict", run, data / "val"],
         ["predict", "m.onnx", data / "val", "--csv"],
         ["evaluate", "folder", data, "--output", "evaluated"],
+        ["explain", "gradients", run, "--batches", "1"],
+        ["explain", "activations", run],
+        ["explain", "features", run, data / "val" / NASTY[1] / f"0 {NASTY[1]}.png"],
+        ["inspect", "test_resnet", "--no-pretrained", "--plot", tmp_path / "[red]sites.png"],
+        ["sweep", data, *FAST, "--output", PLACE, "--name", "wider", "--arms", "arelu"],
     ):
         done = run_command(*words, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
         assert not acts(done.stdout), words
         assert not acts(done.stderr), words
-        said.append(done.stdout)
-    assert "[bold]x[" in said[0]  # not taken for markup
+        said[" ".join(map(str, words[: 1 + (words[0] == "explain")]))] = done.stdout
+    # Not taken for markup, and a pipe gets all of it.
+    for name in NASTY:
+        assert all(visible(name) in said[command] for command in ("check", "evaluate")), name
+    assert f"report: {PLACE}/study/convergence.png" in said["finetune"]
+    assert f"{PLACE}/wider: " in said["sweep"]
+    assert f"figure: {tmp_path}/[red]sites.png" in said["inspect"]
+    for command in ("gradients", "activations"):
+        assert f"wrote {run}/explain/{command}.png" in said[f"explain {command}"]
+    assert "figure: " + visible(study / f"features-0 {NASTY[1]}-") in said["explain features"]
+    # What is printed to be typed next means what is there.
+    typed = [line for line in said["finetune"].partition("next:\n")[2].splitlines() if " PICTURE" in line]
+    shell = subprocess.run(["bash", "-c", f"printf '%s\\0' {typed[0]}"], capture_output=True, text=True, check=True)
+    program, command, model, _ = shell.stdout.rstrip("\0").split("\0")
+    assert (program, command, (tmp_path / model).resolve()) == ("arelu-tl", "predict", run.resolve())
     page = (study / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page
@@ -235,7 +259,18 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file(tmp_path:
         assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "-")) and not cell[1:2].isdigit()], table
     assert {row["label"] for row in read_table(study / "split.csv")} == set(NASTY)
     inside = {path.name for path in tmp_path.iterdir()}
-    assert inside == {"data", "checked", "runs", "folder", "m.onnx", "evaluated"}
+    assert inside == {"data", "checked", PLACE, "folder", "m.onnx", "evaluated", "[red]sites.png"}
+
+
+@pytest.mark.parametrize("name", NASTY, ids=ascii)
+def test_an_error_names_what_was_asked_for_as_it_is_called(name: str, tmp_path: Path) -> None:
+    path = Path("nowhere", name)
+    for words in (["check", path], ["evaluate", path, path], ["compare", path], ["finetune", "--config", path], [f"no{name}"]):
+        done = run_command(*words, cwd=tmp_path)
+        assert done.returncode == 2, words
+        (line,) = done.stderr.splitlines()
+        assert not acts(line)
+        assert len(words) < 2 or " ".join(map(visible, name.split())) in line
 
 
 # The network

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
 from arelu_tl.errors import ConfigError
 
 
@@ -25,6 +25,7 @@ def activations(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Draw every site's learnt activation beside its initial one; without a RUN, all activations of the catalogue."""
@@ -37,7 +38,7 @@ def activations(
     from arelu_tl.render.curves import curves_report, gallery_report, write_curves, write_gallery
     from arelu_tl.study.curves import catalogue_shapes, run_curves
 
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     if run is None:
         shapes = catalogue_shapes()
         written = write_gallery(shapes, output or Path("explain"))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.executable import refuse_executable
 
@@ -45,6 +45,7 @@ def features(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Show one picture's maps before and after the activation in both arms, what attention does to them, and where each arm
@@ -64,7 +65,7 @@ def features(
     from arelu_tl.render.figures.features import features_figure
     from arelu_tl.study.feature_maps import explain_features
 
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
         report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
     target = output or report.answers[0].run.parent / _page_name(image)

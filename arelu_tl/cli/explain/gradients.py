@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder, with_config_options
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records import runs
 from arelu_tl.records.config import check_config
@@ -43,6 +43,7 @@ def gradients(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    wide: Wide = False,
     debug: Debug = False,
 ) -> None:
     """Measure norm and vanishing share of the gradients by depth, at the start and along training, in both arms.
@@ -68,7 +69,7 @@ def gradients(
     from arelu_tl.render.progress import StudyView
     from arelu_tl.study.gradients import gradients_of_run, gradients_of_training
 
-    sink = Output(as_json=json, quiet=quiet)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
     with StudyView(sink) as view:
         measured: dict[str, Any] = {"batches": batches, "threshold": threshold, "observer": view}
         if config is not None:
