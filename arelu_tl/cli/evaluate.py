@@ -15,6 +15,10 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or an .onnx file, which needs no torch.")],
     data: Annotated[Path, typer.Argument(help="Folder of pictures, one folder a class; its val folder if it has one.")],
     split: Annotated[str | None, typer.Option(help="Folder of DATA to evaluate instead, as test.")] = None,
+    layout: Annotated[
+        Literal["auto", "flat", "split"],
+        typer.Option(help="split: DATA/{train,val}/CLASS/*; flat: DATA/CLASS/*; auto: by what is there and the model's classes."),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
@@ -40,6 +44,8 @@ def evaluate(
     """
     require_folder(data)
 
+    from arelu_tl.data.gate import by_reason
+    from arelu_tl.data.passed_over import PassedOver
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output, plain
     from arelu_tl.render.use_tables import evaluation_report, rejected_line
@@ -53,11 +59,14 @@ def evaluate(
         require_room(output, EVALUATION)
     sink = Output(as_json=json, quiet=quiet)
     classifier = open_classifier(model, device)
+    passed = PassedOver()
     with PictureBar(sink, "evaluating") as bar:
         report = evaluate_pictures(
-            classifier, model, data, split=split, batch_size=batch_size, progress=bar,
+            classifier, model, data, split=split, layout=layout, batch_size=batch_size, passed=passed, progress=bar,
             rejected=lambda each: sink.warn(rejected_line(each)),
         )  # fmt: skip
+    if told := passed.line():
+        sink.note(plain(told))
     written = write_evaluation(report, output) if output is not None else []
     files = [f"wrote {', '.join(plain(path) for path in written)}"] if written else []
     sink.report(evaluation_report(report), *files, data=report.to_json())
@@ -66,5 +75,6 @@ def evaluate(
     if report.rejected and on_bad_image == "error":
         left_out = len(report.rejected)
         raise DataError(
-            f"left out: {left_out} of {report.images + left_out} pictures, named above (--on-bad-image skip lets it pass)"
+            f"left out: {left_out} of {report.images + left_out} pictures ({by_reason(report.rejected)}); "
+            "--on-bad-image skip lets it pass"
         )

@@ -44,17 +44,18 @@ def inspect(
     if plot is not None and not plot.absolute().parent.is_dir():
         raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}")
 
-    from arelu_tl.render.console import Output
+    from arelu_tl.render.console import Output, plain
     from arelu_tl.render.inspection import inspection_report
     from arelu_tl.study.inspection import inspect_backbone
 
-    inspection = inspect_backbone(config, images)
+    sink = Output(as_json=json, quiet=quiet)
+    inspection = inspect_backbone(config, images, notify=lambda told: sink.note(plain(told)))
     if plot is not None:
         from arelu_tl.render.figures import draw_sites
 
         draw_sites(inspection.report, plot, title=model)
     parts = inspection_report(inspection, model, plot)
-    Output(as_json=json, quiet=quiet).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
+    sink.report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
 
 
 def _list_supported(pattern: str | None, *, as_json: bool) -> None:

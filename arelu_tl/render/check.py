@@ -27,8 +27,10 @@ def check_report(check: Check) -> list[RenderableType]:
             parts.append(_rejected_table(folder))
         if folder.copies:
             parts.append(_copies_table(folder.copies))
-        if folder.ignored:
-            parts.append(f"{folder.ignored} other files, ignored")
+        if endings := folder.endings():
+            parts.append(f"files: {plain(endings)}")
+        if told := folder.passed.line():
+            parts.append(plain(told))
         # An error says it already.
         refused = any("--allow-duplicates" in problem for problem in check.problems)
         parts += [f"[yellow]{plain(told)}[/]" for told in folder.warnings() if not (refused and "more than one split" in told)]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from arelu_tl.data.folder import list_evaluation
 from arelu_tl.data.gate import Rejected
+from arelu_tl.data.layout import Layout
+from arelu_tl.data.passed_over import PassedOver
 from arelu_tl.errors import DataError
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify
@@ -139,7 +141,9 @@ def evaluate(
     data: Path,
     *,
     split: str | None = None,
+    layout: Layout = "auto",
     batch_size: int = 32,
+    passed: PassedOver | None = None,
     rejected: Callable[[Rejected], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
@@ -150,6 +154,8 @@ def evaluate(
     Args:
         model_path: where ``classifier`` comes from.
         split: folder of ``data`` to take instead.
+        layout: see ``list_evaluation``.
+        passed: is given what is in ``data`` and no picture of a class.
         rejected: told of each picture that cannot be read.
         progress: called with (pictures done, pictures in all).
 
@@ -158,7 +164,7 @@ def evaluate(
         ArtefactError: the model does not answer with finite numbers.
     """
     only = held_out(model_path, data) if split is None else None
-    listed = list_evaluation(data, classifier.classes, split=split, only=only)
+    listed = list_evaluation(data, classifier.classes, split=split, layout=layout, only=only, passed=passed)
     bad: list[Rejected] = []
     told: list[_Told] = []
     answers = classify(classifier, (data / path for path, _ in listed), batch_size=batch_size)
