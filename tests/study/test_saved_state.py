@@ -35,7 +35,10 @@ def spoilt(study: Path, there: Path, spoil: Callable[[dict[str, Any]], Any]) -> 
     (checkpoint,) = copy.glob("*/checkpoints/step-*")
     state = torch.load(checkpoint / "state.pt", weights_only=True)
     other = spoil(state)
-    torch.save(state if other is None else other, checkpoint / "state.pt")
+    if isinstance(other, bytes):
+        (checkpoint / "state.pt").write_bytes(other)
+    else:
+        torch.save(state if other is None else other, checkpoint / "state.pt")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["sha256"]["state.pt"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
@@ -63,6 +66,10 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no scaler": (without("scaler"), "scaler"),
     "no lengths": (without("lengths"), "lengths"),
     "lengths that are none": (lambda state: state.update(lengths={"metrics": "long"}), "lengths"),
+    "nothing": (lambda state: b"", "state.pt"),
+    "text": (lambda state: b"hello world", "state.pt"),
+    "letters": (lambda state: b"a" * 1000, "state.pt"),
+    "another archive": (lambda state: b"PK\x03\x04" + bytes(60), "state.pt"),
     "a list": (lambda state: [1], "not a training's state"),
 }
 
