@@ -12,8 +12,8 @@ from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
 
 _SHOWN = (
-    "train_split", "val_split", "val_fraction", "split_seed", "on_bad_image", "allow_duplicates", "follow_links", "cache",
-    "cache_limit",
+    "train_split", "val_split", "layout", "val_fraction", "split_seed", "on_bad_image", "allow_duplicates", "follow_links",
+    "cache", "cache_limit",
 )  # fmt: skip
 
 

@@ -18,6 +18,10 @@ def evaluate(
     include_training: Annotated[
         bool, typer.Option("--include-training", help="Count the pictures that the model was trained on, too.")
     ] = False,
+    layout: Annotated[
+        Literal["auto", "flat", "split"],
+        typer.Option(help="split: DATA/{train,val}/CLASS/*; flat: DATA/CLASS/*; auto: by what is there and the model's classes."),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
@@ -44,6 +48,8 @@ def evaluate(
     """
     require_folder(data)
 
+    from arelu_tl.data.gate import by_reason
+    from arelu_tl.data.passed_over import PassedOver
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
     from arelu_tl.render.use_tables import evaluation_report, rejected_line, training_line
@@ -57,14 +63,17 @@ def evaluate(
         require_room(output, EVALUATION)
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     classifier = open_classifier(model, device)
+    passed = PassedOver()
     with PictureBar(sink, "evaluating") as bar:
         report = evaluate_pictures(
-            classifier, data, split=split, include_training=include_training, batch_size=batch_size, progress=bar,
-            rejected=lambda each: sink.warn(*rejected_line(each)),
+            classifier, data, split=split, layout=layout, include_training=include_training, batch_size=batch_size,
+            passed=passed, progress=bar, rejected=lambda each: sink.warn(*rejected_line(each)),
         )  # fmt: skip
     if told := training_line(report):
         # Where they are left out as they should be, --quiet need not hear of it.
         (sink.warn if report.counted or report.gone else sink.note)(*told)
+    if left := passed.line():
+        sink.note(left)
     written = write_evaluation(report, output) if output is not None else []
     files = [f"wrote {', '.join(map(str, written))}"] if written else []
     sink.report(*evaluation_report(report), *files, data=report.to_json())
@@ -73,5 +82,6 @@ def evaluate(
     if report.rejected and on_bad_image == "error":
         left_out = len(report.rejected)
         raise DataError(
-            f"left out: {left_out} of {report.images + left_out} pictures, named above (--on-bad-image skip lets it pass)"
+            f"left out: {left_out} of {report.images + left_out} pictures ({by_reason(report.rejected)}); "
+            "--on-bad-image skip lets it pass"
         )

@@ -49,13 +49,14 @@ def inspect(
     from arelu_tl.render.inspection import inspection_report
     from arelu_tl.study.inspection import inspect_backbone
 
-    inspection = inspect_backbone(config, images)
+    sink = Output(as_json=json, quiet=quiet, wide=wide)
+    inspection = inspect_backbone(config, images, notify=sink.note)
     if plot is not None:
         from arelu_tl.render.figures import draw_sites
 
         draw_sites(inspection.report, plot, title=model)
     parts = inspection_report(inspection, model, plot)
-    Output(as_json=json, quiet=quiet, wide=wide).report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
+    sink.report(*parts, data={"model": model, **inspection.to_json()}, paged=True)
 
 
 def _list_supported(pattern: str | None, *, as_json: bool, wide: bool) -> None:

@@ -42,6 +42,7 @@ def predict(
     if csv and json:
         raise ConfigError("--csv or --json, not both")
 
+    from arelu_tl.data.gate import by_reason
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
     from arelu_tl.render.use_tables import predictions_json, predictions_table, rejected_line
@@ -53,7 +54,9 @@ def predict(
     found = find_pictures(images)
     for missing in found.missing:
         output.warn(*rejected_line(missing))
-    left_out = len(found.missing)
+    if passed := found.passed.line():
+        output.note(passed)
+    left_out = [*found.missing]
     if not found.paths:
         raise DataError("no picture to label")
     classifier = open_classifier(model, device)
@@ -65,12 +68,13 @@ def predict(
             if isinstance(each, Prediction):
                 show(each)
             else:
-                left_out += 1
+                left_out.append(each)
                 output.warn(*rejected_line(each))
     if not csv:
         output.report(predictions_table(told), data=predictions_json(told))
     if left_out:
-        raise DataError(f"left out: {left_out} of {len(found.paths) + len(found.missing)}, named above")
+        asked = len(found.paths) + len(found.missing)
+        raise DataError(f"left out: {len(left_out)} of {asked} ({by_reason(left_out)})")
 
 
 def _csv_printer(top: int) -> Callable[[Prediction], None]:

@@ -8,11 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jfif"})
-# Twice what the largest camera delivers; a header that claims more is an attack or a mistake.
-MAX_PIXELS = 300_000_000
-# Pillow's own limit stands for the whole process and refuses what a phone's 200-megapixel camera delivers.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+from arelu_tl.data.formats import HEAD, MAX_PIXELS, formats_of, thumbnail_only, unreadable
 
 
 class UndecodableError(ValueError):
@@ -32,10 +28,22 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None) -> Image.
         OSError: the file cannot be read.
     """
     content = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        return _decode(content, at_least)
+    except UndecodableError as error:
+        why = unreadable(content, "" if isinstance(source, bytes) else source.name)
+        raise UndecodableError(why or str(error)) from None
+
+
+def _decode(content: bytes, at_least: int | None) -> Image.Image:
     if not content:
         raise UndecodableError("empty file")
+    if told := unreadable(content):
+        raise UndecodableError(told)
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=formats_of(content[:HEAD])) as picture:
+            if told := thumbnail_only(picture):
+                raise UndecodableError(told)
             if picture.width * picture.height > MAX_PIXELS:
                 raise UndecodableError(f"claims {picture.width} x {picture.height} pixels")
             if at_least is not None:

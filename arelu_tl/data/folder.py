@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arelu_tl.data.copies import Copies, find_copies, join_looks
-from arelu_tl.data.decode import PICTURE_ENDINGS
-from arelu_tl.data.gate import Rejected, check_pictures, hash_pictures
-from arelu_tl.data.listing import VAL_NAMES, Link, Listing, child, find_splits, list_split, natural_key, require_folder
+from arelu_tl.data.gate import Rejected, by_reason, check_pictures, hash_pictures
+from arelu_tl.data.layout import Layout, find_evaluated, find_splits
+from arelu_tl.data.listing import Link, Listing, list_split, natural_key, require_folder
 from arelu_tl.data.names import same_but_for_case, same_letters
+from arelu_tl.data.passed_over import PassedOver, counted, some
 from arelu_tl.data.recipe import Recipe
 from arelu_tl.data.split import Sample, hold_out
 from arelu_tl.data.store import PictureStore
@@ -34,7 +35,7 @@ class PictureFolder:
         splits: samples of each split, in natural order of their paths.
         layout: "split" where the folder itself has train and val, "flat" where we split it.
         rejected: pictures that could not be decoded, left out.
-        ignored: how many files were no pictures by name.
+        passed: what is there and no picture of a class.
         copies: groups of files that show one picture.
         links: symbolic links on the way to pictures.
         cache: where pictures are kept, for as long as it lasts.
@@ -45,7 +46,7 @@ class PictureFolder:
     splits: dict[str, list[Sample]]
     layout: Literal["split", "flat"]
     rejected: list[Rejected] = field(default_factory=list)
-    ignored: int = 0
+    passed: PassedOver = field(default_factory=PassedOver)
     copies: list[Copies] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     cache: PictureStore | None = field(default=None, compare=False, repr=False)
@@ -64,6 +65,11 @@ class PictureFolder:
             split: {self.classes[label]: n for label, n in sorted(Counter(s.label for s in samples).items())}
             for split, samples in self.splits.items()
         }
+
+    def endings(self) -> str:
+        """How many pictures have which ending, the commonest first; "" where all have one."""
+        found = Counter(Path(s.path).suffix.lower() or "no ending" for samples in self.splits.values() for s in samples)
+        return ", ".join(f"{number} {ending}" for ending, number in found.most_common()) if len(found) > 1 else ""
 
     def class_weights(self) -> tuple[float, ...]:
         """What a training picture of each class counts, so that all classes count the same and the mean picture one."""
@@ -94,10 +100,10 @@ class PictureFolder:
         for split, names in counts.items():
             missing = [name for name in self.classes if name not in names]
             if missing and split != "train":
-                told.append(f"no {_KINDS[split]} picture of {_some(missing)}")
+                told.append(f"no {_KINDS[split]} picture of {some(missing)}")
         single = [name for name, number in train.items() if number == 1]
         if single:
-            told.append(f"one training picture only of {_some(single)}")
+            told.append(f"one training picture only of {some(single)}")
         most, least = (choose(train, key=train.__getitem__, default="") for choose in (max, min))
         if train and train[most] > _IMBALANCE * train[least]:
             told.append(
@@ -106,7 +112,7 @@ class PictureFolder:
             )
         twins = [" and ".join(names) for names in same_but_for_case(self.classes)]
         if twins:
-            told.append(f"classes that differ only in upper and lower case, one folder on some disks: {_some(twins)}")
+            told.append(f"classes that differ only in upper and lower case, one folder on some disks: {some(twins)}")
         return told
 
     def _about_links(self) -> list[str]:
@@ -114,7 +120,7 @@ class PictureFolder:
         for kind, followed, noun, words in _LINKS:
             links = [link.path for link in self.links if (link.leads, link.followed) == (kind, followed)]
             if links:
-                told.append(f"{_number(len(links), noun)} {words}: {_some(links)}")
+                told.append(f"{counted(len(links), noun)} {words}: {some(links)}")
         return told
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +131,8 @@ class PictureFolder:
             "counts": self.counts(),
             "fingerprint": self.fingerprint(),
             "rejected": [{"path": r.path, "reason": r.reason} for r in self.rejected],
-            "ignored_files": self.ignored,
+            "ignored_files": self.passed.others,
+            "passed_over": self.passed.to_json(),
             "duplicates_across_splits": [each.paths for each in self.copies if each.across_splits],
             "duplicates": [each.to_json() for each in self.copies],
             "links": [{"path": link.path, "leads": link.leads, "followed": link.followed} for link in self.links],
@@ -147,19 +154,11 @@ _LINKS = (
 )
 
 
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _told_copies(copies: Sequence[Copies]) -> str:
     one, other = copies[0].pair()
     near = sum(not each.exact for each in copies)
     how = f" ({near} by their looks only)" if near else ""
-    return f"{_number(len(copies), 'picture')} more than once{how}, as {one} = {other},"
+    return f"{counted(len(copies), 'picture')} more than once{how}, as {one} = {other},"
 
 
 class _Problems:
@@ -186,6 +185,7 @@ def scan_folder(
     allow_duplicates: bool = False,
     follow_links: bool = False,
     threads: int | None = None,
+    layout: Layout = "auto",
     leave_out: Collection[Path] = (),
     cache: PictureStore | None = None,
     recipes: Mapping[str, Recipe] | None = None,
@@ -196,7 +196,7 @@ def scan_folder(
 
     Args:
         root: ``ROOT/{train,val}/CLASS/*`` or ``ROOT/CLASS/*``; class folders are searched to any depth.
-        train_split: name of the training folder; its presence decides the layout.
+        train_split: name of the training folder; where it is there the layout is "split", unless both could be meant.
         val_split: name of the validation folder; val, valid or validation when None.
         val_fraction: share of each class held out where the folder has no validation pictures, 0..1.
         split_seed: seed of that split.
@@ -206,7 +206,8 @@ def scan_folder(
         follow_links: whether links that lead out of ``root`` are followed, and those in a circle passed over; else they are
             refused.
         threads: decoding threads; as many as there are processors when None.
-        leave_out: folders that are passed over wherever they lie.
+        layout: which of the two layouts ``root`` has; it is found, and refused where both could be meant, when "auto".
+        leave_out: folders that are no class unless they hold pictures: where results will go.
         cache: where pictures are kept; it is asked which are known to be good, and told.
         recipes: {"train" or "val": what the cache is given of the split's pictures, which are decoded here anyway}.
         progress: called with (pictures decoded, pictures in all).
@@ -219,14 +220,18 @@ def scan_folder(
     """
     require_folder(root)
     found = _Problems(root, problems)
-    layout, folders = find_splits(root, train_split, val_split)
+    found_splits = find_splits(root, train_split, val_split, layout)
+    passed = found_splits.passed
     listed = {
-        split: list_split(root, folder, leave_out=leave_out, follow_links=follow_links) for split, folder in folders.items()
+        split: list_split(root, folder, leave_out=leave_out, follow_links=follow_links)
+        for split, folder in found_splits.folders.items()
     }
+    for listing in listed.values():
+        passed.add(listing.passed)
     links = [link for listing in listed.values() for link in listing.links]
     if not follow_links:
         _refuse_links(links, found)
-    _check_classes(root, listed, found)
+    _check_classes(root, listed, passed, found)
     classes = sorted(listed["train"].pictures, key=natural_key)
     sides: dict[str, str] = {}
     if cache is not None and recipes:
@@ -240,7 +245,7 @@ def scan_folder(
     filled = {sample.label for sample in splits["train"]}
     empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
-        found.add(f"no readable training picture in class {_some(empty)}: remove the folder or fill it")
+        found.add(f"no readable training picture in class {some(empty)}: remove the folder or fill it")
     same = join_looks(checked.looks)
     if "val" not in splits:
         held = hold_out(splits.pop("train"), classes, val_fraction, split_seed, None if allow_duplicates else same)
@@ -252,33 +257,38 @@ def scan_folder(
     copies = find_copies(splits, classes, same)
     if not allow_duplicates:
         _refuse_copies(copies, found)
-    ignored = sum(listing.ignored for listing in listed.values())
-    return PictureFolder(root, classes, splits, layout, checked.rejected, ignored, copies, links, cache)
+    return PictureFolder(root, classes, splits, found_splits.layout, checked.rejected, passed, copies, links, cache)
 
 
-def list_evaluation(root: Path, classes: Sequence[str], *, split: str | None = None) -> list[tuple[str, int]]:
-    """(path relative to ``root``, label) of the pictures that a trained model shall be evaluated on; none is opened.
+def list_evaluation(
+    root: Path,
+    classes: Sequence[str],
+    *,
+    split: str | None = None,
+    layout: Layout = "auto",
+    passed: PassedOver | None = None,
+) -> list[tuple[str, int]]:
+    """(path relative to ``root``, label) of the pictures that a trained model shall be evaluated on; none is decoded.
 
     Args:
         root: in either layout; with train and val folders the validation pictures are taken, else all.
         classes: the model's class names; a label is an index into them, whatever classes the folder lacks.
         split: name of the folder to take instead ("test").
+        layout: see ``find_evaluated``.
+        passed: is given what is there and no picture of a class.
 
     Raises:
         DataError: no folder, no pictures, a class that the model does not know.
     """
     require_folder(root)
-    folder = root
-    if split is not None:
-        folder = root / split
-        if not folder.is_dir():
-            raise DataError(f"{root}: no folder {split!r} in it")
-    else:
-        folder = child(root, VAL_NAMES) or child(root, ("train", "training")) or root
+    folder = find_evaluated(root, classes, split, layout)
     # Nothing is learnt from what links lead to; where training has followed them, the evaluation must.
-    by_class = list_split(root, folder, follow_links=True).pictures
+    listing = list_split(root, folder, follow_links=True)
+    by_class = listing.pictures
+    if passed is not None:
+        passed.add(listing.passed)
     if not any(by_class.values()):
-        raise DataError(f"{folder}: no pictures in class folders (expected CLASS/*.jpg)")
+        raise DataError(f"{folder}: no pictures in class folders ({listing.passed.line() or 'expected CLASS/*.jpg'})")
     labels = {name: label for label, name in enumerate(classes)}
     unknown = [name for name, paths in by_class.items() if paths and name not in labels]
     if unknown:
@@ -292,15 +302,14 @@ def _refuse_links(links: Sequence[Link], found: _Problems) -> None:
         paths = [link.path for link in links if link.leads == leads]
         if paths:
             way = "follow them" if leads == "outside" else "pass them over"
-            found.add(f"{_number(len(paths), 'link')} {words} ({_some(paths)}): remove, or pass --follow-links to {way}")
+            found.add(f"{counted(len(paths), 'link')} {words} ({some(paths)}): remove, or pass --follow-links to {way}")
 
 
 def _refuse_bad(rejected: Sequence[Rejected], good: int, found: _Problems) -> None:
     if rejected:
-        names = "; ".join(f"{r.path} ({r.reason})" for r in rejected[:3])
         found.add(
-            f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: {names}"
-            f"{'; ...' if len(rejected) > 3 else ''}: mend or remove them, or pass --on-bad-image skip"
+            f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: {by_reason(rejected)}: "
+            "mend or remove them, or pass --on-bad-image skip"
         )
 
 
@@ -313,25 +322,23 @@ def _refuse_copies(copies: Sequence[Copies], found: _Problems) -> None:
         )
 
 
-def _check_classes(root: Path, listed: Mapping[str, Listing], found: _Problems) -> None:
+def _check_classes(root: Path, listed: Mapping[str, Listing], passed: PassedOver, found: _Problems) -> None:
     train = listed["train"].pictures
     if not any(train.values()):
-        loose = [p for p in root.iterdir() if p.suffix.lower() in PICTURE_ENDINGS]
-        hint = (
-            f"{len(loose)} pictures lie loose in it; sort them into one folder a class" if loose else "expected ROOT/CLASS/*.jpg"
-        )
-        raise DataError(f"{root}: no pictures in class folders ({hint})")
+        told = f"; {passed.line()}" if passed.line() else ""
+        hint = "sort them into one folder a class" if passed.loose else "expected ROOT/CLASS/*.jpg"
+        raise DataError(f"{root}: no pictures in class folders ({hint}{told})")
     if len(train) < 2:
         found.add(f"only one class ({next(iter(train))}); a classifier needs at least two class folders")
     twins = [" and ".join(map(ascii, names)) for names in same_letters(train)]
     if twins:
-        found.add(f"class names that look the same, written in different characters: {_some(twins)}: rename one of each")
+        found.add(f"class names that look the same, written in different characters: {some(twins)}: rename one of each")
     for split, listing in listed.items():
         unknown = [name for name, paths in listing.pictures.items() if paths and name not in train]
         if unknown:
             spelt = [name for name in unknown if same_letters([name, *train])]
-            hint = f" ({_some([*map(ascii, spelt)])}: training has it in other characters)" if spelt else ""
-            found.add(f"{split} has classes that training lacks: {_some(unknown)}{hint}")
+            hint = f" ({some([*map(ascii, spelt)])}: training has it in other characters)" if spelt else ""
+            found.add(f"{split} has classes that training lacks: {some(unknown)}{hint}")
 
 
 def _samples(listed: Mapping[str, Listing], classes: Sequence[str], digests: Mapping[str, str]) -> dict[str, list[Sample]]:

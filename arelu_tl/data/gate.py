@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from arelu_tl.data.decode import UndecodableError
+from arelu_tl.data.formats import unreadable
+from arelu_tl.data.passed_over import some
 from arelu_tl.data.recipe import Recipe, Whole
 from arelu_tl.data.similar import LOOK_BYTES, Look, look_of
 from arelu_tl.data.store import PictureStore
@@ -19,10 +21,24 @@ from arelu_tl.records.storage import sha256_file
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that looks like a picture by its name and is none."""
+    """A file that looks like a picture and cannot be read as one."""
 
     path: str
     reason: str
+
+
+def by_reason(rejected: Iterable[Rejected], most: int = 3) -> str:
+    """What cannot be read: of each of the ``most`` commonest reasons how many files, and a few of them."""
+    paths: dict[str, list[str]] = {}
+    for each in rejected:
+        paths.setdefault(each.reason, []).append(each.path)
+    commonest = sorted(paths, key=lambda reason: -len(paths[reason]))
+    told = [_counted(reason, paths[reason]) for reason in commonest[:most]]
+    return "; ".join([*told, "..."] if len(paths) > most else told)
+
+
+def _counted(reason: str, paths: list[str]) -> str:
+    return f"{len(paths)} files, {reason}: {some(paths)}" if len(paths) > 1 else f"{paths[0]} ({reason})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +71,13 @@ def check_pictures(
     recipes = recipes or {}
 
     def examine(path: str) -> tuple[str, Look | None, str]:
+        content = b""
         try:
             content = (root / path).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             return digest, _decode(content, digest, recipes.get(path), cache), ""
         except UndecodableError as error:
-            return "", None, str(error)
+            return "", None, unreadable(content, path) or str(error)
         except OSError as error:
             return "", None, os.strerror(error.errno or 0)
 

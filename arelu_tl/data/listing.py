@@ -1,20 +1,19 @@
-"""Which files of a folder are pictures of which class, in either layout; no file is opened."""
+"""Which files of a folder are pictures of which class; only those are opened whose names do not tell."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from arelu_tl.data.decode import PICTURE_ENDINGS
+from arelu_tl.data.formats import is_picture
+from arelu_tl.data.passed_over import PassedOver, is_litter
 from arelu_tl.errors import DataError
-
-VAL_NAMES = ("val", "valid", "validation")
-OTHER_SPLITS = ("test", "testing")
+from arelu_tl.records.runs import holds_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,12 @@ class Listing:
 
     Attributes:
         pictures: {class: paths relative to the folder of pictures, in natural order}.
-        ignored: how many files were no pictures by name.
+        passed: what is there and none of them.
         links: every link that was met.
     """
 
     pictures: dict[str, list[str]] = field(default_factory=dict)
-    ignored: int = 0
+    passed: PassedOver = field(default_factory=PassedOver)
     links: list[Link] = field(default_factory=list)
 
 
@@ -64,54 +63,16 @@ def require_folder(root: Path) -> None:
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
 
 
-def find_splits(root: Path, train_split: str, val_split: str | None) -> tuple[Literal["split", "flat"], dict[str, Path]]:
-    """The layout of ``root``, and {"train", "val" and "test": the split's folder}, the latter two where there are any.
-
-    Raises:
-        DataError: a folder that was named, or that the layout needs, is not there.
-    """
-    train = child(root, (train_split,)) or (child(root, ("training",)) if train_split == "train" else None)
-    if train is None:
-        if val_split is not None or train_split != "train":
-            raise DataError(f"{root}: no folder {train_split!r} in it")
-        split_like = child(root, VAL_NAMES + OTHER_SPLITS)
-        if split_like is not None and any(p.is_dir() for p in split_like.iterdir()):
-            raise DataError(f"{root}: has {split_like.name!r} but no 'train': name the training folder with --train-split")
-        return "flat", {"train": root}
-    folders = {"train": train}
-    candidates = (val_split,) if val_split is not None else VAL_NAMES
-    if val_split is not None and child(root, (val_split,)) == train:
-        raise DataError(f"{root}: {train_split!r} cannot be training and validation at once")
-    val = next((found for name in candidates if (found := child(root, (name,))) is not None and found != train), None)
-    if val is not None:
-        folders["val"] = val
-    elif val_split is not None:
-        raise DataError(f"{root}: no folder {val_split!r} in it")
-    test = child(root, OTHER_SPLITS)
-    if test is not None and test not in folders.values():
-        folders["test"] = test
-    return "split" if val is not None else "flat", folders
-
-
-def child(root: Path, names: Sequence[str]) -> Path | None:
-    """The folder in ``root`` that has one of the names, exactly or but for upper and lower case."""
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    folded = {name.casefold() for name in names}
-    return next((p for p in sorted(root.iterdir()) if p.name.casefold() in folded and p.is_dir()), None)
-
-
 def list_split(root: Path, folder: Path, *, leave_out: Collection[Path] = (), follow_links: bool = False) -> Listing:
     """List a split's folder, each class to any depth.
 
     No folder is listed twice, so that the listing ends whatever links there are: where a link leads to one that has been, or
-    back to one that it lies in, it is passed over.
+    back to one that it lies in, it is passed over. So are folders of our own results, and what systems leave.
 
     Args:
         root: the folder of pictures.
         folder: in it, or it itself.
-        leave_out: folders that are no class wherever they lie.
+        leave_out: folders that are no class unless they hold pictures: where results will go.
         follow_links: whether to follow those that lead out of ``root``.
 
     Raises:
@@ -119,67 +80,122 @@ def list_split(root: Path, folder: Path, *, leave_out: Collection[Path] = (), fo
     """
     listing = Listing()
     walk = _Walk(root, listing, follow_links)
-    passed_over = {os.path.realpath(path) for path in leave_out}
+    results_go = {os.path.realpath(path) for path in leave_out}
     if folder != root and folder.is_symlink() and not walk.may_follow(str(folder)):
         return listing
-    for entry in _entries(folder):
-        if os.path.realpath(entry.path) in passed_over:
-            continue
-        if entry.name.startswith(".") or not _is_folder(entry):
-            listing.ignored += 1
-        else:
+    for entry in entries_of(folder):
+        if is_litter(entry.name):
+            listing.passed.litter.append(walk.relative(entry.path))
+        elif is_folder(entry):
             listing.pictures[entry.name] = []
             walk.enter(entry.name, entry)
+        elif is_picture(entry):
+            listing.passed.loose.append(walk.relative(entry.path))
+        else:
+            listing.passed.others += 1
     walk.follow()
-    for paths in listing.pictures.values():
+    for name, paths in list(listing.pictures.items()):
         paths.sort(key=natural_key)
+        if not paths and (name in walk.with_results or os.path.realpath(folder / name) in results_go):
+            del listing.pictures[name]
     return listing
 
 
+def list_all(folder: Path) -> Listing:
+    """Every picture in ``folder`` and below, of the one class ""; links are followed, into each folder once.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    listing = Listing({"": []})
+    walk = _Walk(folder, listing, follow_links=True)
+    walk.all_of("", folder)
+    walk.follow()
+    listing.pictures[""].sort(key=natural_key)
+    return listing
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether there is a picture in ``folder`` or below that a listing would find; links to folders in it are not followed."""
+    places = [folder]
+    while places:
+        entries = entries_of(places.pop())
+        if holds_results([entry.name for entry in entries]):
+            continue
+        for entry in entries:
+            if is_litter(entry.name):
+                continue
+            if not is_folder(entry):
+                if is_picture(entry):
+                    return True
+            elif not entry.is_symlink():
+                places.append(Path(entry.path))
+    return False
+
+
 class _Walk:
-    """Lists folders, none of them twice; what is a folder of its own before links to it are."""
+    """Lists folders, none of them twice; what is a folder of its own before links to it are.
+
+    Attributes:
+        with_results: classes in which there are folders of our own results.
+    """
 
     def __init__(self, root: Path, listing: Listing, follow_links: bool) -> None:
         self._root, self._listing, self._follow = root, listing, follow_links
         self._real = Path(os.path.realpath(root))
         self._entered: set[tuple[int, int]] = set()
         self._links: deque[tuple[str, str]] = deque()
+        self.with_results: set[str] = set()
 
     def enter(self, name: str, top: os.DirEntry[str]) -> None:
         """List a folder for the class ``name``, or keep it for later where it is a link."""
         if top.is_symlink():
             self._links.append((name, top.path))
         else:
-            self._walk(name, top.path)
+            self._walk(name, [top.path])
+
+    def all_of(self, name: str, folder: Path) -> None:
+        """List ``folder`` for the class ``name``, also where it is one of our own results: it was asked for."""
+        self._entered.add(_identity(folder))
+        self._walk(name, self._list(name, entries_of(folder)))
 
     def follow(self) -> None:
         """List what the links lead to."""
         while self._links:
             name, path = self._links.popleft()
             if self.may_follow(path):
-                self._walk(name, path)
+                self._walk(name, [path])
 
-    def _walk(self, name: str, top: str) -> None:
-        places = [top]
+    def _walk(self, name: str, places: list[str]) -> None:
         while places:
             place = places.pop()
             if (folder := _identity(place)) in self._entered:
-                self._listing.links.append(Link(self._relative(place), "again", False))
+                self._listing.links.append(Link(self.relative(place), "again", False))
                 continue
             self._entered.add(folder)
-            for entry in _entries(Path(place)):
-                is_folder = _is_folder(entry)
-                if entry.name.startswith("."):
-                    # What is in a hidden folder is nobody's business; the folder itself is no file.
-                    self._listing.ignored += not is_folder
-                elif is_folder and entry.is_symlink():
+            entries = entries_of(Path(place))
+            if holds_results([entry.name for entry in entries]):
+                self.with_results.add(name)
+                self._listing.passed.results.append(self.relative(place))
+            else:
+                places += self._list(name, entries)
+
+    def _list(self, name: str, entries: list[os.DirEntry[str]]) -> list[str]:
+        """Take a folder's pictures, and return the folders in it."""
+        folders = []
+        for entry in entries:
+            if is_litter(entry.name):
+                self._listing.passed.litter.append(self.relative(entry.path))
+            elif is_folder(entry):
+                if entry.is_symlink():
                     self._links.append((name, entry.path))
-                elif is_folder:
-                    places.append(entry.path)
-                elif Path(entry.name).suffix.lower() not in PICTURE_ENDINGS:
-                    self._listing.ignored += 1
-                elif not entry.is_symlink() or self.may_follow(entry.path):
-                    self._listing.pictures[name].append(self._relative(entry.path))
+                else:
+                    folders.append(entry.path)
+            elif not is_picture(entry):
+                self._listing.passed.others += 1
+            elif not entry.is_symlink() or self.may_follow(entry.path):
+                self._listing.pictures[name].append(self.relative(entry.path))
+        return folders
 
     def may_follow(self, path: str) -> bool:
         """Note where a link leads, and whether it is followed."""
@@ -192,10 +208,10 @@ class _Walk:
         elif not target.is_relative_to(self._real):
             leads = "outside"
         followed = leads == "inside" or (leads == "outside" and self._follow)
-        self._listing.links.append(Link(self._relative(path), leads, followed))
+        self._listing.links.append(Link(self.relative(path), leads, followed))
         return followed
 
-    def _relative(self, path: str) -> str:
+    def relative(self, path: str) -> str:
         return Path(path).relative_to(self._root).as_posix()
 
 
@@ -205,7 +221,7 @@ def _leads_back(path: str, target: Path) -> bool:
     return target.is_symlink() or Path(os.path.realpath(Path(path).parent)).is_relative_to(target)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: natural_key(entry.name))
@@ -213,7 +229,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"{folder}: cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a circle of links

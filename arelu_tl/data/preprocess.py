@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arelu_tl.data.decode import MAX_PIXELS, UndecodableError
+from arelu_tl.data.decode import UndecodableError
+from arelu_tl.data.formats import MAX_PIXELS
 from arelu_tl.errors import ArtefactError
 
 INTERPOLATIONS = {

@@ -21,7 +21,7 @@ from arelu_tl.data.decode import open_picture
 from arelu_tl.data.preprocess import Preprocessing
 
 # Raise it with any change of what the recipes here, or open_picture, make of a file.
-_VERSION = 1
+_VERSION = 2
 
 
 @functools.cache

@@ -63,6 +63,12 @@ class FinetuneConfig(BaseModel):
     val_split: FolderName | None = option(
         None, "Name of the folder with validation pictures; looks for val, valid, validation.", "Data"
     )
+    layout: Literal["auto", "flat", "split"] = option(
+        "auto",
+        "split: ROOT/{train,val}/CLASS/*; flat: ROOT/CLASS/*, also where a class is called train; auto: what is there, unless it "
+        "may be either.",
+        "Data",
+    )
     val_fraction: Float = option(0.2, "Share held out for validation when the folder is flat.", "Data", gt=0, lt=1)
     split_seed: Int = option(0, "Seed of that split; the same for every run of a study.", "Data", ge=0, lt=2**32)
     on_bad_image: Literal["error", "skip"] = option(
@@ -229,6 +235,8 @@ class FinetuneConfig(BaseModel):
     def _consistent(self) -> FinetuneConfig:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError("scale needs two numbers with 0 < least <= most <= 1")
+        if self.layout == "flat" and (self.train_split != "train" or self.val_split is not None):
+            raise ValueError("layout flat has no train_split and no val_split")
         if not self.pretrained and self.pretrained_path is not None:
             raise ValueError("pretrained_path contradicts pretrained: false")
         if self.min_lr > min(self.learning_rates()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -31,6 +32,19 @@ PREDICTIONS = "predictions.csv"
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
 TENSORBOARD = "tensorboard"
+
+# Files that together tell a folder that a command has written: a study, a run, and what goes to an --output.
+_RESULTS: tuple[frozenset[str], ...] = (
+    frozenset({STUDY_CONFIG}),
+    frozenset({RUN_CONFIG}),
+    frozenset({"reproduction.yaml"}),
+    frozenset({REPORT, FIGURE}),
+    frozenset({"check.json", "rejected.csv", "duplicates.csv"}),
+    frozenset({"evaluation.json", "confusion.png"}),
+    frozenset({"gradients.json", "gradients.png"}),
+    frozenset({"activations.json", "activations.png"}),
+    frozenset({"config.json", "model.safetensors"}),
+)
 
 
 def run_name(arm: str, lr: float, seed: int) -> str:
@@ -106,6 +120,12 @@ def is_run(path: Path) -> bool:
 
 def is_study(path: Path) -> bool:
     return (path / STUDY_CONFIG).is_file()
+
+
+def holds_results(names: Collection[str]) -> bool:
+    """Whether a folder with files of these names has been written by one of our commands, and is no user's own."""
+    here = frozenset(names)
+    return any(told <= here for told in _RESULTS)
 
 
 def load_run(path: Path | str) -> RunRecord:

@@ -25,8 +25,10 @@ def check_report(check: Check) -> list[Shown]:
             parts += [_rejected_table(folder), ""]
         if folder.copies:
             parts += [_copies_table(folder.copies), ""]
-        if folder.ignored:
-            parts.append(line(f"{folder.ignored} other files, ignored"))
+        if endings := folder.endings():
+            parts.append(line(f"files: {endings}"))
+        if told := folder.passed.line():
+            parts.append(line(told))
         # An error says it already.
         refused = any("--allow-duplicates" in problem for problem in check.problems)
         warnings = [told for told in folder.warnings() if not (refused and "more than one split" in told)]

@@ -60,6 +60,8 @@ class StudyView(Observer):
     def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
         counts = {split: len(samples) for split, samples in folder.splits.items()}
         told = ", ".join(f"{n} {split}" for split, n in counts.items())
+        if endings := folder.endings():
+            told += f" ({endings})"
         here = Path.cwd()
         root = folder.root.relative_to(here) if folder.root.is_relative_to(here) else folder.root
         self.output.note((str(root), "bold"), f": {len(folder.classes)} classes, pictures: {told}")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from arelu_tl.data.folder import list_evaluation
 from arelu_tl.data.gate import Rejected, hash_pictures
+from arelu_tl.data.layout import Layout
+from arelu_tl.data.passed_over import PassedOver
 from arelu_tl.errors import DataError
 from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study.classifier import Classifier
@@ -146,7 +148,9 @@ def evaluate(
     *,
     split: str | None = None,
     include_training: bool = False,
+    layout: Layout = "auto",
     batch_size: int = 32,
+    passed: PassedOver | None = None,
     rejected: Callable[[Rejected], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
@@ -158,6 +162,8 @@ def evaluate(
     Args:
         split: folder of ``data`` to take instead.
         include_training: count the pictures that it was trained on like any others.
+        layout: see ``list_evaluation``.
+        passed: is given what is in ``data`` and no picture of a class.
         rejected: told of each picture that cannot be read.
         progress: called with (pictures done, pictures in all).
 
@@ -165,7 +171,7 @@ def evaluate(
         DataError: see ``list_evaluation``; DataError too where no picture can be read, or all were trained on.
         ArtefactError: the model does not answer with finite numbers.
     """
-    listed = list_evaluation(data, classifier.classes, split=split)
+    listed = list_evaluation(data, classifier.classes, split=split, layout=layout, passed=passed)
     known = classifier.trained_on()
     trained_on = _trained_on(data, listed, known) if known is not None else set()
     if not include_training:

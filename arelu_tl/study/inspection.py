@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,7 @@ from torch import Tensor
 
 from arelu_tl.backbone import Backbone, load_backbone
 from arelu_tl.data import eval_transform, open_picture
-from arelu_tl.data.decode import PICTURE_ENDINGS
-from arelu_tl.data.listing import natural_key
+from arelu_tl.data.listing import list_all
 from arelu_tl.errors import DataError, SurgeryError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.study.run_model import surgery_settings
@@ -63,16 +64,19 @@ class Inspection:
         }
 
 
-def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Inspection:
+def inspect_backbone(
+    config: FinetuneConfig, images: Path | None = None, *, notify: Callable[[str], None] = lambda _: None
+) -> Inspection:
     """Carry the surgery that ``config`` asks for out on a copy of its backbone.
 
     Args:
         config: its backbone and surgery settings are used.
         images: a folder searched to any depth for pictures, of which up to ``config.calibration_images`` calibrate the
             model and measure the drift under every init; without it neither happens, and no values are computed.
+        notify: is given a line about what else is in ``images``.
 
     Raises:
-        DataError: ``images`` holds fewer than two pictures, or one that cannot be decoded.
+        DataError: ``images`` holds fewer than two pictures, or one that cannot be read or decoded.
         BackboneError, SurgeryError: see ``load_backbone`` and ``convert``.
     """
     backbone = load_backbone(
@@ -82,7 +86,7 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Insp
         img_size=config.img_size,
     )
     size = backbone.data_config["input_size"]
-    calibration = _calibration(backbone, images, config.calibration_images) if images is not None else []
+    calibration = _calibration(backbone, images, config.calibration_images, notify) if images is not None else []
     example = calibration[0][:1] if calibration else torch.zeros(1, *size, device="meta")
     settings = surgery_settings(config)
     given: dict[str, Any] = {"example_input": example, "calibration": calibration}
@@ -110,9 +114,11 @@ def inspect_backbone(config: FinetuneConfig, images: Path | None = None) -> Insp
     )
 
 
-def _calibration(backbone: Backbone, images: Path, most: int) -> list[Tensor]:
-    found = [p for p in images.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file()]
-    chosen = sorted(found, key=lambda p: natural_key(p.as_posix()))[:most]
+def _calibration(backbone: Backbone, images: Path, most: int, notify: Callable[[str], None]) -> list[Tensor]:
+    listing = list_all(images)
+    if told := listing.passed.line():
+        notify(told)
+    chosen = [images / path for path in listing.pictures[""][:most]]
     if len(chosen) < 2:
         raise DataError(f"calibration needs at least two pictures; found in {images}: {len(chosen)}")
     transform = eval_transform(backbone.data_config)
@@ -122,4 +128,6 @@ def _calibration(backbone: Backbone, images: Path, most: int) -> list[Tensor]:
             tensors.append(transform(open_picture(path)))
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
+        except OSError as error:
+            raise DataError(f"{path}: {os.strerror(error.errno or 0)}") from None
     return calibration_batches(tensors)

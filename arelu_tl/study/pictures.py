@@ -51,12 +51,14 @@ def scanned_pictures(config: FinetuneConfig, observer: Observer) -> Iterator[Pic
         folder = scan_folder(
             config.data,
             **scan_settings(config),
-            # A run inside the folder of pictures ("cd PICTURES; arelu-tl finetune .") is no class of its own.
+            # It may lie inside the folder of pictures ("cd PICTURES; arelu-tl finetune ."), and hold nothing yet.
             leave_out=[config.output],
             cache=cache,
             recipes=_recipes(config),
             progress=observer.checking_pictures,
         )
+        if told := folder.passed.line():
+            observer.note(told)
         yield dataclasses.replace(folder, root=config.data)
 
 

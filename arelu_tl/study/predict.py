@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from arelu_tl.data.decode import PICTURE_ENDINGS
+from arelu_tl.data.formats import is_picture
 from arelu_tl.data.gate import Rejected
-from arelu_tl.data.listing import natural_key
-from arelu_tl.errors import ConfigError
+from arelu_tl.data.listing import entries_of, list_all, natural_key
+from arelu_tl.data.passed_over import PassedOver, is_litter
+from arelu_tl.errors import ConfigError, DataError
+from arelu_tl.records.runs import holds_results
 from arelu_tl.study.classifier import Classifier
 from arelu_tl.study.classify import Answer, classify
 
@@ -34,34 +35,40 @@ class Pictures:
     """Attributes:
     paths: each picture once, in the order in which they were asked for; a folder's in natural order.
     missing: arguments that gave none, with the reason.
+    passed: what else was met.
     """
 
     paths: list[Path]
     missing: list[Rejected]
+    passed: PassedOver
 
 
 def find_pictures(arguments: Iterable[str]) -> Pictures:
-    """Expand files, folders (to any depth; files that are pictures by name) and patterns (``*``, ``?``, ``[...]``, ``**``).
+    """Expand files, folders (to any depth) and patterns (``*``, ``?``, ``[...]``, ``**``).
 
-    A file that is named itself is taken whatever its name. Links to folders are followed, into each folder once.
+    A file that is named itself is taken whatever it is. Links to folders are followed, into each folder once.
     """
     paths: dict[Path, Path] = {}
     missing = []
+    passed = PassedOver()
     place = lru_cache(maxsize=1024)(Path.resolve)
     for argument in arguments:
-        found, reason = _expand(argument)
+        try:
+            found, reason = _expand(argument, passed)
+        except DataError as error:  # a folder that cannot be read
+            found, reason = [], str(error)
         if not found:
             missing.append(Rejected(argument, reason))
         for path in found:
             paths.setdefault(place(path.parent) / path.name, path)
-    return Pictures(list(paths.values()), missing)
+    return Pictures(list(paths.values()), missing, passed)
 
 
-def _expand(argument: str) -> tuple[list[Path], str]:
+def _expand(argument: str, passed: PassedOver) -> tuple[list[Path], str]:
     """The pictures of one argument, and why there are none."""
     path = Path(argument)
     if path.is_dir():
-        return _in_folder(path), "no picture in this folder"
+        return _in_folder(path, passed), "no picture in this folder"
     if path.is_file() or path.is_symlink():
         return [path], ""
     if not _PATTERN & set(argument):
@@ -71,28 +78,31 @@ def _expand(argument: str) -> tuple[list[Path], str]:
         matches = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except ValueError as error:
         return [], f"no pattern: {error}"
+    named = [part for part in path.parts if not _PATTERN & set(part)]
+    skipped = lru_cache(maxsize=1024)(_holds_results)
     for match in sorted(matches, key=lambda p: natural_key(str(p))):
-        if match.is_dir():
+        if any(is_litter(part) and part not in named for part in match.parts):
+            passed.litter.append(str(match))
+        elif results := [place for place in (match, *match.parents) if place.name not in named and skipped(place)]:
+            passed.results += [str(place) for place in results if str(place) not in passed.results]
+        elif match.is_dir():
             # Of ** every folder on the way is a match; the pictures in it are matches of their own.
-            found += _in_folder(match) if "**" not in argument else []
-        elif match.suffix.lower() in PICTURE_ENDINGS:
+            found += _in_folder(match, passed) if "**" not in argument else []
+        elif is_picture(match):
             found.append(match)
+        else:
+            passed.others += 1
     return found, "no picture matches this pattern"
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    found = []
-    entered: set[tuple[int, int]] = set()
-    for place, subfolders, files in os.walk(folder, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in entered:  # a link that leads back
-            subfolders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=natural_key)
-        pictures = (Path(place, name) for name in files if not name.startswith("."))
-        found += [picture for picture in pictures if picture.suffix.lower() in PICTURE_ENDINGS]
-    return sorted(found, key=lambda p: natural_key(str(p)))
+def _holds_results(folder: Path) -> bool:
+    return folder.is_dir() and holds_results([each.name for each in entries_of(folder)])
+
+
+def _in_folder(folder: Path, passed: PassedOver) -> list[Path]:
+    listing = list_all(folder)
+    passed.add(listing.passed.below(folder))
+    return [folder / path for path in listing.pictures[""]]
 
 
 def predict(

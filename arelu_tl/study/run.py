@@ -16,7 +16,7 @@ from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, pretrained_cfg
 from arelu_tl.data import Batches, PictureFolder, make_eval_batches, make_train_batches
-from arelu_tl.errors import AreluTlError, BackboneError, Interrupted, NonFiniteError, PeerError
+from arelu_tl.errors import AreluTlError, ArtefactError, BackboneError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.duration import parse_interval
@@ -44,7 +44,9 @@ from arelu_tl.training import (
 )
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.features import FeatureBatches
+from arelu_tl.training.fit import FitState
 from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
+from arelu_tl.training.saved_state import read_lengths, read_record
 
 
 def train_run(
@@ -122,7 +124,7 @@ def train_run(
         log = None
         if config.tensorboard and world.leads:
             log = TensorBoardLog(path / runs.TENSORBOARD, report, resumed_at=resume["loop"]["step"] if resume else None)
-        keep = resume["lengths"] if resume else None
+        keep = read_lengths(resume) if resume else None
         journal: RunJournal | SilentJournal = SilentJournal()
         if world.leads:
             kept = {"start": start.to_state()}
@@ -160,6 +162,8 @@ def train_run(
             if isinstance(error, Interrupted | NonFiniteError):
                 # All have met it. The first one shall have written before another is gone: torchrun ends the rest then.
                 world.highest(0)
+            if isinstance(error, ArtefactError):
+                raise ArtefactError(f"{path}: {error}") from None
             if isinstance(error, torch.OutOfMemoryError):
                 raise AreluTlError(
                     f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or --grad-checkpointing"
@@ -294,6 +298,11 @@ def _saved_run(path: Path, config: FinetuneConfig, device: torch.device, world: 
     if checkpoint is None:
         return None
     weights, state = load_checkpoint(checkpoint)
+    try:
+        read_record(FitState, state.get("loop"), "loop")
+        read_lengths(state)
+    except ArtefactError as error:
+        raise ArtefactError(f"{checkpoint}: {error}") from None
     observer.note(f"{path.name} goes on from {checkpoint.name}")
     if changed := changed_environment(read_json(path / runs.ENVIRONMENT), device):
         observer.note(f"{path.name} began elsewhere ({changed}): resumable, not bitwise")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     _require_intact(path)
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ArtefactError(f"{path}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # noqa: BLE001  of a file that is none torch's reader raises whatever it stumbles over
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ArtefactError(f"{path / STATE}: not a state that can be loaded safely: {told}") from None
     if not isinstance(state, dict):
         raise ArtefactError(f"{path / STATE}: holds a {type(state).__name__}, not a training's state")
     return load_weights(path / MODEL)[0], state

@@ -26,6 +26,7 @@ from arelu_tl.training.evaluate import Evaluation, evaluate
 from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.finite import nonfinite_parameter
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.saved_state import load_part, read_record
 from arelu_tl.training.step import Batch, Step, StepSettings
 
 
@@ -147,19 +148,20 @@ def fit(
         NonFiniteError: the loss, a gradient or a parameter became infinite or undefined; the step was not taken, no state saved.
         Interrupted: a signal came, to any of the processes; a checkpoint was saved.
         PeerError: another process has ended.
+        ArtefactError: ``resume`` is no such state, or one of another model or optimiser.
     """
     step = Step(model, optimizer, settings, device, journal.note, world)
     ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay is not None else None
     state = FitState(micro_batch=settings.micro_batch)
     if resume is not None:
-        state = FitState(**resume["loop"])
-        optimizer.load_state_dict(resume["optimizer"])
-        step.scaler.load_state_dict(resume["scaler"])
+        state = read_record(FitState, resume.get("loop"), "loop")
+        load_part(resume, "optimizer", optimizer.load_state_dict)
+        load_part(resume, "scaler", step.scaler.load_state_dict)
         step.micro_batch = state.micro_batch
         if ema is not None:
-            ema.module.load_state_dict(resume["ema"])
+            load_part(resume, "ema", ema.module.load_state_dict)
     saved_at = time.monotonic()
-    window, epoch_window = _Window(**state.window), _Window(**state.epoch_window)
+    window, epoch_window = (read_record(_Window, each, "window") for each in (state.window, state.epoch_window))
     evaluated = ema.module if ema is not None else model
     learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
     if settings.compile:

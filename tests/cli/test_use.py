@@ -133,7 +133,12 @@ def test_pictures_that_are_missing_or_torn_are_named_and_the_others_labelled(res
     lines = done.stderr.splitlines()
     assert lines[0] == "left out nowhere.png: no such file or folder"
     assert lines[1].startswith("left out dirty/green/torn.png: ")
-    assert lines[2] == "arelu-tl: left out: 2 of 5, named above"
+    assert (
+        lines[2]
+        == "arelu-tl: left out: 2 of 5 (nowhere.png (no such file or folder); dirty/green/torn.png ("
+        + lines[1].partition("torn.png: ")[2]
+        + "))"
+    )
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "label_3", "probability_3"]
     assert [(row["path"], row["label"]) for row in rows] == [(f"dirty/green/{n}.png", "green") for n in range(3)]

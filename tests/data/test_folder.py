@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,52 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from picture_files import FLAT, SPLIT, TEXT, every_path, paths, pictures, png, write
 from PIL import Image
 
 from arelu_tl.data.cache import open_cache
 from arelu_tl.data.folder import PictureFolder, list_evaluation, scan_folder
 from arelu_tl.data.listing import natural_key
+from arelu_tl.data.passed_over import PassedOver
 from arelu_tl.data.recipe import Reduced, Whole
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import write_text
-
-TEXT = b"this is no picture\n"
-
-
-@cache
-def png(number: int) -> bytes:
-    """A 1 x 1 PNG; another number is another picture."""
-    out = io.BytesIO()
-    Image.new("RGB", (1, 1), (number % 256, number // 256 % 256, number // 65536)).save(out, "PNG")
-    return out.getvalue()
-
-
-def write(root: Path, files: Mapping[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
-
-
-def pictures(*folders: str, each: int = 3, first: int = 0) -> dict[str, bytes]:
-    """``each`` different pictures in every folder, from the ``first`` on."""
-    names = [f"{folder}/{number}.png" for folder in folders for number in range(each)]
-    return {name: png(first + number) for number, name in enumerate(names)}
-
-
-def paths(folder: PictureFolder, split: str) -> list[str]:
-    return [sample.path for sample in folder.splits[split]]
-
-
-def every_path(folder: PictureFolder) -> list[str]:
-    return sorted(path for split in folder.splits for path in paths(folder, split))
-
-
-SPLIT = pictures("train/cat", "train/dog", "val/cat", "val/dog")
-FLAT = pictures("cat", "dog", each=5)
-
 
 # Layouts
 
@@ -170,15 +134,17 @@ def test_endings_are_read_in_any_case(tmp_path: Path) -> None:
     files = {f"{c}/{n}": png(i) for i, (c, n) in enumerate((c, n) for c in "ab" for n in ("1.PNG", "2.Jpg", "3.jpeg"))}
     folder = scan_folder(write(tmp_path, files))
     assert every_path(folder) == sorted(files)
-    assert folder.ignored == 0
+    assert folder.passed == PassedOver()
 
 
-def test_what_is_no_picture_by_name_is_counted_and_left_out(tmp_path: Path) -> None:
+def test_what_is_no_picture_is_counted_and_left_out(tmp_path: Path) -> None:
     others = ["cat/notes.txt", "cat/.DS_Store", "dog/._1.png", "README.md", "loose.png", ".git/x.png"]
     folder = scan_folder(write(tmp_path, FLAT | dict.fromkeys(others, TEXT)))
     assert every_path(folder) == sorted(FLAT)
     assert folder.classes == ["cat", "dog"]
-    assert folder.ignored == len(others)
+    assert folder.passed.others == 2
+    assert sorted(folder.passed.litter) == [".git", "cat/.DS_Store", "dog/._1.png"]
+    assert folder.passed.loose == ["loose.png"]
 
 
 # The stratified split
@@ -399,12 +365,12 @@ def test_a_link_out_of_the_folder_is_refused_unless_followed(place: str, outside
 def test_a_linked_file_outside_is_refused_and_one_inside_is_not(outside: Path, tmp_path: Path) -> None:
     root = write(tmp_path / "root", SPLIT | {"originals/9.png": png(77)})
     link(root / "train/cat/9.png", "../../originals/9.png")
-    folder = scan_folder(root)
+    folder = scan_folder(root, layout="split")
     assert "train/cat/9.png" in every_path(folder)
     assert any("1 link within the folder" in told for told in folder.warnings())
     link(root / "train/cat/8.png", outside / "more/0.png")
     with pytest.raises(DataError, match=r"train/cat/8\.png"):
-        scan_folder(root)
+        scan_folder(root, layout="split")
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "again"])
@@ -425,7 +391,7 @@ def test_no_folder_counts_twice_however_many_links_lead_to_it(tmp_path: Path) ->
         for way in "xy":
             link(root / f"store/{level}/{way}", f"../{level - 1}")
     link(root / "train/cat/store", "../../store/29")
-    folder = scan_folder(root)
+    folder = scan_folder(root, layout="split")
     assert len(every_path(folder)) == len(SPLIT) + 3
     assert any("counted once" in told for told in folder.warnings())
 
@@ -592,9 +558,11 @@ def test_training_and_testing_folders_are_no_classes(tmp_path: Path) -> None:
     assert {path.split("/")[0] for path in paths(folder, "test")} == {"Testing"}
 
 
-def test_a_folder_to_leave_out_is_no_class(tmp_path: Path) -> None:
-    root = write(tmp_path, FLAT | {"runs/study-1/figure.png": png(77)})
-    assert "runs" not in scan_folder(root, leave_out=[root / "runs"]).classes
+def test_where_results_will_go_is_a_class_only_where_pictures_are(tmp_path: Path) -> None:
+    root = write(tmp_path, FLAT | {"runs/notes.txt": TEXT})
+    assert scan_folder(root, leave_out=[root / "runs"]).classes == ["cat", "dog"]
+    write(root, pictures("runs", first=70))  # people who run, say
+    assert scan_folder(root, leave_out=[root / "runs"]).classes == ["cat", "dog", "runs"]
 
 
 # What is refused
@@ -605,7 +573,10 @@ def test_a_folder_to_leave_out_is_no_class(tmp_path: Path) -> None:
     [
         ({}, "ROOT/CLASS"),
         ({"readme.txt": TEXT, "a/notes.txt": TEXT}, "ROOT/CLASS"),
-        ({f"{n}.jpg": png(n) for n in range(3)}, "3 pictures lie loose"),
+        (
+            {f"{n}.jpg": png(n) for n in range(3)},
+            r"one folder a class; .*3 pictures in no class folder \(0\.jpg, 1",
+        ),
         (pictures("cat"), r"only one class \(cat\)"),
         (pictures("train/cat", "val/cat"), r"only one class \(cat\)"),
         ({**pictures("cat"), "dog/1.png": png(99)}, "class dog has one picture"),
@@ -651,7 +622,7 @@ def test_a_corrupt_picture_is_an_error_that_names_it_and_the_way_out(tmp_path: P
 
 def test_of_many_corrupt_pictures_the_first_few_are_named_in_one_line(tmp_path: Path) -> None:
     root = write(tmp_path, FLAT | {f"dog/bad{n}.jpg": TEXT for n in range(30)})
-    with pytest.raises(DataError, match=r"30 of 40 .*bad0\.jpg.*bad1\.jpg.*\.\.\.") as caught:
+    with pytest.raises(DataError, match=r"30 of 40 .*bad0\.jpg.*bad1\.jpg.* and 27 more") as caught:
         scan_folder(root)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
