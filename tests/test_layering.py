@@ -64,6 +64,16 @@ def test_imports_point_downwards(path: Path) -> None:
         assert LAYERS[there] < LAYERS[here] or (here, there) in SIBLINGS, f"{here} imports {there}"
 
 
+def test_helpers_of_tests_have_one_name() -> None:
+    """Under a second one they are imported twice, with all that they keep, and pytest by itself does not find it."""
+    tests = Path(__file__).parent
+    assert [(p.name, name) for p in tests.rglob("*.py") for name in _imports(p) if name.split(".")[0] == "tests"] == []
+
+
+def test_type_checkers_of_others_see_our_types() -> None:
+    assert (PACKAGE / "py.typed").read_bytes() == b""
+
+
 def test_every_package_has_a_layer() -> None:
     packages = {_package_of(p) for p in SOURCES} - {"__init__", "__main__"}
     assert packages == set(LAYERS)

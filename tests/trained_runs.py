@@ -8,13 +8,13 @@ from typing import Any
 
 import timm
 import torch
+from run_folders import write_run
 from torch import nn
 
 import arelu_tl
 from arelu_tl.activation import AReLU
 from arelu_tl.records.weights import save_weights
 from arelu_tl.study.card import ModelCard
-from tests.run_folders import write_run
 
 DATA_CONFIG = {
     "mean": [0.5, 0.4, 0.3],

@@ -139,7 +139,7 @@ def resume_study(path: Path, *, data: Path | None = None, observer: Observer | N
     before = config.data
     if data is not None:
         config = config.model_copy(update={"data": data.resolve()})
-    require_pictures(path, config)
+    require_pictures(path, config.data)
     with join_world() as world, ExitStack() as scanned:
         shown = observer if world.leads else Observer()
         device = device_of(config, world)

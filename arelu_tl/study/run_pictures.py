@@ -10,7 +10,7 @@ from pathlib import Path
 from arelu_tl.data.gate import hash_pictures
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records import runs
-from arelu_tl.records.config import FinetuneConfig, SweepConfig
+from arelu_tl.records.config import SweepConfig
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.records.storage import leaves_folder
 from arelu_tl.records.trained_on import TrainedOn
@@ -86,15 +86,16 @@ def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
     return TrainedOn.of(digests.values(), len(pictures.train) - len(digests)) if digests else None
 
 
-def require_pictures(study: Path, config: FinetuneConfig) -> None:
+def require_pictures(study: Path, data: Path | None) -> None:
     """
     Raises:
-        DataError: the folder of pictures that ``config`` of the study names is not there.
+        DataError: ``data``, where the pictures of the study or of a run in it are, is not there.
     """
-    if config.data is not None and not config.data.exists():
-        command = "sweep" if isinstance(config, SweepConfig) else "finetune"
+    if data is not None and not data.exists():
+        is_sweep = runs.is_study(study) and isinstance(runs.study_config(study), SweepConfig)
+        command = "sweep" if is_sweep else "finetune"
         raise DataError(
-            f"{config.data}: the pictures of {study} are not there any more: say where they are now with "
+            f"{data}: the pictures of {study} are not there any more: say where they are now with "
             f"arelu-tl {command} --resume {shlex.quote(str(study))} --data FOLDER"
         )
 

@@ -91,9 +91,8 @@ def load_starts(
     """
     first = runs_of_a_study[0]
     if first.config.data is None:
-        raise DataError(f"{first.path}: its start is built from the pictures it was trained on, of which it has no folder")
-    study = first.path.resolve().parent
-    require_pictures(study, runs.study_config(study) if runs.is_study(study) else first.config)
+        raise DataError(f"{first.path}: its start is built from the pictures it was trained on, which are gone")
+    require_pictures(first.path.resolve().parent, first.config.data)
     with scanned_pictures(first.config, _Scan(progress)) as folder:
         if doubt := doubt_pictures(first, folder):
             raise DataError(f"{folder.root}: {doubt}")

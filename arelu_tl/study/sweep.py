@@ -260,7 +260,7 @@ def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
     place = {"output": path.resolve().parent, "name": path.resolve().name}
     elsewhere = {"ray_address": None} if where.get("launcher") == "local" else {}
     resumed = check_config({**config.model_dump(), **place, **elsewhere, **where}, SweepConfig)
-    require_pictures(path, resumed)
+    require_pictures(path, resumed.data)
     return resumed
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels import needs_kernel
 from torch import Tensor
 
 from arelu_tl.activation import arelu, fused
 
-pytestmark = pytest.mark.skipif(fused.kernel_state().startswith("portable"), reason=fused.kernel_state())
+pytestmark = needs_kernel(fused.kernel_state())
 
 
 @pytest.mark.parametrize("channels", [1, 7])

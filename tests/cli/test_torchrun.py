@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ENVIRONMENT, run_command
 
 from arelu_tl.records.storage import read_rows
-from tests.commands import ENVIRONMENT, run_command
 
 PLAIN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "-j", "0", "--calibration-images", "8"]
 

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from trained_runs import disturb
 
 import arelu_tl
 from arelu_tl.activation import AReLU
@@ -15,7 +16,6 @@ from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
 from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.proof import prove
-from tests.trained_runs import disturb
 
 # Family: plain and residual, ReLU6, functional, shared, squeeze-excite, fused norm-act, concatenating.
 FAMILIES = {

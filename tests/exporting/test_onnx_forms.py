@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
+from trained_runs import DATA_CONFIG, disturb
 
 from arelu_tl.activation import AReLU
 from arelu_tl.data.preprocess import Preprocessing
@@ -23,7 +24,6 @@ from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.onnx_file import answers, open_session, to_onnx, with_metadata
 from arelu_tl.exporting.onnx_precision import quantize_dynamic, quantize_static, to_fp16
 from arelu_tl.exporting.onnx_preprocessing import pixel_model, with_preprocessing
-from tests.trained_runs import DATA_CONFIG, disturb
 
 SIZE = 24
 

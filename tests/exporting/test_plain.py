@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from trained_runs import disturb
 
 import arelu_tl
 from arelu_tl.activation import AReLU
@@ -13,7 +14,6 @@ from arelu_tl.exporting.fold import FoldReport
 from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, freeze
 from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
 from arelu_tl.exporting.proof import prove
-from tests.trained_runs import disturb
 
 
 def plain(model: nn.Module, size: int = 64) -> tuple[nn.Module, list[FrozenSite], FoldReport]:

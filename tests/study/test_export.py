@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from trained_runs import write_trained_run
 
 import arelu_tl
 from arelu_tl.errors import ArtefactError, ConfigError, DataError, StorageError
@@ -21,7 +22,6 @@ from arelu_tl.study import artefacts
 from arelu_tl.study.classifier import open_classifier
 from arelu_tl.study.reload import load_model
 from arelu_tl.training.checkpoint import save_checkpoint
-from tests.trained_runs import write_trained_run
 
 # family: (architecture, picture size, what is left of its gains, whether timm alone builds it)
 FAMILIES = {

@@ -215,5 +215,5 @@ def test_a_start_that_cannot_be_had_is_refused(trained: Path, tmp_path: Path, pi
     config = run / "run.yaml"
     data = load_run(run).config.data
     config.write_text(config.read_text().replace(str(data), str(tmp_path / "gone")))
-    with pytest.raises(DataError, match="which are gone"):
+    with pytest.raises(DataError, match=r"gone: the pictures of .*moved are not there any more.*--data"):
         explain_features(run, picture, at="start")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import constants
+from tiny_onnx import write_tiny_onnx
 
 from arelu_tl.errors import ConfigError, StorageError
 from arelu_tl.exporting.proof import Proof
@@ -24,7 +25,6 @@ from arelu_tl.exporting.report import AccuracyChange, ExportReport
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.hub import check_hub, push_to_hub
 from arelu_tl.study.hub_card import HubFile, escaped, readme
-from tests.tiny_onnx import write_tiny_onnx
 
 TOKEN = "hf_ourOwnSecret"
 REPO = "someone/digits"
@@ -233,8 +233,7 @@ def test_the_onnx_code_of_the_card_runs(tmp_path: Path, with_preprocessing: bool
     """Only where the file and the picture come from is put in."""
     import numpy as np
     from PIL import Image
-
-    from tests.tiny_onnx import DATA
+    from tiny_onnx import DATA
 
     path = write_tiny_onnx(tmp_path / "tiny.onnx", with_preprocessing=with_preprocessing)
     picture = tmp_path / "green.png"

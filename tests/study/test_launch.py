@@ -227,14 +227,12 @@ def test_ray_that_is_missing_or_not_there_is_told_in_a_line(
     with pytest.raises(ConfigError, match=r"pip install 'arelu-tl\[ray\]'"):
         sweep(grid(pictures, tmp_path, launcher="ray"))
     monkeypatch.undo()
-    pytest.importorskip("ray")
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
         sweep(grid(pictures, tmp_path, launcher="ray", ray_address="127.0.0.1:1"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ray_trains_the_same_runs_and_a_failing_one_alone_fails(pictures: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
     seen = Watching()
     settings = {"arms": ["relu"], "lrs": [1e30, 1e-3], "opt": "sgd"}
     study = sweep(grid(pictures, tmp_path / "ray", **settings, launcher="ray", jobs=2), observer=seen)

@@ -90,7 +90,7 @@ def test_other_pictures_are_refused(pictures: Path, tmp_path: Path, make_folder:
     config = grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1)
     study = sweep(config)
     moved = config.model_copy(update={"data": make_folder(train=9)})
-    with pytest.raises(ConfigError, match="data"):
+    with pytest.raises(DataError, match="pictures are not those"):
         sweep(moved)
     record = study.path / "dataset.json"
     record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "0'))

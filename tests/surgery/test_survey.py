@@ -8,17 +8,16 @@ import timm
 from arelu_tl.records.survey import SurveyRow, read_survey
 from arelu_tl.surgery.survey import survey
 
-RELEASE, ROWS = read_survey()
+# Of whatever release the table is, it must hold for the one that is installed: else scripts/survey_timm.py makes it anew.
+_, ROWS = read_survey()
 TABLE = {row.name: row for row in ROWS}
 # One of each way in which a ReLU can be there; the slow suite asks about all of them.
 FAMILIES = [
     "resnet18", "mobilenetv2_100", "mobilevitv2_050", "dla34", "efficientvit_b0", "legacy_seresnet18", "caformer_s18",
     "regnety_002", "densenet121", "xception41p",
 ]  # fmt: skip
-same_release = pytest.mark.skipif(timm.__version__ != RELEASE, reason=f"the table counts timm {RELEASE}")
 
 
-@same_release
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_table_says_what_surgery_does(name: str) -> None:
     assert survey(name) == TABLE[name]
@@ -38,14 +37,12 @@ def test_an_architecture_without_relu_has_no_sites() -> None:
 
 
 @pytest.mark.slow
-@same_release
 @pytest.mark.parametrize("name", TABLE)
 def test_every_architecture_converts_with_none_left_and_parameters_of_its_own(name: str) -> None:
     assert survey(name) == TABLE[name]
 
 
 @pytest.mark.slow
-@same_release
 def test_the_table_misses_no_architecture() -> None:
     others = [name for name in timm.list_models() if name not in TABLE]
     assert [name for name in others if survey(name) != SurveyRow(name)] == []

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from test_fit import DATA_CONFIG, Memory
+from together import run_together
 from torch import Tensor, nn
+from trained_runs import disturb
 
 from arelu_tl.activation import AReLU, named_arelus
 from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
@@ -20,9 +23,6 @@ from arelu_tl.training import FitSettings, evaluate, fit, make_optimizer
 from arelu_tl.training.distributed import ALONE, World, join_world
 from arelu_tl.training.interruption import StopRequest
 from arelu_tl.training.step import Step, StepSettings
-from tests.together import run_together
-from tests.trained_runs import disturb
-from tests.training.test_fit import DATA_CONFIG, Memory
 
 CPU = torch.device("cpu")
 

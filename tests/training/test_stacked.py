@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+from kernels import needs_kernel
 from torch import Tensor, nn
 
 from arelu_tl.activation import CATALOGUE
@@ -18,7 +19,7 @@ from arelu_tl.training.stacked.net import BLOCKS
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 10, 5, 28), (3, 10, 5, 28), (10, 20, 5, 12), (20, 40, 3, 4)]
-needs_kernel = pytest.mark.skipif(convolution.kernel_state().startswith("portable"), reason=convolution.kernel_state())
+kernel = needs_kernel(convolution.kernel_state())
 
 
 def make_net(activation: str, weights: dict[str, Tensor]) -> nn.Sequential:
@@ -65,7 +66,7 @@ def whole_numbers(*shape: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-@pytest.mark.parametrize("convolve", [pytest.param(convolution.conv_pool, marks=needs_kernel), convolution.conv_pool_portable])
+@pytest.mark.parametrize("convolve", [pytest.param(convolution.conv_pool, marks=kernel), convolution.conv_pool_portable])
 def test_convolution_equals_torchs_with_all_its_gradients(
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor], shape: tuple[int, ...], shared: bool
 ) -> None:
@@ -88,7 +89,7 @@ def test_convolution_equals_torchs_with_all_its_gradients(
             assert torch.equal(mine[net], other)
 
 
-@needs_kernel
+@kernel
 def test_a_number_that_is_none_comes_through_the_pooling() -> None:
     x, ones = torch.randn(1, 2, 28, 28, 1), torch.ones(10, 1, 5, 5)
     for place in ((9, 9), (0, 0), (27, 26), (13, 4)):
