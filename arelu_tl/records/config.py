@@ -211,9 +211,8 @@ class FinetuneConfig(BaseModel):
     name: str | None = option(
         None, "Name of the study folder; numbered when taken.", "Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
-    save_every: Interval = option(
-        "10m", "Save the state after so many steps (500) or so much time (10m), and at each epoch's end.", "Run"
-    )
+    save_every: Interval = option("10m", "Save the state after so many steps (500) or so much time (10m).", "Run")
+    save_epochs: bool = option(True, "Save it at each epoch's end too.", "Run")
     tensorboard: bool = option(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
 
     def learning_rates(self) -> list[float]:
@@ -306,7 +305,8 @@ ARM_KEYS = frozenset(
     | {"granularity", "share_sites", "batchnorm", "drift_budget", "inplace"}
 )
 PLACE_KEYS = frozenset(
-    {"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "save_every", "tensorboard"}
+    {"data", "workers", "cache", "cache_limit", "output", "name", "pretrained_path", "save_every", "save_epochs"}
+    | {"tensorboard"}
 )
 
 

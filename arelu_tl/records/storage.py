@@ -143,13 +143,18 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` so that a reader sees the old content or the new, never a part."""
+@contextmanager
+def replaced_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that becomes ``path`` when the block ends, so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        StorageError: the disk refuses; the old content stays.
+    """
     beside = path.with_name(path.name + ".tmp")
     with storage_errors(path):
         try:
             with open(beside, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -157,6 +162,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``path`` as ``replaced_file`` does."""
+    with replaced_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:

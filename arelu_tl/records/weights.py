@@ -4,43 +4,50 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.records.storage import write_bytes
+from arelu_tl.records.storage import replaced_file
 
 _KEY = "arelu_tl"
-
-
-def detached(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict on the CPU, each tensor with a memory of its own, as safetensors wants it.
-
-    A module that a model holds under two names appears twice in its state dict, and both entries share one memory.
-    """
-    seen: set[int] = set()
-    result = {}
-    for key, tensor in state.items():
-        plain = tensor.detach().cpu().contiguous()
-        if plain.data_ptr() in seen:
-            plain = plain.clone()
-        seen.add(plain.data_ptr())
-        result[key] = plain
-    return result
+# safetensors' names of formats, in the order in which it lays them out, the last one first.
+_NAMES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.float8_e5m2: "F8_E5M2", torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16", torch.uint16: "U16", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32",
+    torch.uint32: "U32", torch.float32: "F32", torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64",
+    torch.uint64: "U64",
+}  # fmt: skip
+_RANKS = {dtype: rank for rank, dtype in enumerate(_NAMES)}
 
 
 def save_weights(path: Path, state: dict[str, Tensor], card: dict[str, object] | None = None) -> None:
     """Write a state dict, with a JSON-able description in the header; the file is whole or absent.
 
+    The bytes are those that safetensors itself would write, which would first make copies of everything. Here one tensor at a
+    time is copied, and only where it lies on a GPU or in another order.
+
     Raises:
         StorageError: the disk refuses.
     """
     # One key only: safetensors writes several in an order of its own, and equal models shall be equal files.
-    metadata = {"format": "pt"} if card is None else {_KEY: json.dumps(card)}
-    write_bytes(path, save(detached(state), metadata=metadata))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} if card is None else {_KEY: json.dumps(card)}}
+    ordered = sorted(state.items(), key=lambda item: (-_RANKS[item[1].dtype], item[0].encode()))
+    end = 0
+    for key, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replaced_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            if tensor.numel():
+                # PyTorch lays numbers out as the processor does; all that it runs on are little-endian, as the file is.
+                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object] | None]:

@@ -279,6 +279,7 @@ def fit_settings(config: FinetuneConfig, folder: PictureFolder, device: torch.de
         micro_batch=config.micro_batch,
         save_every_steps=steps,
         save_every_seconds=seconds,
+        save_epochs=config.save_epochs,
     )
 
 

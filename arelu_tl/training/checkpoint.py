@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.format import FORMAT, require_format
-from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_bytes, write_json
+from arelu_tl.records.storage import (
+    fsync_folder,
+    make_folder,
+    read_json,
+    replaced_file,
+    sha256_file,
+    storage_errors,
+    write_json,
+)
 from arelu_tl.records.weights import load_weights, save_weights
 
 MODEL = "model.safetensors"
@@ -40,10 +47,8 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         save_weights(beside / MODEL, model)
-        # torch.save reports a full disk as a RuntimeError; our own writing names the file and syncs it.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(beside / STATE, buffer.getvalue())
+        with replaced_file(beside / STATE) as file:
+            write_state(file, state)
         hashes = {name: sha256_file(beside / name) for name in (MODEL, STATE)}
         write_json(beside / MANIFEST, {"format": FORMAT, "step": step, "sha256": hashes})
         shutil.rmtree(target, ignore_errors=True)
@@ -56,6 +61,37 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         for old in stale + kept[:-_KEEP]:
             shutil.rmtree(old)
     return target
+
+
+def write_state(file: IO[bytes], state: dict[str, Any]) -> None:
+    """``torch.save`` into ``file``, tensor by tensor and without a copy of them.
+
+    Raises:
+        OSError: what writing to ``file`` raises.
+    """
+    sink = _Sink(file)
+    torch.save(state, sink)  # type: ignore[arg-type]
+    if sink.error is not None:
+        raise sink.error
+
+
+class _Sink:
+    """Keeps what goes wrong with a file: torch.save makes of a full disk a RuntimeError that does not say so."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Left to who opened the file."""
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:

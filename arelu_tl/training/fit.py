@@ -38,7 +38,8 @@ class FitSettings(StepSettings):
         ema_decay: decay of the averaged weights, None for none.
         compile: compile the model, and the averaged one, for training and evaluation.
         log_every: steps that one training row averages over.
-        save_every_steps, save_every_seconds: save the state within an epoch as well; None for not.
+        save_every_steps, save_every_seconds: save the state after so many steps and so much time; None for not.
+        save_epochs: save it at each epoch's end as well, due or not.
     """
 
     epochs: int
@@ -50,6 +51,7 @@ class FitSettings(StepSettings):
     log_every: int = 10
     save_every_steps: int | None = None
     save_every_seconds: float | None = None
+    save_epochs: bool = True
 
 
 class Journal(Protocol):
@@ -200,10 +202,13 @@ def fit(
             journal.best(evaluated.state_dict(), result, state.step)
         return result
 
-    def save() -> None:
-        nonlocal saved_at
+    def require_finite_weights() -> None:
         if (name := nonfinite_parameter(model)) is not None:
             raise NonFiniteError(f"parameter {name} became infinite or undefined at step {state.step}: lower --lr")
+
+    def save() -> None:
+        nonlocal saved_at
+        require_finite_weights()
         saved_at = time.monotonic()
         state.window, state.epoch_window = asdict(window), asdict(epoch_window)
         saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
@@ -271,8 +276,11 @@ def fit(
         state.stale_epochs = 0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
         state.best_epoch_top1 = max(final.top1, state.best_epoch_top1)
         state.stopped_early = settings.patience is not None and state.stale_epochs >= settings.patience
-        save()
-        stop_if_asked(saved=True)
+        if due := settings.save_epochs or save_is_due():
+            save()
+        else:
+            require_finite_weights()
+        stop_if_asked(saved=due)
     if final is None:  # resumed after its last step: only the end was missing
         final = evaluate_now()
     return FitResult(state, final)

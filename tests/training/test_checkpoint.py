@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from arelu_tl.training.checkpoint import (
     load_checkpoint_model,
     newest_checkpoint,
     save_checkpoint,
+    write_state,
 )
 
 
@@ -42,6 +45,53 @@ def test_the_newest_two_are_kept_and_the_newest_whole_one_is_taken(tmp_path: Pat
     loaded, state = load_checkpoint(tmp_path / "step-20")
     assert torch.equal(loaded["a"], weights["a"])
     assert state == {"step": 20}
+
+
+# Memory and a full disk -----------------------------------------------------------------------------------------------------
+
+
+def large(count: int = 8) -> dict[str, torch.Tensor]:
+    """Tensors of 4 MB, half of them with channels side by side, as training on the processor has its weights."""
+    made = {str(n): torch.full((1000, 10, 10, 10), float(n)) for n in range(count)}
+    return {k: t.contiguous(memory_format=torch.channels_last) if int(k) % 2 else t for k, t in made.items()}
+
+
+def test_nothing_is_held_twice_while_it_is_written(tmp_path: Path) -> None:
+    """A copy of one tensor at a time is what a change of its layout costs, and a GPU's tensors."""
+    weights, moments = large(), large()
+    tracemalloc.start()
+    try:
+        path = save_checkpoint(tmp_path, 3, weights, {"optimizer": {"state": moments}})
+        traced = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert traced < next(iter(moments.values())).nbytes
+    loaded, state = load_checkpoint(path)
+    assert all(torch.equal(loaded[key], weights[key]) for key in weights)
+    assert all(torch.equal(state["optimizer"]["state"][key], moments[key]) for key in moments)
+
+
+class _FullDisk(io.RawIOBase):
+    """Takes some bytes and no more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(data)
+
+
+@pytest.mark.parametrize("room", [0, 5_000_000, 20_000_000])
+def test_a_disk_that_fills_up_under_a_state_is_what_it_is(room: int) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_state(_FullDisk(room), {"optimizer": large()})
+    assert caught.value.errno == errno.ENOSPC
 
 
 # The manifest ------------------------------------------------------------------------------------------------------------

@@ -112,18 +112,38 @@ def test_a_state_is_saved_every_so_many_steps_and_every_so_long(make_folder: Any
     from test_resume import Training
 
     folder = make_folder()
-    by_step, by_time, by_epoch = (
-        Training(folder, **given).run()[1] for given in ({"save_every_steps": 3}, {"save_every_seconds": 1e-9}, {})
-    )
+    chosen: list[dict[str, Any]] = [{"save_every_steps": 3}, {"save_every_seconds": 1e-9}, {}]
+    by_step, by_time, by_epoch = (Training(folder, **given).run()[1] for given in chosen)
     assert [step for step, *_ in by_step.saved] == [3, 4, 6, 8, 9, 12]
     assert [step for step, *_ in by_time.saved] == list(range(1, 13))
     assert [step for step, *_ in by_epoch.saved] == [4, 8, 12]
     assert by_step.rows == by_time.rows == by_epoch.rows
 
 
+def test_without_epochs_ends_a_state_is_saved_when_it_is_due_and_when_it_is_stopped(make_folder: Any) -> None:
+    from test_resume import Training, interrupted, same
+
+    folder = make_folder()
+    whole = Training(folder).whole()
+    for given, steps in (({}, []), ({"save_every_steps": 4}, [4, 8, 12]), ({"save_every_seconds": 1e-9}, list(range(1, 13)))):
+        training = Training(folder, save_epochs=False, **given)
+        ended, journal = training.run()
+        assert [step for step, *_ in journal.saved] == steps
+        assert same(ended["weights"], whole["weights"])
+    training = Training(folder, save_epochs=False)
+    for stop in (4, 6, 12):  # at an epoch's end, within one, at the last one's
+        saved, before = interrupted(training, stop)
+        assert saved[0] == stop
+        ended = training.go_on(saved, before)
+        assert all(same(ended[key], whole[key]) for key in whole if key not in ("state", "last"))
+        # But for the sums that the last saved state had: here it is another one.
+        assert all(same(ended["state"][key], whole["state"][key]) for key in whole["state"] if "window" not in key)
+
+
 def test_a_state_with_a_number_that_is_none_is_not_saved(make_folder: Any) -> None:
     from test_resume import Training
 
-    training = Training(make_folder(), lr=1e38)
-    with pytest.raises(NonFiniteError, match="at step"):
-        training.run()
+    for given in ({}, {"save_epochs": False}):
+        training = Training(make_folder(), lr=1e38, **given)
+        with pytest.raises(NonFiniteError, match="at step"):
+            training.run()

@@ -15,7 +15,7 @@ from arelu_tl.records.gradients import THRESHOLD
 
 _NOT_ASKED = (
     "data", "model", "baseline", "model_ema", "model_ema_decay", "patience", "eval_every", "compile", "grad_checkpointing",
-    "sync_bn", "output", "name", "save_every", "tensorboard",
+    "sync_bn", "output", "name", "save_every", "save_epochs", "tensorboard",
 )  # fmt: skip
 
 
