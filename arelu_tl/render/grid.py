@@ -4,7 +4,8 @@ Where a table is too wide, in this order:
 
 1. headings break between words;
 2. names are shortened in their middle, and texts break between words, down to a width that is still easy to read;
-3. columns that may go (``Column.gives_way``) are left out, the largest number first, and a line below says which;
+3. columns that may go (``Column.gives_way``) are left out, the largest number first, those of one number together and those
+   without any value before all others, and a line below says which;
 4. names and texts become as narrow as they can;
 5. each row becomes a block of its own, a line for each value, with nothing left out.
 """
@@ -41,7 +42,7 @@ class Column:
         name: its heading.
         kind: a "number" is never cut and stands with its decimal point below the others'; a "name" is shortened in its middle,
             and broken where two would then look the same; a "text" is broken between words.
-        gives_way: 0 stays; of the others the largest is left out first.
+        gives_way: 0 stays; of the others the largest are left out first.
         once: shown only where it differs from the row before, and an empty line then stands before the row.
     """
 
@@ -128,17 +129,23 @@ class Grid:
         if width is None or _total(full, everything) <= width:
             return _Fitted(everything, full)
         broken = {i: max(cells[i], *(cell_len(word) for word in headings[i].split() or [""])) for i in everything}
+        ways = [column.gives_way for column in self.columns]
+        # What says nothing goes before all that does.
+        ways = [way + max(ways) * (way > 0 and self._is_empty(i)) for i, way in enumerate(ways)]
         shown = list(everything)
         for least in (_EASY, _LEAST):
             floors = {i: min(broken[i], least.get(self.columns[i].kind, broken[i])) for i in everything}
             while _total(floors, shown) > width:
-                leaving = max(shown, key=lambda i: self.columns[i].gives_way)
-                if not self.columns[leaving].gives_way:
+                leaving = max((ways[i] for i in shown), default=0)
+                if not leaving:
                     break
-                shown.remove(leaving)
+                shown = [i for i in shown if ways[i] < leaving]
             else:
                 return _Fitted(shown, _shared(floors, broken, full, shown, width))
         return None
+
+    def _is_empty(self, column: int) -> bool:
+        return all(row.cells[column][0] in _NOTHING for row in self._rows)
 
     def _texts(self, column: int) -> list[str]:
         """A column's cells; numbers are padded so that their decimal points stand below each other."""

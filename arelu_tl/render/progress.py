@@ -122,11 +122,11 @@ class StudyView(Observer):
 
     def evaluated(self, arm: str, row: dict[str, Any]) -> None:
         if row["step"] == 0:
-            self._show(arm, 0, f"{'before training':<27}", row["loss"], row["top1"])
+            self._show(arm, 0, f"{'before training':<22}", row["loss"], row["top1"])
 
     def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
         training = f"train {row['train_loss']:6.3f} acc {row['train_top1']:.3f}"
-        self._show(arm, row["epoch"], f"{training:<27}", row["val_loss"], row["val_top1"], f"  {self._speed:.1f} img/s")
+        self._show(arm, row["epoch"], f"{training:<22}", row["val_loss"], row["val_top1"], f"  {self._speed:.1f} img/s")
 
     def _show(self, arm: str, epoch: int, training: str, loss: float, top1: float, speed: str = "") -> None:
         beside = ""
@@ -134,7 +134,10 @@ class StudyView(Observer):
             self._baseline[epoch] = top1
         elif epoch in self._baseline:
             beside = f" (relu {self._baseline[epoch]:.3f})"
-        start, end = f"  {arm:<6} epoch {epoch:>3}/{self._epochs}  ", f"val {loss:6.3f} acc {top1:.3f}{beside}"
+        start, end = (
+            f"  {arm:<6} epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  ",
+            f"val {loss:6.3f} acc {top1:.3f}{beside}",
+        )
         self.output.note(
             f"{start}{training} | val {loss:6.3f} acc ", (f"{top1:.3f}", "bold"), f"{beside}{speed}",
             shorter=[f"{start}{training} | {end}", f"{start}{end}"],

@@ -10,7 +10,7 @@ from arelu_tl.render.grid import Column, Grid
 
 def survey_table(rows: Sequence[SurveyRow]) -> Grid:
     """A row for each architecture, with how its sites are made up."""
-    kinds = {"module": 5, "shared": 5, "functional": 5, "relu6": 3, "SE": 2, "squared": 2}
+    kinds = {"module": 2, "shared": 3, "functional": 4, "relu6": 5, "SE": 6, "squared": 7}
     refused = any(row.refusal for row in rows)
     table = Grid(
         [

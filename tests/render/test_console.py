@@ -192,6 +192,7 @@ def test_an_epochs_line_fits(width: int, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("COLUMNS", str(width))
     with StudyView(Output()) as view:
         Told("x").to(view)
-    (told,) = [part for part in capsys.readouterr().err.splitlines() if "epoch   1/1" in part]
+    (told,) = [part for part in capsys.readouterr().err.splitlines() if "epoch 1/1" in part]
     assert len(told) <= width
     assert "acc 0.750" in told
+    assert ("train  0.500" in told) == (width >= 80)

@@ -243,6 +243,12 @@ def test_columns_leave_in_the_order_that_they_declare() -> None:
         [], ["c"], ["c", "d"], ["c", "d"],
     ]  # fmt: skip
     assert [line.plain for line in Grid([Column("a"), Column("b")]).lines(20)] == ["a  b", "────"]
+    pairs = Grid([Column("a"), Column("b", gives_way=2), Column("c", gives_way=1), Column("d", gives_way=2)])
+    pairs.add(*["123456789"] * 4)
+    assert left_out("\n".join(line.plain for line in pairs.lines(41))) == ["b", "d"]
+    empty = Grid(pairs.columns)
+    empty.add("123456789", "123456789", "-", "123456789")
+    assert left_out("\n".join(line.plain for line in empty.lines(33))) == ["c"]
 
 
 def test_names_that_would_look_alike_when_shortened_are_broken_instead() -> None:
