@@ -46,6 +46,12 @@ SECTIONS = {
         {"rounds": 5},
     ),
     "step": Section("training_step", "**A training step**, AReLU against ReLU:", {"rounds": 11}, {"rounds": 3}),
+    "exchange": Section(
+        "ddp_exchange",
+        "**Two processes, one net**: a step with DistributedDataParallel's exchange of gradients over one with ours:",
+        {"rounds": 15},
+        {"rounds": 3},
+    ),
     "stacked": Section(
         "stacked_nets",
         "**Small nets by the stack**, as `reproduce` trains them: a step of torch's modules one by one over the stack's:",
