@@ -17,11 +17,12 @@ from arelu_tl import __version__
 from arelu_tl.analysis.convergence import aulc
 from arelu_tl.backbone import Backbone, classifier_names, load_backbone, pretrained_cfg, reset_head
 from arelu_tl.data import Batches, PictureFolder, eval_view, make_eval_batches, make_train_batches
-from arelu_tl.errors import AreluTlError, BackboneError, Interrupted, NonFiniteError, PeerError
+from arelu_tl.errors import AreluTlError, ArtefactError, BackboneError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.duration import parse_interval
 from arelu_tl.records.storage import hold_folder, make_folder, read_json, remove_file, write_json, write_text
+from arelu_tl.records.weights import require_finite
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.environment import changed_environment, choose_workers, describe_environment
 from arelu_tl.study.head_only import on_features
@@ -90,7 +91,7 @@ def train_run(
             return finished
         weights, resume = world.lead(lambda: _resume_state(path, device, world, observer))
         if weights is not None:
-            model.load_state_dict(weights)
+            _load_checkpoint_weights(model, weights, path)
         world.share_weights(model.state_dict().values())
         if resume is None and world.leads:
             write_text(path / runs.RUN_CONFIG, dump_yaml(config))
@@ -358,6 +359,15 @@ def _resume_state(
     if (before := state.get("processes", 1)) != world.size:
         observer.note(f"{path.name} was trained by {before} processes and now by {world.size}: resumable, not bitwise")
     return weights, state
+
+
+def _load_checkpoint_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    require_finite(weights, f"the checkpoint of {path}", model.state_dict)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[:300]
+        raise ArtefactError(f"the checkpoint of {path} does not fit the model of its run.yaml: {told}") from None
 
 
 def _identity(config: FinetuneConfig) -> dict[str, Any]:
