@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 
 from arelu_tl.activation import portable
 from arelu_tl.activation.bodies import body_for
-from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_channels, over_channels
+from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_parameters, over_channels
 
 __all__ = ["ALPHA_MAX", "ALPHA_MIN", "arelu"]
 
@@ -45,6 +45,7 @@ _BOUNDS = {dtype: _bounds(dtype) for dtype in (torch.float16, torch.bfloat16, to
 
 _hardtanh_backward: Callable[..., Tensor] = torch.ops.aten.hardtanh_backward.default
 _sigmoid_backward: Callable[..., Tensor] = torch.ops.aten.sigmoid_backward.default
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def _in(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -65,8 +66,7 @@ class _AReLU(torch.autograd.Function):
         ctx: Any, x: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor | float, cap: float | None, channel_dim: int,
         inplace: bool, keeps_output: bool,
     ) -> Tensor:  # fmt: skip
-        channels = alpha.numel()
-        check_channels(x, channels, channel_dim)
+        check_parameters(x, alpha, channel_dim)
         # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
         wide, working = accumulation_dtype(alpha.dtype), accumulation_dtype(x.dtype)
         low, high, _, _ = _BOUNDS[alpha.dtype]
@@ -75,7 +75,7 @@ class _AReLU(torch.autograd.Function):
         positive, negative = _in(positive, working), _in(negative, working)
         if inplace:
             ctx.mark_dirty(x)
-        body = body_for(x, channels, channel_dim)
+        body = body_for(x, alpha.numel(), channel_dim)
         cap = None if cap is None else as_stored(cap, x.dtype)
         y = body.forward(x, positive, negative, cap, channel_dim, inplace=inplace)
         # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets an
@@ -137,7 +137,7 @@ def arelu(
         A tensor like ``x``.
 
     Raises:
-        ValueError: (C,) parameters and another number of channels in ``x``.
+        ValueError: (C,) parameters and another number of channels in ``x``, or parameters on another device.
     """
     if _must_be_written_out():
         with _sizes_are_constants():
@@ -161,7 +161,7 @@ def _must_be_written_out() -> bool:
     """
     return (
         torch.compiler.is_exporting()
-        or torch._C._is_tracing()
+        or _is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
@@ -170,7 +170,7 @@ def _must_be_written_out() -> bool:
 @contextmanager
 def _sizes_are_constants() -> Iterator[None]:
     """A tracer warns of every number of channels that is looked at; of a model's own parameters it's the same each time."""
-    if not torch._C._is_tracing():
+    if not _is_tracing():
         yield
         return
     with warnings.catch_warnings():
@@ -192,7 +192,7 @@ def _written_out(
     x: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor | float, cap: float | None, channel_dim: int
 ) -> Tensor:  # fmt: skip
     """The same values and gradients by operators that are differentiable themselves."""
-    check_channels(x, alpha.numel(), channel_dim)
+    check_parameters(x, alpha, channel_dim)
     working = accumulation_dtype(x.dtype)
     positive, negative = (over_channels(slope, x, channel_dim) for slope in _slopes(alpha, beta, scale, working))
     wide_x = x.to(working)

@@ -13,11 +13,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def check_channels(x: Tensor, channels: int, channel_dim: int) -> None:
+def check_parameters(x: Tensor, parameter: Tensor, channel_dim: int) -> None:
     """
     Raises:
-        ValueError: ``channels`` parameters, more than one, are not as many as ``x`` has channels.
+        ValueError: a site's parameters, more than one, are not as many as ``x`` has channels, or lie on another device, whose
+            memory a kernel cannot reach.
     """
+    if parameter.device != x.device:
+        raise ValueError(f"the input is on {x.device}, the parameters are on {parameter.device}: move one to the other")
+    channels = parameter.numel()
     if channels > 1 and not (-x.dim() <= channel_dim < x.dim() and x.shape[channel_dim] == channels):
         raise ValueError(f"{channels} parameters need that many channels in dimension {channel_dim}, not shape {tuple(x.shape)}")
 

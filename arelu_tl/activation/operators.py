@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arelu_tl.activation import portable
 from arelu_tl.activation.bodies import body_for
-from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_channels
+from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_parameters
 
 
 @torch.library.custom_op("arelu_tl::two_slope", mutates_args=())
@@ -30,14 +30,14 @@ def two_slope(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None =
     Returns:
         A tensor like ``x``.
     """
-    check_channels(x, positive.numel(), channel_dim)
+    check_parameters(x, positive, channel_dim)
     body = body_for(x, positive.numel(), channel_dim)
     return body.forward(x, *_slopes(x, positive, negative), _cap(x, cap), channel_dim, inplace=False)
 
 
 @two_slope.register_fake
 def _(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1) -> Tensor:
-    check_channels(x, positive.numel(), channel_dim)
+    check_parameters(x, positive, channel_dim)
     return torch.empty_like(x)
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import load_state_dict as timm_load_state_dict
 from timm.models import parse_model_name
-from torch import Tensor, nn
+from torch import nn
 
 from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_source, embedded_weights, load_embedded
-from arelu_tl.errors import ArtefactError, BackboneError
+from arelu_tl.backbone.weights_file import load_weights_file
+from arelu_tl.errors import BackboneError
 from arelu_tl.records.storage import sha256_file
+from arelu_tl.records.weights import require_finite
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def load_backbone(
         name: ``arch``, ``arch.tag``, ``hf-hub:USER/NAME`` or ``local-dir:PATH``.
         pretrained: False leaves timm's random initialisation.
         pretrained_path: a file of weights (safetensors, or a checkpoint read with ``weights_only=True``) instead of
-            timm's download; ``state_dict``, EMA and ``module.`` wrappers are taken off.
+            timm's download; see ``load_weights_file``. What had to be done to them is said in ``weights``.
         img_size: side of the square input in pixels, the pretrained model's own when None.
         drop: dropout rate before the classifier.
         drop_path: stochastic depth rate, the architecture's default when None.
@@ -68,13 +69,13 @@ def load_backbone(
 
     Raises:
         BackboneError: the model is unknown; its weights are out of reach or do not fit.
-        ArtefactError: the file of weights is damaged, or could run something.
+        ArtefactError: the file of weights is damaged, could run something, or holds NaN or infinities.
     """
     model: nn.Module
     if pretrained_path is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
-        _load_file(model, pretrained_path, name)
-        weights = f"file {pretrained_path.name} (SHA-256 {sha256_file(pretrained_path)[:16]})"
+        done = load_weights_file(model, pretrained_path, name, classifier_names(model))
+        weights = f"file {pretrained_path.name} ({'; '.join([f'SHA-256 {sha256_file(pretrained_path)[:16]}', *done])})"
     elif not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -83,9 +84,13 @@ def load_backbone(
     elif name == EMBEDDED_ARCHITECTURE and (embedded := embedded_weights()) is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
         load_embedded(model, embedded)
+        require_finite(model.state_dict(), str(embedded), dict)
         weights = embedded_source()
     else:
         model = _download(name, img_size=img_size, drop=drop, drop_path=drop_path)
+        require_finite(
+            model.state_dict(), f"the weights of {name}", lambda: build_architecture(name, img_size=img_size).state_dict()
+        )
         weights = str(pretrained_cfg(model).get("hf_hub_id") or pretrained_cfg(model).get("url") or name)
     model.eval()
     return Backbone(
@@ -181,7 +186,7 @@ def _check_name(name: str) -> tuple[str, str]:
     try:
         scheme, location = parse_model_name(name)
     except (ValueError, AssertionError) as error:
-        raise BackboneError(f"{name!r} is no model name: {_one_line(error)}") from None
+        raise BackboneError(f"{name!r} is no model name: {_place(name) or _one_line(error)}") from None
     scheme = scheme or "timm"
     if scheme != "timm":
         if scheme == "local-dir" and not (Path(location) / "config.json").is_file():
@@ -189,14 +194,24 @@ def _check_name(name: str) -> tuple[str, str]:
         return scheme, location
     architecture, _, tag = location.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
-        raise BackboneError(f"unknown model {name!r}: {hint}")
+        raise BackboneError(f"unknown model {name!r}: {_place(name) or _near(architecture)}")
     if tag:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
         if tag not in tags:
             raise BackboneError(f"unknown weights {name!r}: {architecture} has {', '.join(tags) or 'none'}")
     return scheme, location
+
+
+def _place(name: str) -> str:
+    """Where that goes which is there under this name."""
+    if Path(name).is_dir():
+        return f"a model's folder is named local-dir:{name}, a trained run is given to evaluate, predict or export"
+    return "a file of weights is given as --pretrained-path, its architecture as --model" if Path(name).is_file() else ""
+
+
+def _near(architecture: str) -> str:
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
 
 
 def _download(name: str, *, img_size: int | None, drop: float, drop_path: float | None) -> nn.Module:
@@ -281,31 +296,6 @@ def _wanted_file(scheme: str, location: str) -> str:
         return f"looked for {on_hub[1]} of {on_hub[0]}"
     config = timm.get_pretrained_cfg(location) if scheme == "timm" else None
     return f"looked for {Path(str(config.url)).name if config is not None else location}"
-
-
-def _load_file(model: nn.Module, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise BackboneError(f"--pretrained-path {path}: no such file")
-    try:
-        given: dict[str, Tensor] = timm_load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
-    except Exception as error:  # every reader of a foreign file has errors of its own; all mean the same here
-        raise ArtefactError(f"--pretrained-path {path}: not weights that can be loaded safely: {_one_line(error)}") from error
-    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise ArtefactError(f"--pretrained-path {path}: holds no state dict of tensors")
-    wanted = model.state_dict()
-    # A checkpoint fine-tuned on another task keeps everything but its classifier.
-    classifier = {key for key in wanted if key.startswith(tuple(f"{n}." for n in classifier_names(model)))}
-    foreign_head = {k for k in classifier if k not in given or given[k].shape != wanted[k].shape}
-    missing = [key for key in wanted if key not in given and key not in foreign_head]
-    surplus = [key for key in given if key not in wanted]
-    misshapen = [k for k in wanted if k in given and given[k].shape != wanted[k].shape and k not in foreign_head]
-    faults = []
-    for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", misshapen)):
-        if keys:
-            faults.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
-    if faults:
-        raise BackboneError(f"--pretrained-path {path} does not fit {name}: {'; '.join(faults)}")
-    model.load_state_dict({k: v for k, v in given.items() if k not in foreign_head}, strict=False)
 
 
 def expected_data_config(name: str, img_size: int | None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,29 @@ def save_weights(path: Path, state: dict[str, Tensor], card: dict[str, object] |
             if tensor.numel():
                 # PyTorch lays numbers out as the processor does; all that it runs on are little-endian, as the file is.
                 file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def require_finite(state: Mapping[str, Tensor], where: str, own: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Look through weights before they are used: a NaN in them would come out as a training's that diverged.
+
+    Args:
+        where: they come from, as the message begins.
+        own: gives what the model that they are for was built with; where that has infinities (bounds that bind nothing), so may
+            they.
+
+    Raises:
+        ArtefactError: a tensor holds NaN or an infinity; the first such is named.
+    """
+    for name, tensor in state.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all()):
+            continue
+        nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+        if not nan and name in (built := own()) and bool(built[name].isinf().any()):
+            continue
+        raise ArtefactError(
+            f"{where}: {name} holds {nan} NaN and {infinite} infinite of its {tensor.numel()} numbers: the file is damaged, or "
+            "was saved from a training that had diverged; use another"
+        )
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object] | None]:

@@ -17,7 +17,7 @@ from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.gradients import THRESHOLD, GradientPoint, GradientReport
 from arelu_tl.records.storage import read_json
-from arelu_tl.records.weights import load_weights
+from arelu_tl.records.weights import load_weights, require_finite
 from arelu_tl.study.arm_pair import find_partner
 from arelu_tl.study.environment import choose_device
 from arelu_tl.study.finetune import absolute
@@ -216,6 +216,7 @@ def _along(arm: _Arm, run: runs.RunRecord | None, observer: Observer) -> list[Gr
         observer.note(f"{run.path.name} started from another head than can be rebuilt here (other classes, or another torch)")
     points = [arm.measure(0, "start")]
     for number, (step, what, weights) in enumerate(states, start=1):
+        require_finite(weights, f"{arm.config.arm}: {what}", arm.model.state_dict)
         try:
             arm.model.load_state_dict(weights)
         except RuntimeError as error:

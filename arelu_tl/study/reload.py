@@ -11,7 +11,7 @@ from arelu_tl.errors import ArtefactError, BackboneError, ConfigError, DataError
 from arelu_tl.exporting.folder import is_export, read_export
 from arelu_tl.exporting.freeze import FrozenSite, put_site
 from arelu_tl.records import runs
-from arelu_tl.records.weights import load_weights
+from arelu_tl.records.weights import load_weights, require_finite
 from arelu_tl.study.card import ModelCard
 from arelu_tl.surgery import restore_sites
 from arelu_tl.training.checkpoint import is_checkpoint, load_checkpoint_model
@@ -29,7 +29,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
     Raises:
         DataError: there is neither at ``path``.
-        ArtefactError: the files are damaged, do not belong together, or are of another format.
+        ArtefactError: the files are damaged, do not belong together, hold NaN or infinities, or are of another format.
     """
     path = Path(path)
     if is_export(path):
@@ -54,7 +54,10 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
             restore_sites(model, card.sites, arm=card.arm)
         for site in card.frozen_sites if card.form == "frozen" else ():
             put_site(model, FrozenSite(**site))
+        require_finite(weights, str(path), model.state_dict)
         model.load_state_dict(weights, strict=True)
+    except ArtefactError:
+        raise
     except (BackboneError, ConfigError, SurgeryError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None
     return model.eval(), card

@@ -21,6 +21,7 @@ from arelu_tl.backbone import (
 from arelu_tl.data import PictureFolder, eval_view, make_train_batches
 from arelu_tl.errors import AreluTlError, ArtefactError
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.records.weights import require_finite
 from arelu_tl.surgery import SurgeryReport, calibration_batches, convert, restore_sites
 from arelu_tl.training import enable_grad_checkpointing
 
@@ -77,7 +78,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
     Neither pretrained weights nor pictures are needed: what surgery and calibration came to is recorded.
 
     Raises:
-        ArtefactError: the records do not belong together.
+        ArtefactError: the records do not belong together, or the weights hold NaN or infinities.
     """
     try:
         recorded = saved.state["start"]
@@ -88,14 +89,25 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
             report = SurgeryReport.from_json(saved.surgery)
             restore_sites(model, saved.surgery["sites"], arm=config.arm, inplace=config.inplace)
         _finish(model, config, classes, device)
+    except _UNFIT as error:
+        raise _unfit(saved, error) from None
+    require_finite(saved.weights, str(saved.checkpoint), model.state_dict)
+    try:
         model.load_state_dict(saved.weights, strict=True)
-    except (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise ArtefactError(
-            f"{saved.checkpoint}: what it says of how its run began does not fit ({type(error).__name__}: {told}): "
-            f"to train the run anew, remove {saved.checkpoint.parent}"
-        ) from None
+    except RuntimeError as error:
+        raise _unfit(saved, error) from None
     return RunStart(backbone, report, pairing)
+
+
+_UNFIT = (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+
+
+def _unfit(saved: SavedRun, error: Exception) -> ArtefactError:
+    told = " ".join(str(error).split())[:300]
+    return ArtefactError(
+        f"{saved.checkpoint}: what it says of how its run began does not fit ({type(error).__name__}: {told}): "
+        f"to train the run anew, remove {saved.checkpoint.parent}"
+    )
 
 
 def prepare_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplac
         if module in stood and taken[module] == stood[module]:
             undo.append(_set_modules(model, [name], RoutedReLU()))
     undo += [route(model.get_submodule(owner), calls) for owner, calls in routes.items()]
+    undo += _leave_fused_paths(model, new)
 
     def undo_all() -> None:
         for step in reversed(undo):
@@ -147,6 +149,27 @@ def _nearest_weights(model: nn.Module, place: str) -> torch.Tensor:
         if not place:
             return torch.empty(0)
         place = place.rpartition(".")[0]
+
+
+# By which of torch's own layers take a fused kernel when no gradients are wanted: it has a ReLU of its own, and runs none of the
+# modules within them. An encoder that makes nested tensors for such layers goes with them.
+_FUSED_PATHS: tuple[tuple[type[nn.Module], str, int], ...] = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
+    (nn.TransformerEncoder, "use_nested_tensor", False),
+)
+
+
+def _leave_fused_paths(model: nn.Module, new: Sequence[nn.Module]) -> list[Undo]:
+    """Make every layer that has one of the ``new`` modules within it run its modules, with gradients or without."""
+    replaced = set(new)
+    undo: list[Undo] = []
+    for module in model.modules():
+        for kind, flag, off in _FUSED_PATHS:
+            before = getattr(module, flag, off) if isinstance(module, kind) else off
+            if before and not replaced.isdisjoint(module.modules()):
+                setattr(module, flag, off)
+                undo.append(partial(setattr, module, flag, before))
+    return undo
 
 
 def _set_modules(model: nn.Module, names: Iterable[str], module: nn.Module) -> Undo:

@@ -7,6 +7,7 @@ to [0, 1] keeps a share or a probability in its range; it is no activation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -127,9 +128,11 @@ _OPERATORS: dict[Any, tuple[int | None, int | None]] = {
 
 
 def is_relu_operator(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an ATen operator, with these arguments, is a ReLU."""
+    """Whether an operator, with these arguments, is a ReLU or ends in one, as fused kernels do."""
     packet = getattr(func, "overloadpacket", None)
-    if packet not in _OPERATORS or not args[0].is_floating_point():
+    if packet not in _OPERATORS:
+        return _holds_relu(func, args, kwargs)
+    if not (args[0].is_floating_point() or args[0].is_quantized):
         return False
     at_low, at_high = _OPERATORS[packet]
     if at_low is None:
@@ -142,6 +145,25 @@ def is_relu_operator(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return _call(low, high, False) is not None
 
 
+_NAMED_AFTER_RELU = re.compile(r"(?:^|(?<!leaky)_)relu6?(?:_|$)")
+_RECURRENT = ("aten::_cudnn_rnn", "aten::miopen_rnn")
+
+
+def _holds_relu(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a kernel of another name has a ReLU within, which it does not show to the dispatcher."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return False
+    if _NAMED_AFTER_RELU.search(schema.name.partition("::")[2]):  # quantized::conv2d_relu, aten::_add_relu
+        return True
+    told = {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | dict(kwargs)
+    if any(a.name == "use_gelu" for a in schema.arguments):  # aten::_transformer_encoder_layer_fwd, aten::_addmm_activation
+        return not told.get("use_gelu", False)
+    if schema.name in _RECURRENT:
+        return told.get("mode") == 0
+    return any(isinstance(value, str) and value == "relu" for value in told.values())  # mkldnn::_convolution_pointwise
+
+
 class ReLUTap(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls ``seen()`` at each ReLU that the dispatcher executes, whoever called it and from whatever language."""
 
@@ -150,6 +172,13 @@ class ReLUTap(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if is_relu_operator(func, args, kwargs or {}):
+        kwargs = kwargs or {}
+        # Where no autograd stands before the dispatcher, in inference mode, it has not taken composite operators apart yet.
+        if isinstance(func, torch._ops.OpOverload):
+            with self:
+                taken_apart = func.decompose(*args, **kwargs)
+            if taken_apart is not NotImplemented:
+                return taken_apart
+        if is_relu_operator(func, args, kwargs):
             self._seen()
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

@@ -213,16 +213,22 @@ def examine(model: nn.Module, example: Tensor | None) -> Trace:
     Raises:
         SurgeryError: see ``find_sites``.
     """
-    size: tuple[int, ...]
+    size = _size(model, example)
     if example is not None and not _only_a_shape(model, example):
         trace = trace_relus(model, example)
-        size = tuple(example.shape[1:])
     else:
-        told = pretrained_cfg(model).get("input_size", _USUAL_SIZE)
-        size = tuple(example.shape[1:] if example is not None else told)
         trace = _without_values(model, size) or trace_relus(model, _zeros(model, size))
     _compare_modes(model, trace, _without_values(model, size, training=True) or _trained_copy(model, size))
     return trace
+
+
+def pictures_for(model: nn.Module, example: Tensor | None) -> Tensor:
+    """What ``model`` can be run on where it lies: ``example`` if it has values that are needed, zeros of its size otherwise."""
+    return example if example is not None and not _only_a_shape(model, example) else _zeros(model, _size(model, example))
+
+
+def _size(model: nn.Module, example: Tensor | None) -> tuple[int, ...]:
+    return tuple(example.shape[1:] if example is not None else pretrained_cfg(model).get("input_size", _USUAL_SIZE))
 
 
 def _trained_copy(model: nn.Module, size: tuple[int, ...]) -> Trace:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -264,10 +264,60 @@ def _module_hooks(watch: _Watch) -> Iterator[None]:
 
 def on_meta(model: nn.Module, size: Sequence[int], *, pictures: int = 1) -> Callable[[], Any]:
     """A forward pass of ``model`` on pictures of ``size`` (C, H, W) in which shapes flow and nothing is computed."""
-    state = {name: tensor.detach().to("meta") for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    # Every tensor under one name of each module that has it: exchanged under two names of one module, it would not be put back.
+    shadows: dict[int, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        for key, tensor in chain(module.named_parameters(name, recurse=False), module.named_buffers(name, recurse=False)):
+            state[key] = shadows.setdefault(id(tensor), tensor.detach().to("meta"))
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     example = torch.zeros(pictures, *size, device="meta", dtype=dtype)
-    return lambda: torch.func.functional_call(model, state, (example,))
+    return lambda: torch.func.functional_call(model, state, (example,), tie_weights=False)
+
+
+def count_executions(
+    model: nn.Module, example: Tensor, gradients: Callable[[], AbstractContextManager[Any]]
+) -> tuple[Counter[str], Counter[nn.Module]]:
+    """Run ``model`` once in eval mode as whoever uses it does, observed at the dispatcher alone, and count what ran.
+
+    An observer of torch's functions would change what runs: layers take fused kernels only where nobody watches.
+
+    Args:
+        model: left in the mode that it is in; what it keeps of the pass is kept.
+        example: pictures, shape (N, C, H, W), on the model's device.
+        gradients: ``torch.enable_grad``, ``torch.no_grad`` or ``torch.inference_mode``.
+
+    Returns:
+        (how often a ReLU ran in each module, by name; how often each module's forward ran).
+
+    Raises:
+        SurgeryError: the model cannot run on the example.
+    """
+    watch = _Watch({module: name for name, module in model.named_modules()})
+    example = example.clone()
+    with (
+        _refused(model, tuple(example.shape)),
+        evaluating(model),
+        gradients(),
+        _module_hooks(watch),
+        ReLUTap(watch.operator_seen),
+    ):
+        model(example)
+    return Counter(watch.unplaced), watch.invocations
+
+
+@contextmanager
+def _refused(model: nn.Module, shape: Any) -> Iterator[None]:
+    """An error in which the model cannot run becomes surgery's."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if isinstance(error, SurgeryError):
+            raise
+        told = " ".join(str(error).split())[:200]
+        raise SurgeryError(
+            f"{type(model).__name__} cannot run on input of shape {shape}: {told}; give an example_input that it can run on"
+        ) from error
 
 
 def trace_relus(
@@ -288,21 +338,16 @@ def trace_relus(
     watch = _Watch(names)
     if example is not None:
         example = example.clone()  # the first operation may be one in place
-    try:
-        mode = evaluating(model) if evaluate else nullcontext()
-        with mode, torch.set_grad_enabled(not evaluate), _module_hooks(watch), ReLUTap(watch.operator_seen), watch:
-            if run is not None:
-                run()
-            elif example is not None:
-                model(example)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        if isinstance(error, SurgeryError):
-            raise
-        told = " ".join(str(error).split())[:200]
-        shape = tuple(example.shape) if example is not None else "as given"
-        raise SurgeryError(
-            f"{type(model).__name__} cannot run on input of shape {shape}: {told}; give an example_input that it can run on"
-        ) from error
+    shape = tuple(example.shape) if example is not None else "as given"
+    mode = evaluating(model) if evaluate else nullcontext()
+    with (
+        _refused(model, shape), mode, torch.set_grad_enabled(not evaluate),
+        _module_hooks(watch), ReLUTap(watch.operator_seen), watch,
+    ):  # fmt: skip
+        if run is not None:
+            run()
+        elif example is not None:
+            model(example)
     if watch.unplaced:
         where = ", ".join(sorted({name or type(model).__name__ for name in watch.unplaced}))
         raise SurgeryError(f"{len(watch.unplaced)} ReLUs are executed in a way that surgery cannot replace, in {where}")

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from arelu_tl.activation import named_activations
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.plan import PlannedSite, SurgeryPlan
-from arelu_tl.surgery.sites import examine
+from arelu_tl.surgery.sites import examine, pictures_for
+from arelu_tl.surgery.trace import count_executions
+
+_GRADIENTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "with gradients": torch.enable_grad,
+    "under no_grad": torch.no_grad,
+    "in inference mode": torch.inference_mode,
+}
 
 
 def verify(model: nn.Module, plan: SurgeryPlan, example_input: Tensor | None = None) -> int:
     """Run the operated model under the dispatcher's tap and hold what is left of its ReLUs against the plan.
 
+    It runs in training mode, and in eval mode with gradients, without, and in inference mode: layers may take other ways there.
+
     Args:
-        model: after surgery.
+        model: after surgery; left as it is.
         plan: what was done to it.
         example_input: as ``find_sites`` takes it.
 
@@ -23,19 +38,59 @@ def verify(model: nn.Module, plan: SurgeryPlan, example_input: Tensor | None = N
         The number of ReLUs that still run, all of them meant to.
 
     Raises:
-        SurgeryError: the count is another one than the plan's; the leftovers are named.
+        SurgeryError: the count is another one than the plan's, and the leftovers are named; or what surgery put in does not run
+            as often without gradients as with them.
     """
     names = {module: name for name, module in model.named_modules()}
-    left = Counter(e.module or (e.stack[-1] if e.stack else model) for e in examine(model, example_input).executions)
-    meant = Counter(model.get_submodule(_place(planned)) for planned in plan.left)
+    meant = Counter(names[model.get_submodule(_place(planned))] for planned in plan.left)
+    found = examine(model, example_input).executions
+    left = Counter(names[e.module or (e.stack[-1] if e.stack else model)] for e in found)
+    _compare(model, left, meant, "")
+    # A fused kernel runs the ReLU of a module that is within the one which called it.
+    whole = {
+        inner: layer for layer in model.modules() if isinstance(layer, nn.TransformerEncoderLayer) for inner in layer.modules()
+    }
+    outer = {names[module]: names[whole.get(module, module)] for module in names}
+    twin = _copied(model)
+    pictures = pictures_for(model, example_input)
+    ran: dict[str, Counter[str]] = {}
+    for mode, gradients in _GRADIENTS.items():
+        relus, invocations = count_executions(twin, pictures, gradients)
+        _compare(model, _gathered(relus, outer), _gathered(meant, outer), f" {mode}")
+        ran[mode] = Counter({name: invocations[module] for name, module in named_activations(twin)})
+        first = ran["with gradients"]
+        if different := sorted(name for name in first | ran[mode] if first[name] != ran[mode][name]):
+            raise SurgeryError(
+                f"evaluation {mode} goes around {', '.join(different[:5])}, which run {first.total()} times with gradients and "
+                f"{ran[mode].total()} times so: make the forward pass one; the model was put back as it was"
+            )
+    return left.total()
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, because what a layer keeps of a pass in inference mode could not be trained on; the model where it has none."""
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError):  # it holds what cannot be copied: a lock, a tensor with a graph
+        return model
+
+
+def _gathered(counts: Counter[str], outer: Mapping[str, str]) -> Counter[str]:
+    gathered = Counter[str]()
+    for name, count in counts.items():
+        gathered[outer[name]] += count
+    return gathered
+
+
+def _compare(model: nn.Module, left: Counter[str], meant: Counter[str], mode: str) -> None:
     if left == meant:
-        return left.total()
-    surplus = [names.get(m) or type(model).__name__ for m in left - meant]
-    missing = [names.get(m) or type(model).__name__ for m in meant - left]
+        return
+    surplus = [name or type(model).__name__ for name in left - meant]
+    missing = [name or type(model).__name__ for name in meant - left]
     told = [f"left over in {', '.join(surplus)}"] if surplus else []
     told += [f"gone from {', '.join(missing)}"] if missing else []
     raise SurgeryError(
-        f"after surgery {left.total()} ReLUs run where {meant.total()} were meant to stay: {'; '.join(told)}; "
+        f"after surgery {left.total()} ReLUs run{mode} where {meant.total()} were meant to stay: {'; '.join(told)}; "
         "the model was put back as it was"
     )
 

@@ -162,6 +162,19 @@ def test_a_dimension_without_as_many_channels_is_refused_and_the_input_left(
     assert torch.equal(x, kept)
 
 
+@both_ways
+def test_parameters_on_another_device_are_refused(inplace: bool) -> None:
+    """A kernel would read their memory, which is not there."""
+    for module, x in (
+        (AReLU(inplace=inplace, device="meta"), torch.ones(3)),
+        (AReLU(inplace=inplace), torch.ones(3, device="meta")),
+    ):
+        with pytest.raises(ValueError, match="the parameters are on"):
+            module(x)
+    with pytest.raises(ValueError, match="the parameters are on"):
+        torch.ops.arelu_tl.two_slope(torch.ones(3), torch.ones(1, device="meta"), torch.ones(1, device="meta"))
+
+
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 1.0, 3.0])
 def test_alpha_outside_the_clamp_acts_as_the_clamps_end(alpha: float) -> None:
     x, beta = images(50), torch.tensor([2.0], dtype=torch.float64)

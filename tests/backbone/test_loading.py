@@ -31,6 +31,7 @@ from arelu_tl.backbone import (
 )
 from arelu_tl.backbone.embedded import embedded_weights, load_embedded
 from arelu_tl.errors import ArtefactError, BackboneError
+from arelu_tl.records.weights import require_finite
 
 TINY = "test_resnet"
 Weights = dict[str, Tensor]
@@ -152,6 +153,88 @@ def test_pretrained_path_loads(write: Callable[[Weights, Path], Path], trained: 
     assert backbone.license is None  # timm's own weights have one, which is not this file's
     assert_holds(backbone.model, trained)
     assert path.name in backbone.weights
+
+
+PREFIXES = ["model.", "backbone.", "net.", "module.model.", "encoder.", "my.own.wrapper."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_wrappers_prefix_is_taken_off_and_said(prefix: str, trained: Weights, tmp_path: Path) -> None:
+    wrapped = {f"{prefix}{k}": v for k, v in trained.items()}
+    assert_holds(load_backbone(TINY, pretrained_path=_saved(wrapped, tmp_path)).model, trained)
+    content = {"state_dict": {**wrapped, "criterion.weight": torch.ones(3)}, "epoch": 3, "global_step": 7}
+    backbone = load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
+    assert_holds(backbone.model, trained)
+    said = f"prefix '{prefix.removeprefix('module.')}' taken off, criterion.weight left out"
+    assert said in backbone.weights
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_weights_without_counters_of_batches_are_taken_and_it_is_said(prefix: str, trained: Weights, tmp_path: Path) -> None:
+    old = {f"{prefix}{k}": v for k, v in trained.items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(trained)
+    backbone = load_backbone(TINY, pretrained_path=_saved(old, tmp_path))
+    assert_holds(backbone.model, trained)
+    assert "without num_batches_tracked" in backbone.weights
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "net", "weights"])
+def test_weights_under_a_key_that_is_not_timms_are_taken(key: str, trained: Weights, tmp_path: Path) -> None:
+    content = {key: trained, "optimizer_state_dict": {"state": {}, "param_groups": []}, "epoch": 3}
+    backbone = load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
+    assert_holds(backbone.model, trained)
+    assert key in backbone.weights
+
+
+def test_the_weights_of_several_nets_are_not_guessed_between(trained: Weights, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"several nets' weights \(student, teacher\)"):
+        load_backbone(TINY, pretrained_path=_saved({"student": trained, "teacher": trained}, tmp_path))
+    two = {f"{prefix}{k}": v for prefix in ("encoder_q.", "encoder_k.") for k, v in trained.items()}
+    with pytest.raises(BackboneError, match=r"several nets' weights \(encoder_q\., encoder_k\.\)"):
+        load_backbone(TINY, pretrained_path=_saved(two, tmp_path))
+
+
+def test_behind_a_prefix_what_is_missing_is_named_without_it(trained: Weights, tmp_path: Path) -> None:
+    gone = next(iter(trained))
+    given = {f"model.{k}": v for k, v in trained.items() if k != gone}
+    with pytest.raises(BackboneError, match=rf"1 missing .{gone}.$"):
+        load_backbone(TINY, pretrained_path=_saved(given, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (["bert.encoder.layer.0.attention.self.query.weight"], "a transformers model's"),
+        (["backbone.body.conv1.weight", "rpn.head.conv.weight"], "a torchvision detector's"),
+        (["layer1.0.act1.alpha", "layer1.0.act1.beta"], "a model's that arelu-tl operated on"),
+    ],
+)
+def test_what_foreign_weights_look_like_is_said(keys: list[str], kind: str, trained: Weights, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=kind):
+        load_backbone(TINY, pretrained_path=_saved({**trained, **{k: torch.ones(1) for k in keys}}, tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("where", ["conv1.0.weight", "bn1.running_var"])
+def test_what_is_not_finite_in_a_file_is_named(value: float, where: str, trained: Weights, tmp_path: Path) -> None:
+    broken = trained[where].clone()
+    broken.view(-1)[1] = value
+    with pytest.raises(ArtefactError, match=rf"weights\.pth: {where} holds . NaN and . infinite of its {broken.numel()}"):
+        load_backbone(TINY, pretrained_path=_saved({**trained, where: broken}, tmp_path))
+
+
+def test_a_classifier_that_is_left_out_may_hold_anything(trained: Weights, tmp_path: Path) -> None:
+    given = {**trained, "fc.weight": torch.full((7, trained["fc.weight"].shape[1]), torch.nan), "fc.bias": torch.zeros(7)}
+    assert load_backbone(TINY, pretrained_path=_saved(given, tmp_path)).model.fc.weight.isfinite().all()
+
+
+def test_what_a_model_itself_holds_as_infinite_is_no_fault() -> None:
+    bounds = {"input_min": torch.tensor(-torch.inf), "weight": torch.ones(2)}
+    require_finite(bounds, "a file", lambda: bounds)
+    with pytest.raises(ArtefactError, match="a file: input_min holds 0 NaN and 1 infinite"):
+        require_finite(bounds, "a file", lambda: {"input_min": torch.tensor(0.0)})
+    with pytest.raises(ArtefactError, match="a file: input_min holds 1 NaN"):
+        require_finite({"input_min": torch.tensor(torch.nan)}, "a file", lambda: bounds)
 
 
 def test_a_file_with_another_number_of_classes_gives_everything_but_its_head(tmp_path: Path) -> None:
@@ -306,6 +389,28 @@ def test_a_damaged_local_dir_is_a_backbone_error_of_one_line(local_model: Path, 
     with pytest.raises(BackboneError) as caught:
         load_backbone(f"local-dir:{local_model}")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_finite_in_a_local_dir_is_named(local_model: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(local_model / "model.safetensors")
+    weights["conv1.0.weight"][0] = torch.nan
+    save_file(weights, local_model / "model.safetensors")
+    with pytest.raises(ArtefactError, match=r"local-dir:.*mine: conv1\.0\.weight holds 27 NaN"):
+        load_backbone(f"local-dir:{local_model}")
+
+
+def test_a_folder_or_a_file_in_the_place_of_a_name_is_told_where_it_goes(
+    local_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(local_model.parent)
+    for name in (str(local_model), "mine"):
+        with pytest.raises(BackboneError, match=f"local-dir:{name}"):
+            load_backbone(name)
+    monkeypatch.chdir(local_model)
+    with pytest.raises(BackboneError, match="--pretrained-path"):
+        load_backbone("model.safetensors")
 
 
 def test_local_dir_moved_elsewhere_still_loads(local_model: Path, tmp_path: Path) -> None:

@@ -4,12 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 import arelu_tl
+from arelu_tl.errors import ArtefactError
+from arelu_tl.records import runs
+from arelu_tl.records.storage import sha256_file
+from arelu_tl.records.weights import load_weights, save_weights
+from arelu_tl.study.export import export
 from arelu_tl.study.inspection import inspect_backbone
+from tests.trained_runs import write_trained_run
 
 
 def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -> None:
@@ -39,6 +46,24 @@ def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -
     assert card.model_args["output_stride"] == 16
     with torch.inference_mode():
         assert model.forward_features(torch.zeros(1, 3, 64, 64)).shape[-1] == 4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_what_is_not_finite_in_a_trained_model_is_named(value: float, tmp_path: Path) -> None:
+    path = write_trained_run(tmp_path, "test_resnet")
+    export(path, "safetensors", tmp_path / "exported")
+    for place in (path / runs.BEST, tmp_path / "exported" / "model.safetensors"):
+        weights, card = load_weights(place)
+        weights["layer1.0.bn1.running_var"][3] = value
+        save_weights(place, weights, card)
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    config["sha256"] = {"model.safetensors": sha256_file(tmp_path / "exported" / "model.safetensors")}
+    (tmp_path / "exported" / "config.json").write_text(json.dumps(config))
+    for place in (path, tmp_path / "exported"):
+        with pytest.raises(
+            ArtefactError, match=rf"{place.name}: layer1\.0\.bn1\.running_var holds . NaN and . infinite of its 32"
+        ):
+            arelu_tl.load_model(place)
 
 
 def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:

@@ -149,6 +149,26 @@ def test_finding_leaves_modes_statistics_hooks_and_gradients(example: Tensor) ->
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_finding_leaves_the_tensors_of_a_module_under_two_names_and_of_two_modules() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU()
+            self.norm = nn.BatchNorm2d(3)
+            self.b.weight = self.a.weight
+            self.again = nn.Sequential(self.a, self.norm)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.again(self.b(x)))
+
+    model = Tied().eval()
+    before = {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    assert len(find_sites(model)) == 1  # without an example, so on the meta device
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert id(tensor) == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+
+
 def test_finding_does_not_draw_random_numbers() -> None:
     model = Backwards().train()
     before = torch.get_rng_state()
