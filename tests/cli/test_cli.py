@@ -88,7 +88,7 @@ def test_report_names_both_arms_the_verdict_and_the_next_commands(study: tuple[P
     path, done = study
     for word in ("relu", "arelu", "AULC", "At learning rate 0.001", "One seed says little", "next:", "arelu-tl predict"):
         assert word in done.stdout, word
-    assert "epoch   2/2" in done.stderr
+    assert "epoch 2/2" in done.stderr
     comparison = json.loads((path / "comparison.json").read_text())
     assert comparison["rates"][0]["verdict"] in ("faster", "slower", "no detectable difference")
     assert comparison["rates"][0]["pairs"][0]["mcnemar_p"] is not None
