@@ -38,7 +38,8 @@ def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Sh
     parts: list[Shown] = [
         line(
             f"{report.model} on {report.data}, lr {report.lr:g}, seed {report.seed}; "
-            f"{report.batches} batches of up to {report.batch_size} training pictures, the same at every point"
+            f"{report.batches} batch{'es' * (report.batches != 1)} of up to {report.batch_size} training pictures, "
+            "the same at every point"
         ),
         "",
         table,

@@ -134,10 +134,8 @@ class StudyView(Observer):
             self._baseline[epoch] = top1
         elif epoch in self._baseline:
             beside = f" (relu {self._baseline[epoch]:.3f})"
-        start, end = (
-            f"  {arm:<6} epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  ",
-            f"val {loss:6.3f} acc {top1:.3f}{beside}",
-        )
+        start = f"  {arm:<6} epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  "
+        end = f"val {loss:6.3f} acc {top1:.3f}{beside}"
         self.output.note(
             f"{start}{training} | val {loss:6.3f} acc ", (f"{top1:.3f}", "bold"), f"{beside}{speed}",
             shorter=[f"{start}{training} | {end}", f"{start}{end}"],

@@ -112,13 +112,10 @@ def _terminal_table(told: Reproduction, columns: Sequence[Column]) -> Grid:
     # An accuracy is what the table is for: rather a block for each activation than a rate left out.
     headings = [grid.Column("group", "name", gives_way=1, once=True), *(grid.Column(name, "name") for name in header[1:2])]
     table = Grid([*headings, *map(grid.Column, header[2:])], title=_title(told) + direction)
-    for group, (_, activation, *cells) in zip(_groups(told, len(rows)), rows, strict=True):
+    names = [(told.groups[name], told.titles[name]) for name in told.activations]
+    # Below the activations: where AReLU stands among them.
+    names += [("AReLU", row[1].removeprefix("AReLU").removeprefix("'s").strip()) for row in rows[len(names) :]]
+    for (group, activation), (_, _, *cells) in zip(names, rows, strict=True):
         best = [(cell, "bold" * cell.startswith("*")) for cell in cells]
         table.add(group, activation, *best, style="bold" * (activation == told.titles.get(ARELU)))
     return table
-
-
-def _groups(told: Reproduction, rows: int) -> list[str]:
-    """Of each row; those below the activations are of none."""
-    groups = [told.groups[name] for name in told.activations]
-    return groups + [""] * (rows - len(groups))

@@ -92,7 +92,7 @@ def test_two_processes_are_the_same_experiment_as_one(data: Path, tmp_path: Path
     assert json.loads(out).keys() == json.loads(one.stdout).keys()
     told = two.told.read_text().splitlines()
     assert sum("study folder" in line for line in told) == 1
-    assert sum("arelu  epoch   2/2" in line for line in told) == 1
+    assert sum("arelu  epoch 2/2" in line for line in told) == 1
 
     ours, alone = tmp_path / "two" / "study", tmp_path / "one" / "study"
     assert files(ours) == files(alone)
