@@ -76,7 +76,7 @@ class Told:
         name = self.name
         folder: Any = SimpleNamespace(
             splits={"train": [1]}, root=Path("/nowhere", name), classes=[name], warnings=lambda: [name],
-            rejected=[SimpleNamespace(path=name, reason=name)],
+            rejected=[SimpleNamespace(path=name, reason=name)], endings=lambda: name,
         )  # fmt: skip
         view.study_started(Path(name), folder, ["relu"])
         view.sweep_planned(4, 3, 5.0)
@@ -100,7 +100,7 @@ def test_a_study_that_runs_shows_names_as_they_are(name: str, capsys: pytest.Cap
         target: Any = SimpleNamespace(name=name, told=name)
         shown.planned(Path(name), [SimpleNamespace(target=target)], 3, 1, 12345)  # type: ignore[list-item]
     told = capsys.readouterr().err
-    assert told.count(visible(name)) == 13
+    assert told.count(visible(name)) == 14
     assert "accuracy 0.500 (best 0.600), 3 s; 1 of 4" in told
     assert all(c.isprintable() or c == "\n" for c in told)
 
