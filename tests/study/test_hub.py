@@ -247,6 +247,9 @@ def test_the_onnx_code_of_the_card_runs(tmp_path: Path, with_preprocessing: bool
         [sys.executable, "-c", code.replace('"PICTURE"', repr(str(picture)))], capture_output=True, text=True, check=True
     )
     assert ran.stdout.split() == (["green"] if crop == "center" else [])
+    if not with_preprocessing and crop == "center":  # from the picture's size on it is the example, which is held to predict
+        example = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
+        assert example[example.index("(w, h)") :] in code
 
 
 def test_a_pt2_file_is_known_by_its_content(hub: Hub, tmp_path: Path) -> None:
