@@ -172,7 +172,7 @@ def export_report(report: ExportReport) -> Group:
     for proof in report.proofs:
         parts.append(
             f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
-            f"({proof.share:.0%} of what is allowed)"
+            f"({_percent(proof.share)} of what is allowed; float32 itself costs {proof.own:.2g})"
         )
     if report.accuracy is not None:
         change = report.accuracy
@@ -191,6 +191,10 @@ def export_report(report: ExportReport) -> Group:
     if report.url is not None:
         parts.append(f"uploaded: {plain(report.url)}")
     return Group(*parts)
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _timings(report: ExportReport) -> Table:

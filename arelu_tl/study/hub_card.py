@@ -177,7 +177,7 @@ def _facts(report: ExportReport, card: ModelCard) -> str:
     logits = [proof for proof in report.proofs if proof.answers == "logits"]
     if logits and report.accuracy is None:
         inputs, apart = max(proof.inputs for proof in logits), max(proof.difference for proof in logits)
-        rows.append(("proof", f"logits at most {apart:.1e} from the trained model's, on {inputs} inputs"))
+        rows.append(("proof", f"logits at most {apart:.1e} from the trained model's in float64, on {inputs} inputs"))
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
 
 
