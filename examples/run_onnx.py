@@ -1,14 +1,18 @@
 import json, sys
 import numpy as np, onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 inside = session.get_modelmeta().custom_metadata_map
 classes, how = json.loads(inside["classes"]), json.loads(inside["preprocessing"])
-_, height, width = how["input_size"]
-picture = Image.open(sys.argv[2]).convert("RGB")
-side = int(height / how["crop_pct"])  # the shorter side, before the middle is cut out
-w, h = (side if a <= b else int(side * a / b) for a, b in (picture.size, picture.size[::-1]))
+picture = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
+(w, h), (_, height, width) = picture.size, how["input_size"]
+tall, wide = int(height / how["crop_pct"]), int(width / how["crop_pct"])  # before the middle is cut out
+if tall == wide:  # the shorter side becomes that, the longer is cut to whole pixels
+    w, h = (tall if a <= b else int(tall * a / b) for a, b in ((w, h), (h, w)))
+else:  # the first side that fits becomes its own, the other is rounded
+    ratio = min(h / tall, w / wide)
+    w, h = max(1, round(w / ratio)), max(1, round(h / ratio))
 picture = picture.resize((w, h), Image.Resampling[how["interpolation"].upper()])
 left, top = round((w - width) / 2), round((h - height) / 2)
 pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / 255

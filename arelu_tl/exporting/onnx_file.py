@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -73,6 +74,32 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     finished = _serialised(model)
     onnx.checker.check_model(finished, full_check=True)
     return finished
+
+
+def metadata_of(content: bytes) -> dict[str, Any]:
+    """What a file tells whoever opens it: see ``read_metadata``."""
+    return read_metadata(open_session(content).get_modelmeta().custom_metadata_map)
+
+
+def read_metadata(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The values of ``onnx_metadata``, read back; what was trained on is no JSON, and is left out."""
+    return {key: json.loads(text) for key, text in texts.items() if key != TRAINED_ON}
+
+
+def require_slopes(content: bytes, module: fx.GraphModule) -> None:
+    """Hold each slope of a leaky ReLU in ``content`` to those of ``module``, of which it was made: where it is small, another
+    one need not be seen in any answer.
+
+    Raises:
+        ArtefactError: one is not among them.
+    """
+    import onnx
+
+    known = {float(np.float32(node.args[1])) for node in module.graph.nodes if node.target == torch.ops.aten.leaky_relu.default}
+    nodes = (node for node in onnx.load_from_string(content).graph.node if node.op_type == "LeakyRelu")
+    for slope in (attribute.f for node in nodes for attribute in node.attribute if attribute.name == "alpha"):
+        if slope not in known:
+            raise ArtefactError(f"the ONNX graph has a leaky ReLU of slope {slope:.6g}, which no site has; nothing was written")
 
 
 def _serialised(model: Any) -> bytes:

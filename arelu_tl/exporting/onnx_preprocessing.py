@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.exporting.onnx_file import OPSET
 from arelu_tl.exporting.onnx_session import INPUT, LOGITS, PROBABILITIES
 
 # Pillow's resize is a filter as wide as the step between pixels, cut off at the border: ONNX says it like this. onnxruntime
@@ -18,7 +17,7 @@ _FILTERS: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear"},
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
 }
-_PIXELS = "pixels"
+_PIXELS, _PREPROCESSED = "pixels", "preprocessed"
 
 
 def with_preprocessing(content: bytes, data_config: Mapping[str, Any]) -> bytes:
@@ -32,12 +31,11 @@ def with_preprocessing(content: bytes, data_config: Mapping[str, Any]) -> bytes:
     """
     import onnx
 
-    graph_pixels = pixel_graph(data_config)
+    nodes, constants = _pixel_graph(data_config)
     model = onnx.load_from_string(content)
-    inner = "preprocessed"
+    inner = _PREPROCESSED
     for node in model.graph.node:
         node.input[:] = [inner if name == INPUT else name for name in node.input]
-    nodes, constants = graph_pixels
     nodes = nodes + [
         onnx.helper.make_node("Cast", [_PIXELS], ["preprocessing/float"], to=onnx.TensorProto.FLOAT),
         onnx.helper.make_node("Div", ["preprocessing/float", "preprocessing/255"], ["preprocessing/unit"]),
@@ -62,27 +60,17 @@ def with_preprocessing(content: bytes, data_config: Mapping[str, Any]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def pixel_model(data_config: Mapping[str, Any]) -> bytes:
-    """A model of the resize and crop alone: pictures uint8 (batch, height, width, 3) to pixels uint8 (batch, 3, H, W).
-
-    Raises:
-        ConfigError: see ``with_preprocessing``.
-    """
+def showing_input(content: bytes) -> bytes:
+    """``content``, of ``with_preprocessing``, as a model that gives what the net in it takes: float (batch, 3, H, W)."""
     import onnx
 
-    nodes, constants = pixel_graph(data_config)
-    graph = onnx.helper.make_graph(
-        nodes,
-        "preprocessing",
-        [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["batch", "height", "width", 3])],
-        [onnx.helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, ["batch", 3, *data_config["input_size"][1:]])],
-        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
+    model = onnx.load_from_string(content)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(_PREPROCESSED, onnx.TensorProto.FLOAT, None))
     return bytes(model.SerializeToString())
 
 
-def pixel_graph(data_config: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _pixel_graph(data_config: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """(nodes from INPUT to the resized and cropped picture, their constants)."""
     import onnx
 

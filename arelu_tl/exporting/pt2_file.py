@@ -7,13 +7,12 @@ what is loaded below are the bytes that were written a moment before.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, fx
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.exporting.proof import Answer
 
 
 def to_pt2(module: fx.GraphModule, example: Tensor, extra: Mapping[str, str]) -> bytes:
@@ -47,17 +46,8 @@ def _forget_where(module: fx.GraphModule) -> None:
                 node.meta.pop("from_node", None)
 
 
-def pt2_answers(content: bytes) -> Answer:
-    """What the file just made gives: pictures (B, C, H, W) to logits. ``content`` must be our own, never a user's."""
-    module: Answer = torch.export.load(io.BytesIO(content)).module()
-    return module
-
-
-def same_to_the_bit(module: Answer, loaded: Answer, batches: Sequence[Tensor]) -> None:
-    """
-    Raises:
-        ArtefactError: the file gives another number than the module that it was made of.
-    """
-    for batch in batches:
-        if not torch.equal(module(batch), loaded(batch)):
-            raise ArtefactError("the pt2 file does not give the same bits as the module that it was made of; nothing was written")
+def read_pt2(content: bytes, names: Iterable[str]) -> tuple[fx.GraphModule, dict[str, str]]:
+    """(the module in the file just made, its texts by name). ``content`` must be our own, never a user's."""
+    texts = dict.fromkeys(names, "")
+    module: fx.GraphModule = torch.export.load(io.BytesIO(content), extra_files=texts).module()
+    return module, texts

@@ -159,7 +159,7 @@ def export_report(report: ExportReport) -> list[Shown]:
         parts.append(
             line(
                 f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
-                f"({proof.share:.0%} of what is allowed)"
+                f"({_percent(proof.share)} of what is allowed; float32 itself costs {proof.own:.2g})"
             )
         )
     if report.accuracy is not None:
@@ -181,6 +181,10 @@ def export_report(report: ExportReport) -> list[Shown]:
     if report.url is not None:
         parts.append(f"uploaded: {report.url}")
     return parts
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _timings(report: ExportReport) -> Grid:

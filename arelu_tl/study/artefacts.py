@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,22 @@ from arelu_tl.errors import ArtefactError
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import FoldReport, fold
 from arelu_tl.exporting.freeze import FrozenSite, freeze
-from arelu_tl.exporting.onnx_file import answers, onnx_metadata, open_session, to_onnx, with_metadata
+from arelu_tl.exporting.onnx_file import (
+    answers,
+    metadata_of,
+    onnx_metadata,
+    open_session,
+    read_metadata,
+    require_slopes,
+    to_onnx,
+    with_metadata,
+)
 from arelu_tl.exporting.onnx_precision import quantize_dynamic, quantize_static, to_fp16
-from arelu_tl.exporting.onnx_preprocessing import pixel_model, with_preprocessing
+from arelu_tl.exporting.onnx_preprocessing import showing_input, with_preprocessing
+from arelu_tl.exporting.onnx_session import INPUT
 from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
-from arelu_tl.exporting.proof import Proof, prove
-from arelu_tl.exporting.pt2_file import pt2_answers, same_to_the_bit, to_pt2
+from arelu_tl.exporting.proof import FLOOR, Proof, Yardstick, hold, in_float64, prove
+from arelu_tl.exporting.pt2_file import read_pt2, to_pt2
 from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.study.card import ModelCard
 from arelu_tl.study.export_pictures import ExportPictures
@@ -60,7 +71,7 @@ def make_graph(model: nn.Module, card: ModelCard, *, folding: bool) -> tuple[fx.
 def make_onnx(
     model: nn.Module,
     card: ModelCard,
-    batches: Sequence[Tensor],
+    yardstick: Yardstick,
     pictures: ExportPictures,
     *,
     folding: bool = True,
@@ -70,8 +81,8 @@ def make_onnx(
 ) -> Artefact:
     """One ONNX file.
 
-    In float32 it is held to the trained model. In fewer bits the float32 file is, and what the fewer bits change is for the
-    caller to measure. Preprocessing inside is held to Pillow's, and the whole to its parts.
+    In float32 it is held to the trained model, as ``yardstick`` tells it. In fewer bits the float32 file is, and what the fewer
+    bits change is for the caller to measure. Preprocessing inside is held to Pillow's, and the whole to its parts.
 
     Raises:
         ArtefactError: it has no form in ONNX, or a proof fails.
@@ -80,10 +91,12 @@ def make_onnx(
     """
     module, sites, folded = make_graph(model, card, folding=folding)
     core = to_onnx(module, _example(card))
+    require_slopes(core, module)
     # What is proved then is what the fewer bits are made of.
     before = "" if precision == "float32" else "in float32, "
-    proofs = [
-        prove(f"{before}onnxruntime, optimisation {state}", model, answers(core, optimised=state == "on"), batches)
+    proofs = [prove(f"{before}the graph in torch", yardstick, module)]
+    proofs += [
+        prove(f"{before}onnxruntime, optimisation {state}", yardstick, answers(core, optimised=state == "on"))
         for state in ("off", "on")
     ]
     if precision == "fp16":
@@ -95,61 +108,78 @@ def make_onnx(
     whole = core
     if preprocessing:
         whole = with_preprocessing(core, card.data_config)
-        proofs.append(_prove_preprocessing(whole, core, card, pictures))
+        proofs.append(_prove_preprocessing(whole, core, model, card, pictures))
     told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites], "precision": precision}
-    return Artefact(with_metadata(whole, onnx_metadata(told, trained_on)), proofs, folded, core)
+    content = with_metadata(whole, onnx_metadata(told, trained_on))
+    require_described("the ONNX file", metadata_of(content), card)
+    return Artefact(content, proofs, folded, core)
 
 
-def _prove_preprocessing(whole: bytes, core: bytes, card: ModelCard, pictures: ExportPictures) -> Proof:
-    """Hold the pixels in the graph to Pillow's, and the whole file to what the core says of these very pixels."""
-    pixels, reference = open_session(pixel_model(card.data_config)), answers(core)
-    ours = Preprocessing(card.data_config)
-    mean, std = (np.array(card.data_config[key], np.float32).reshape(3, 1, 1) for key in ("mean", "std"))
-    session = open_session(whole)
-    inputs: list[Tensor] = []
+def _prove_preprocessing(whole: bytes, core: bytes, model: nn.Module, card: ModelCard, pictures: ExportPictures) -> Proof:
+    """Hold what the file makes of pictures to Pillow's, and what it answers to what the core says of just that.
+
+    An answer may differ from the core's by what the core's, in however many bits, differs from the trained model's, and by
+    ``FLOOR`` in any case.
+    """
+    reference, exact, ours = answers(core), in_float64(model), Preprocessing(card.data_config)
+    inside, session = open_session(showing_input(whole)), open_session(whole)
+    levels = 255 * np.array(card.data_config["std"], np.float64).reshape(3, 1, 1)
+    shown = []
     for picture in pictures.decoded():
-        (made,) = pixels.run(None, {"pictures": np.asarray(picture)[None]})
-        apart = np.abs(made[0].astype(int) - np.asarray(ours.resized(picture)).transpose(2, 0, 1)).mean()
-        if apart > _PIXELS_APART:
+        shown.append(np.array(picture)[None])
+        (prepared,) = inside.run(None, {INPUT: shown[-1]})
+        apart = np.abs((prepared[0] - ours(picture)) * levels).mean()
+        # Written so that NaN is not let through.
+        if not apart <= _PIXELS_APART:
             raise ArtefactError(
                 f"the preprocessing in the graph does not give Pillow's pixels: {apart:.2f} levels of 256 apart in the mean, "
                 f"allowed {_PIXELS_APART}; nothing was written"
             )
-        inputs.append(torch.from_numpy(np.array(picture)[None]))
+    difference = share = own = 0.0
+    runtime = "onnxruntime, preprocessing inside"
+    for batch in (*shown, np.concatenate([shown[0], shown[0][:, :, ::-1]])):
+        prepared, told = (torch.from_numpy(each.run(None, {INPUT: batch})[0]) for each in (inside, session))
+        expected = reference(prepared).double().softmax(1)
+        cost = float((expected - exact(prepared).softmax(1)).abs().max())
+        allowed = max(cost, FLOOR)
+        error = hold(runtime, told, expected, allowed, answers="probabilities")
+        difference, share, own = max(difference, error), max(share, error / allowed), max(own, cost)
+    return Proof(runtime, len(shown) + 2, difference, share, own, answers="probabilities", of="the file's without")
 
-    def expected(batch: Tensor) -> Tensor:
-        (made,) = pixels.run(None, {"pictures": batch.numpy()})
-        prepared = (made.astype(np.float32) / np.float32(255) - mean) / std
-        return reference(torch.from_numpy(prepared)).softmax(1)
 
-    def given(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"pictures": batch.numpy()})[0])
+def require_described(what: str, told: Mapping[str, Any], card: ModelCard) -> None:
+    """Hold what an artefact says of itself, read back from it, to the trained model's card.
 
-    pair = torch.cat([inputs[0], inputs[0].flip(2)])
-    return prove(
-        "onnxruntime, preprocessing inside", expected, given, [*inputs, pair], answers="probabilities", of="the file's without"
-    )
+    Args:
+        told: "classes" and "preprocessing".
+
+    Raises:
+        ArtefactError: it says something else.
+    """
+    for key, given in (("classes", card.classes), ("preprocessing", card.data_config)):
+        if json.dumps(told[key], sort_keys=True) != json.dumps(given, sort_keys=True):
+            raise ArtefactError(f"{what} does not hold the {key} of the trained model; nothing was written")
 
 
 def make_pt2(
     model: nn.Module,
     card: ModelCard,
-    batches: Sequence[Tensor],
+    yardstick: Yardstick,
     *,
     folding: bool = True,
     trained_on: TrainedOn | None = None,
 ) -> Artefact:
-    """One file of torch.export, held to the module it was made of to the bit, and to the trained model.
+    """One file of torch.export, held to the trained model, as ``yardstick`` tells it.
 
     Raises:
         ArtefactError: torch cannot export it, or a proof fails.
     """
     module, sites, folded = make_graph(model, card, folding=folding)
     told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites]}
-    content = to_pt2(module, _example(card), onnx_metadata(told, trained_on))
-    loaded = pt2_answers(content)
-    same_to_the_bit(module, loaded, batches)
-    return Artefact(content, [prove("torch.export", model, loaded, batches)], folded, content)
+    content = to_pt2(module, _example(card), described := onnx_metadata(told, trained_on))
+    loaded, texts = read_pt2(content, described)
+    require_described("the pt2 file", read_metadata(texts), card)
+    return Artefact(content, [prove("torch.export", yardstick, loaded)], folded, content)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from arelu_tl.errors import ArtefactError, ConfigError, DataError, StorageError
 from arelu_tl.exporting.folder import MODEL as WEIGHTS
 from arelu_tl.exporting.folder import require_free, write_export
 from arelu_tl.exporting.onnx_file import answers, require_onnx
-from arelu_tl.exporting.proof import Proof, proof_batches, prove
+from arelu_tl.exporting.proof import Proof, Yardstick, measure, proof_batches, prove
 from arelu_tl.exporting.report import AccuracyChange, ExportReport
 from arelu_tl.records import runs
 from arelu_tl.records.storage import make_folder, sha256_file, write_bytes
@@ -30,6 +30,7 @@ from arelu_tl.study.artefacts import (
     make_onnx,
     make_plain,
     make_pt2,
+    require_described,
     training_summary,
     without_paths,
 )
@@ -173,16 +174,16 @@ def _write(
     shown = pictures.proof()
     if shown is None:
         say("the validation pictures are gone: proved on random input alone")
-    batches = proof_batches(card.data_config["input_size"], shown)
+    yardstick = measure(model, proof_batches(card.data_config["input_size"], shown))
     if format == "safetensors":
-        return _write_folder(target, model, card, batches, known, options)
+        return _write_folder(target, model, card, yardstick, known, options)
     if format == "onnx":
         made = make_onnx(
-            model, card, batches, pictures,
+            model, card, yardstick, pictures,
             folding=options.folding, precision=options.precision, preprocessing=options.preprocessing, trained_on=known,
         )  # fmt: skip
     else:
-        made = make_pt2(model, card, batches, folding=options.folding, trained_on=known)
+        made = make_pt2(model, card, yardstick, folding=options.folding, trained_on=known)
     accuracy = None
     if options.precision != "float32":
         accuracy = _accuracy_change(model, made, pictures)
@@ -198,7 +199,7 @@ def _write_folder(
     target: Path,
     model: nn.Module,
     card: ModelCard,
-    batches: list[Tensor],
+    yardstick: Yardstick,
     known: TrainedOn | None,
     options: ExportOptions,
 ) -> ExportReport:
@@ -207,13 +208,18 @@ def _write_folder(
     proofs: list[Proof] = []
 
     def check(folder: Path) -> None:
-        proofs[:] = [prove("read back", model, load_model(folder)[0], batches)]
+        ours, its_card = load_model(folder)
+        require_described("the folder", {"classes": its_card.classes, "preprocessing": its_card.data_config}, card)
+        proofs[:] = [prove("read back", yardstick, ours)]
         if plain.card.form == "timm":
             try:
-                theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-                proofs.append(prove("timm alone", model, theirs, batches))
+                theirs: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+                proofs.append(prove("timm alone", yardstick, theirs))
             except (RuntimeError, TypeError, ArtefactError) as error:
                 raise _UnlikeTimmError(" ".join(str(error).split())[:200]) from None
+            names, data = theirs.pretrained_cfg["label_names"], timm.data.resolve_model_data_config(theirs)
+            data = {key: data[key] for key in card.data_config}
+            require_described("the folder, to timm,", {"classes": names, "preprocessing": data}, card)
 
     try:
         files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, known, check)

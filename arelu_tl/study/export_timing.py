@@ -15,7 +15,7 @@ from torch import nn
 
 from arelu_tl.backbone import build_architecture
 from arelu_tl.exporting.onnx_file import open_session, to_onnx
-from arelu_tl.exporting.pt2_file import pt2_answers
+from arelu_tl.exporting.pt2_file import read_pt2
 from arelu_tl.exporting.report import ExportReport, Timing
 from arelu_tl.records import runs
 from arelu_tl.study.artefacts import make_graph, make_plain
@@ -98,7 +98,7 @@ def _both(path: Path, format: str, model: nn.Module, card: ModelCard, folding: b
     if format == "onnx":
         return onnx_runner(path.read_bytes(), size), onnx_runner(to_onnx(module, torch.zeros(2, *size)), size)
     # Ours: it was written a moment before.
-    return _torch_runner(pt2_answers(path.read_bytes()), size), _torch_runner(module, size)
+    return _torch_runner(read_pt2(path.read_bytes(), ())[0], size), _torch_runner(module, size)
 
 
 def onnx_runner(content: bytes, input_size: Sequence[int]) -> Run:

@@ -177,7 +177,7 @@ def _facts(report: ExportReport, card: ModelCard) -> str:
     logits = [proof for proof in report.proofs if proof.answers == "logits"]
     if logits and report.accuracy is None:
         inputs, apart = max(proof.inputs for proof in logits), max(proof.difference for proof in logits)
-        rows.append(("proof", f"logits at most {apart:.1e} from the trained model's, on {inputs} inputs"))
+        rows.append(("proof", f"logits at most {apart:.1e} from the trained model's in float64, on {inputs} inputs"))
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
 
 
@@ -247,11 +247,11 @@ def _onnx_usage(card: ModelCard, repo: str, file: HubFile) -> str:
         "import json",
         "import numpy as np, onnxruntime",
         "from huggingface_hub import hf_hub_download",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
         "",
         f"session = onnxruntime.InferenceSession(hf_hub_download({repo!r}, {file.name!r}))",
         'classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])',
-        'picture = Image.open("PICTURE").convert("RGB")',
+        'picture = ImageOps.exif_transpose(Image.open("PICTURE")).convert("RGB")',
     )
     if file.takes_pictures:
         code = _code(
@@ -263,9 +263,13 @@ def _onnx_usage(card: ModelCard, repo: str, file: HubFile) -> str:
         code = _code(
             *opening,
             'how = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])',
-            '_, height, width = how["input_size"]',
-            'side = int(height / how["crop_pct"])  # the shorter side, before the middle is cut out',
-            "w, h = (side if a <= b else int(side * a / b) for a, b in (picture.size, picture.size[::-1]))",
+            '(w, h), (_, height, width) = picture.size, how["input_size"]',
+            'tall, wide = int(height / how["crop_pct"]), int(width / how["crop_pct"])  # before the middle is cut out',
+            "if tall == wide:  # the shorter side becomes that, the longer is cut to whole pixels",
+            "    w, h = (tall if a <= b else int(tall * a / b) for a, b in ((w, h), (h, w)))",
+            "else:  # the first side that fits becomes its own, the other is rounded",
+            "    ratio = min(h / tall, w / wide)",
+            "    w, h = max(1, round(w / ratio)), max(1, round(h / ratio))",
             'picture = picture.resize((w, h), Image.Resampling[how["interpolation"].upper()])',
             "left, top = round((w - width) / 2), round((h - height) / 2)",
             "pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / 255",

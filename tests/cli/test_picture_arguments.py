@@ -7,8 +7,7 @@ from commands import run_command
 from picture_files import TEXT, pictures, png, write
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
-
-from tests.trained_runs import write_trained_run
+from trained_runs import write_trained_run
 
 # A file like others that nobody can read, whoever asks.
 UNREADABLE = Path("/proc/self/mem")

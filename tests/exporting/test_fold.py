@@ -15,7 +15,7 @@ from arelu_tl.activation import AReLU
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
 from arelu_tl.exporting.freeze import freeze
-from arelu_tl.exporting.proof import prove
+from arelu_tl.exporting.proof import measure, prove
 
 # Family: plain and residual, ReLU6, functional, shared, squeeze-excite, fused norm-act, concatenating.
 FAMILIES = {
@@ -47,7 +47,7 @@ def check(model: nn.Module, batches: list[Tensor]) -> Any:
     report = fold(module, products)
     assert all(node.op != "get_attr" or node.users for node in module.graph.nodes)
     with torch.inference_mode():
-        prove("the folded graph", model, module, batches)
+        prove("the folded graph", measure(model, batches), module)
     return report
 
 

@@ -23,7 +23,7 @@ from arelu_tl.exporting.fold import fold
 from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.onnx_file import answers, open_session, to_onnx, with_metadata
 from arelu_tl.exporting.onnx_precision import quantize_dynamic, quantize_static, to_fp16
-from arelu_tl.exporting.onnx_preprocessing import pixel_model, with_preprocessing
+from arelu_tl.exporting.onnx_preprocessing import showing_input, with_preprocessing
 
 SIZE = 24
 
@@ -53,12 +53,15 @@ def core(trained: nn.Module) -> bytes:
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 90), width=st.integers(1, 90), crop_pct=st.sampled_from([0.875, 0.9, 0.95, 1.0]))
 def test_pixels_in_the_graph_are_pillows_up_to_one_level(
-    interpolation: str, mode: str, height: int, width: int, crop_pct: float
+    core: bytes, interpolation: str, mode: str, height: int, width: int, crop_pct: float
 ) -> None:
     """Of a Pillow that filters rows first; of any Pillow where only one side changes, as the other is then left alone."""
     config = settings_of(interpolation=interpolation, crop_mode=mode, crop_pct=crop_pct)
     pixels = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    (made,) = open_session(pixel_model(config), threads=1).run(None, {"pictures": pixels[None]})
+    inside = open_session(showing_input(with_preprocessing(core, config)), threads=1)
+    (normalised,) = inside.run(None, {"pictures": pixels[None]})
+    mean, std = (np.array(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    made = np.rint(255 * (normalised * std + mean))
     scaled = int(SIZE / crop_pct)
     rows, columns = (scaled, scaled) if mode == "squash" else (scaled * s // min(height, width) for s in (height, width))
     filters = getattr(Image.Resampling, interpolation.upper())

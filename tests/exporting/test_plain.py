@@ -13,7 +13,7 @@ from arelu_tl.activation import AReLU
 from arelu_tl.exporting.fold import FoldReport
 from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, freeze
 from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
-from arelu_tl.exporting.proof import prove
+from arelu_tl.exporting.proof import measure, prove
 
 
 def plain(model: nn.Module, size: int = 64) -> tuple[nn.Module, list[FrozenSite], FoldReport]:
@@ -22,7 +22,7 @@ def plain(model: nn.Module, size: int = 64) -> tuple[nn.Module, list[FrozenSite]
     folded, changed, report = fold_modules(frozen, sites, torch.zeros(2, 3, size, size))
     torch.manual_seed(1)
     with torch.inference_mode():
-        prove("folded", model, folded, [torch.randn(n, 3, size, size) for n in (1, 3)])
+        prove("folded", measure(model, [torch.randn(n, 3, size, size) for n in (1, 3)]), folded)
     return folded, changed, report
 
 
@@ -44,7 +44,7 @@ def test_a_residual_net_is_one_that_timm_builds() -> None:
     # What was excluded is still a ReLU, as a PReLU of slope 0.
     assert 0.0 in [m.weight.item() for m in told.modules() if isinstance(m, nn.PReLU)]
     with torch.inference_mode():
-        prove("timm's", model, told, [torch.randn(3, 3, 64, 64)])
+        prove("timm's", measure(model, [torch.randn(3, 3, 64, 64)]), told)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_controls_freeze_to_the_same_layers(arm: str) -> None:
     told, problem = as_timm(folded, sites, build)
     assert told is not None, problem
     with torch.inference_mode():
-        prove("timm's", model, told, [torch.randn(3, 3, 64, 64)])
+        prove("timm's", measure(model, [torch.randn(3, 3, 64, 64)]), told)
 
 
 def test_gains_that_multiply_up_leave_the_weights_in_the_middle() -> None:

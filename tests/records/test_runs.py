@@ -148,9 +148,9 @@ def test_what_runs_share_is_read_once_a_study_and_what_is_their_own_once_a_run(
     monkeypatch.setattr("arelu_tl.records.runs.read_json", lambda path: (read.append(path), read_json(path))[1])
     runs = find_runs(*paths, paths[0] / "two")
     assert [run.dataset for run in runs] == ["a", "a", "a", "b", "b", "b"]
-    assert read == [path / "dataset.json" for path in paths]
+    assert [path for path in read if path.name == "dataset.json"] == [path / "dataset.json" for path in paths]
     assert [run.environment for run in runs[:3] * 3] == [{"threads": 2}, {}, {}] * 3
-    assert len([path for path in read if path.name == "environment.json"]) == 1
+    assert [path for path in read if path.name == "environment.json"] == [path / "one" / "environment.json" for path in paths]
 
 
 def test_a_run_does_not_count_what_lies_inside_it(tmp_path: Path) -> None:

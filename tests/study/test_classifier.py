@@ -1,6 +1,7 @@
 """One classifier for whatever a model lies in, and nothing is loaded that could execute code."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from tiny_onnx import CLASSES, DATA, logits_of, write_tiny_onnx
 
 import arelu_tl
-from arelu_tl.data import eval_transform
+from arelu_tl.data import eval_transform, open_picture
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
 from arelu_tl.records.executable import EXECUTABLE_ENDINGS
 from arelu_tl.study.classifier import open_classifier
@@ -150,3 +151,41 @@ def test_without_onnxruntime_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"arelu-tl\[export\]"):
         open_classifier(file)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
+
+
+def write_brightest(path: Path, **changes: Any) -> Path:
+    """A file whose classes are the numbers of its input, so that its label names the greatest of them."""
+    data = {**DATA, **changes}
+    numbers = int(np.prod(data["input_size"]))
+    port = onnx.helper.make_tensor_value_info("pictures", onnx.TensorProto.FLOAT, ["batch", *data["input_size"]])
+    out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", numbers])
+    node = onnx.helper.make_node("Flatten", ["pictures"], ["logits"])
+    graph = onnx.helper.make_graph([node], "brightest", [port], [out])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    inside = {"classes": [str(number) for number in range(numbers)], "preprocessing": data, "arelu_tl": {}}
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in inside.items()})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 12), (12, 8), (9, 14), (15, 7)])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+def test_the_example_labels_as_predict_does(
+    size: tuple[int, int], crop_pct: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On upright, lying, square and odd pictures, one of them turned by what its camera has noted."""
+    model = write_brightest(tmp_path / "m.onnx", input_size=[3, *size], crop_pct=crop_pct)
+    stream = np.random.default_rng(0)
+    classifier = open_classifier(model)
+    for width, height, turned in ((40, 64, 1), (64, 40, 1), (33, 33, 1), (101, 37, 1), (37, 101, 1), (7, 5, 1), (64, 40, 6)):
+        picture = Image.fromarray(stream.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        picture.save(path := tmp_path / "picture.png", exif=exif)
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(model), str(path)])
+        runpy.run_path(str(EXAMPLE))
+        expected = classifier.classes[int(classifier.probabilities([open_picture(path)]).argmax())]
+        assert capsys.readouterr().out.strip() == expected, (width, height, turned)

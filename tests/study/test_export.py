@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -17,7 +18,9 @@ from trained_runs import write_trained_run
 
 import arelu_tl
 from arelu_tl.errors import ArtefactError, ConfigError, DataError, StorageError
+from arelu_tl.exporting import folder as folder_of_export
 from arelu_tl.exporting.freeze import FrozenAReLU
+from arelu_tl.exporting.proof import FLOOR, MULTIPLE, measure, prove
 from arelu_tl.study import artefacts
 from arelu_tl.study.classifier import open_classifier
 from arelu_tl.study.reload import load_model
@@ -70,7 +73,9 @@ def test_every_family_leaves_in_every_form_and_comes_back(family: str, folding: 
         if format_ == "safetensors":
             assert (report.form == "timm") == (by_timm and folding), report.unlike_timm
         if format_ != "pt2":  # which is never loaded
-            assert np.allclose(probabilities(report.path), expected, atol=1e-5)
+            # Probabilities move by less than logits, which span less than the logarithms of the probabilities do.
+            allowed = max(FLOOR * np.abs(np.log(expected)).max(), MULTIPLE * report.proofs[0].own)
+            assert np.abs(probabilities(report.path) - expected).max() <= allowed
 
 
 def test_timm_alone_loads_a_folder_of_its_own_layers(run: Path, tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_timm_alone_loads_a_folder_of_its_own_layers(run: Path, tmp_path: Path) 
     assert not any(isinstance(m, arelu_tl.AReLU | FrozenAReLU) for m in theirs.modules())
     batch = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.allclose(theirs(batch), ours(batch), rtol=1e-4, atol=1e-4)
+        prove("timm's", measure(ours, [batch]), theirs)
     assert timm.data.resolve_model_data_config(theirs)["mean"] == [0.5, 0.4, 0.3]
     assert theirs.pretrained_cfg["label_names"] == ["class 0", "class 1", "class 2"]
 
@@ -115,7 +120,7 @@ def test_a_net_of_a_fixed_size_is_timms_at_that_size(tmp_path: Path) -> None:
 
 def test_a_trainable_folder_is_the_trained_model_itself(run: Path, tmp_path: Path) -> None:
     report = arelu_tl.export(run, "safetensors", tmp_path / "out", trainable=True)
-    assert [proof.difference for proof in report.proofs] == [0.0]
+    assert [proof.stored for proof in report.proofs] == [0.0]
     (model, card), (original, _) = arelu_tl.load_model(report.path), arelu_tl.load_model(run)
     assert card.form == report.form == "trained"
     assert any(isinstance(m, arelu_tl.AReLU) for m in model.modules())
@@ -130,7 +135,7 @@ def test_the_unmodified_arm_is_timms_own(tmp_path: Path) -> None:
     model = timm.create_model(f"local-dir:{report.path}", pretrained=True).eval()
     batch = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.allclose(model(batch), arelu_tl.load_model(run)[0](batch), atol=1e-5)
+        assert prove("timm's", measure(arelu_tl.load_model(run)[0], [batch]), model).stored == 0
 
 
 def test_a_checkpoint_leaves_as_it_is(run: Path, tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_checkpoint_leaves_as_it_is(run: Path, tmp_path: Path) -> None:
     assert report.run == run
     with torch.inference_mode():
         batch = torch.randn(2, 3, 64, 64)
-        assert torch.allclose(told(batch), model(batch), rtol=1e-4, atol=1e-4)
+        prove("the folder", measure(model, [batch]), told)
     weights = checkpoint / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -211,6 +216,50 @@ def test_fewer_bits_need_the_pictures(run: Path, tmp_path: Path) -> None:
 def test_options_that_do_not_go_together(run: Path, tmp_path: Path, format_: str, options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         arelu_tl.export(run, format_, tmp_path / "out", **options)
+
+
+def swapped(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "mean": data["std"], "std": data["mean"]}
+
+
+@pytest.mark.parametrize(
+    ("format_", "options", "told"),
+    [
+        ("onnx", {}, "the ONNX file does not hold the preprocessing"),
+        ("onnx", {"with_preprocessing": True}, "does not give Pillow's pixels"),
+        pytest.param(
+            "onnx", {"with_preprocessing": True, "quantize": "static"}, "does not give Pillow's pixels", marks=pytest.mark.slow
+        ),
+        ("safetensors", {}, "the folder, to timm, does not hold the preprocessing"),
+        ("safetensors", {"folding": False}, "the folder does not hold the preprocessing"),
+        ("pt2", {}, "the pt2 file does not hold the preprocessing"),
+    ],
+)
+def test_mean_and_deviation_exchanged_on_the_way_out(
+    run: Path, tmp_path: Path, format_: str, options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever an artefact's reader takes them from: the graph, the metadata, our card or what timm reads."""
+    if "with_preprocessing" in options:
+        whole = artefacts.with_preprocessing
+        monkeypatch.setattr(artefacts, "with_preprocessing", lambda core, data: whole(core, swapped(data)))
+    elif format_ == "safetensors":
+        write = folder_of_export._config
+        key = "pretrained_cfg" if options.get("folding", True) else "arelu_tl"
+
+        def config(*given: Any) -> dict[str, Any]:
+            made = copy.deepcopy(write(*given))
+            made[key] = (
+                swapped(made[key]) if key == "pretrained_cfg" else made[key] | {"data_config": swapped(made[key]["data_config"])}
+            )
+            return made
+
+        monkeypatch.setattr(folder_of_export, "_config", config)
+    else:
+        texts = artefacts.onnx_metadata
+        monkeypatch.setattr(artefacts, "onnx_metadata", lambda card: texts({**card, "data_config": swapped(card["data_config"])}))
+    with pytest.raises(ArtefactError, match=told):
+        arelu_tl.export(run, format_, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("format_", ["safetensors", "onnx", pytest.param("pt2", marks=pytest.mark.slow)])

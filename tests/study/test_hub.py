@@ -148,7 +148,7 @@ def folder(tmp_path: Path) -> ExportReport:
     (path / "notes.txt").write_text("not part of the export")
     return ExportReport(
         path, {name: len(content) for name, content in files.items()}, "0" * 64, run=tmp_path / "run", form="timm",
-        proofs=[Proof("read back", 21, 3.1e-6, 0.2)],
+        proofs=[Proof("read back", 21, 3.1e-6, 0.2, 1.2e-6)],
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def test_a_folder_arrives_in_one_commit_with_its_card(hub: Hub, folder: ExportRe
     text = arrived["README.md"].decode()
     assert f'timm.create_model("hf-hub:{REPO}", pretrained=True)' in text
     assert "0.8125 after 66 training steps, a checkpoint that was chosen by this number" in text
-    assert "logits at most 3.1e-06 from the trained model's, on 21 inputs" in text
+    assert "logits at most 3.1e-06 from the trained model's in float64, on 21 inputs" in text
     for foreign in ("secret place", str(folder.path.parents[1]), TOKEN, "arelu-lr0.0001-s0"):
         assert foreign.encode() not in b"".join(body for *_, body in hub.requests) + arrived["README.md"]
 
@@ -246,6 +246,9 @@ def test_the_onnx_code_of_the_card_runs(tmp_path: Path, with_preprocessing: bool
         [sys.executable, "-c", code.replace('"PICTURE"', repr(str(picture)))], capture_output=True, text=True, check=True
     )
     assert ran.stdout.split() == (["green"] if crop == "center" else [])
+    if not with_preprocessing and crop == "center":  # from the picture's size on it is the example, which is held to predict
+        example = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
+        assert example[example.index("(w, h)") :] in code
 
 
 def test_a_pt2_file_is_known_by_its_content(hub: Hub, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from trained_runs import write_trained_run
 
 import arelu_tl
 from arelu_tl.errors import ArtefactError
@@ -16,7 +17,6 @@ from arelu_tl.records.storage import sha256_file
 from arelu_tl.records.weights import load_weights, save_weights
 from arelu_tl.study.export import export
 from arelu_tl.study.inspection import inspect_backbone
-from tests.trained_runs import write_trained_run
 
 
 def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -> None:
