@@ -1,21 +1,27 @@
 """Pictures and runs that several tests share. Everything is real: files on disk, timm models, trained weights."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from commands import SHARED, begin_server
 from PIL import Image
-
-# Tiny models spend more time handing work to a second thread than doing it.
-torch.set_num_threads(1)
 
 # The longest files first, so that they do not begin when all others have ended.
 _LONGEST = ("test_end_to_end.py", "test_cli.py", "test_launch.py", "test_use.py", "test_compare.py", "test_report.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        # Of several test processes only this one runs no tests, and they share a server that it starts while they import torch.
+        os.environ[SHARED] = str(begin_server())
+    else:
+        import torch
+
+        # Tiny models spend more time handing work to a second thread than doing it.
+        torch.set_num_threads(1)
     # pytest-xdist would begin with the files of the most tests, which are not those that take long.
     config.option.loadscopereorder = False
 

@@ -1,14 +1,12 @@
 """The main job on real digits with real ImageNet weights, through the real command line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import run_command
 
 import arelu_tl
 from arelu_tl.activation import named_arelus
@@ -22,14 +20,7 @@ from arelu_tl.training import evaluate, fit
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch of the demo, at a rate that makes its answer clear so early."""
     place = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "arelu_tl", "demo", "--epochs", "1", "--lr", "3e-4"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        timeout=500,
-    )
+    done = run_command("demo", "--epochs", "1", "--lr", "3e-4", cwd=place, killed_after=500)
     assert done.returncode == 0, done.stderr
     (place / "stdout").write_text(done.stdout)
     return place

@@ -127,7 +127,7 @@ def test_shares_of_the_same_pictures_are_paired() -> None:
     assert one.picture_error > 3 * found.picture_error  # type: ignore[operator]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])

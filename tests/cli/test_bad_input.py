@@ -200,6 +200,7 @@ def test_check_imports_no_torch(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_picture_is_told_alike_by_a_process_of_its_own(tmp_path: Path) -> None:
     (write(tmp_path / "data") / "train" / "a" / "bomb.png").write_bytes(bomb())
     told = [run("finetune", "data", *FAST, cwd=tmp_path) for run in (run_alone, run_command)]

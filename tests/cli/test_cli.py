@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import ENVIRONMENT, run_alone, run_command
+from commands import run_alone, run_command, start_command
 
 from arelu_tl.cli.app import SUMMARIES
 
@@ -123,18 +122,17 @@ def test_resolved_configuration_repeats_the_study(study: tuple[Path, Any], tmp_p
 
 
 def test_interrupt_saves_and_resume_ends_as_if_nothing_had_been(study: tuple[Path, Any], pictures: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "arelu_tl", "finetune", str(pictures), *FAST, "--lr", "1e-3", "--name", "broken"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
+    process = start_command("finetune", pictures, *FAST, "--lr", "1e-3", "--name", "broken", cwd=tmp_path)
     metrics = tmp_path / "runs" / "broken" / RELU / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert not process.ended()
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert "arelu-tl finetune --resume runs/broken" in told.splitlines()[-1]
+    done = process.end(120)
+    assert done.returncode == 130, done.stderr
+    assert "arelu-tl finetune --resume runs/broken" in done.stderr.splitlines()[-1]
     assert json.loads((metrics.parent / "summary.json").read_text())["status"] == "interrupted"
     resumed = run_command("finetune", "--resume", "runs/broken", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

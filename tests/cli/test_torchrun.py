@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import ENVIRONMENT, run_command
+from together import worlds
 
 from arelu_tl.records.storage import read_rows
 
@@ -82,15 +84,28 @@ def files(study: Path) -> set[str]:
     return {path.relative_to(study).as_posix() for path in study.rglob("*") if path.is_file()}
 
 
-def test_two_processes_are_the_same_experiment_as_one(data: Path, tmp_path: Path, together: Any) -> None:
+def pair(*arguments: str | Path, cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """The command in two processes, connected as torchrun does it, but without its seconds, and its end of one by another's."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda env: run_command(*arguments, cwd=cwd, **env), worlds(2)))
+
+
+@pytest.mark.parametrize("launcher", ["by hand", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path, tmp_path: Path, together: Any) -> None:
     options = [*PLAIN, "-b", "6", "--epochs", "2", "--lr", "1e-3", "--freeze", "backbone", "--clip-grad", "1", "--json"]
-    two = together("finetune", data, *options, "--output", "two", "--name", "study")
+    words = ["finetune", data, *options, "--output", "two", "--name", "study"]
+    if launcher == "torchrun":
+        code, out, lines = together(*words).end()
+        told = (tmp_path / "told").read_text().splitlines()
+        assert lines == [], told
+    else:
+        first, second = pair(*words, cwd=tmp_path)
+        code, out, told = first.returncode, first.stdout, first.stderr.splitlines()
+        assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
     one = run_command("finetune", data, *options, "--output", "one", "--name", "study", cwd=tmp_path)
-    code, out, lines = two.end()
-    assert (code, lines) == (0, []), two.told.read_text()
+    assert code == 0, told
     assert one.returncode == 0, one.stderr
     assert json.loads(out).keys() == json.loads(one.stdout).keys()
-    told = two.told.read_text().splitlines()
     assert sum("study folder" in line for line in told) == 1
     assert sum("arelu  epoch 2/2" in line for line in told) == 1
 
@@ -157,20 +172,6 @@ def test_a_signal_to_torchrun_saves_and_two_processes_go_on_to_the_bit(
         assert (whole / name).read_bytes() == (checkpoints.parent / name).read_bytes(), name
 
 
-def pair(*arguments: str | Path, cwd: Path, **env: str) -> list[subprocess.CompletedProcess[str]]:
-    """The command in two processes, started by hand: without torchrun's seconds, and its end of the one by the other's."""
-    named = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29876"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "arelu_tl", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=cwd, env={**os.environ, **ENVIRONMENT, **named, "RANK": str(rank), "LOCAL_RANK": str(rank), **env},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    return [subprocess.CompletedProcess("", p.wait(60), *p.communicate()) for p in started]
-
-
-@pytest.mark.slow
 def test_a_bad_option_is_one_line_and_one_exit_code(data: Path, tmp_path: Path) -> None:
     first, second = pair("finetune", data, *PLAIN, "--lr", "-1", cwd=tmp_path)
     assert (first.returncode, second.returncode) == (2, 2)

@@ -58,7 +58,7 @@ def pictures(size: int = 96) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in FAMILIES])
 def test_every_family_answers_as_before(name: str) -> None:
-    report = check(swapped(name), pictures(128 if "mobilevit" in name else 96))
+    report = check(swapped(name), pictures(64 if "mobilevit" in name else 96))
     sites, kept = FAMILIES[name]
     assert len(report.folded) + len(report.kept) == sites
     if kept is not None:

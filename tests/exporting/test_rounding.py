@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rounding import CONDITIONS, INSTRUCTIONS, proofs, proofs_elsewhere
 from trained_runs import write_trained_run
 
 import arelu_tl
 from arelu_tl.exporting.proof import MULTIPLE
-from tests.exporting.rounding import CONDITIONS, INSTRUCTIONS, proofs, proofs_elsewhere
 
 FORMATS = {"safetensors": "", "onnx": ".onnx", "pt2": ".pt2"}
 # family: (architecture, picture size)

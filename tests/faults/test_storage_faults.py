@@ -112,7 +112,7 @@ def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize("times", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_times_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path, times: int) -> None:
     moments = random.Random(times).choices(range(1, 1000), k=times)
     died = [_dies_at_some_moment(place, tmp_path / str(n), place.seconds * m / 1000) for n, m in enumerate(moments)]

@@ -30,7 +30,7 @@ from arelu_tl.records.config import (
 from arelu_tl.records.reproduction import ReproduceConfig
 from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, RECALIBRATED, convert
 
-QUICK = settings(deadline=None, max_examples=60)
+QUICK = settings(deadline=None, max_examples=30)
 text = st.text(st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10) | st.sampled_from(
     ["null", "yes", "no", "1e-4", "0x10", "1_000", "12:30:45", "2024-01-01", "~", "<<", "="]
 )

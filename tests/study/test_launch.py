@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import Started, start_command
 from sweeps import TINY, Watching, grid, rows
 
 from arelu_tl.data import scan_folder
@@ -132,34 +131,27 @@ def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on
     config, study = tmp_path / "sweep.yaml", tmp_path / "grid"
     config.write_text(yaml.safe_dump(settings))
 
-    def start_and_see_it_train() -> tuple[subprocess.Popen[str], set[int]]:
+    def start_and_see_it_train() -> tuple[Started, set[int]]:
         """The sweep as a shell starts it, in a process group of its own, and its workers."""
         before = steps(study)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "arelu_tl", "sweep", "--config", str(config)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            process_group=0,
-        )
-        wait_for(lambda: process.poll() is not None or steps(study) >= before + 5)
+        process = start_command("sweep", "--config", config, cwd=tmp_path, group=True)
+        wait_for(lambda: process.ended() or steps(study) >= before + 5)
         workers = children(process.pid)
         assert len(workers) == 2
         return process, workers
 
     process, workers = start_and_see_it_train()
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "sweep --resume" in told.splitlines()[-1]
-    assert "Traceback" not in told
+    done = process.end(60)
+    assert done.returncode == 130, done.stderr
+    assert "sweep --resume" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
     assert not any(alive(pid) for pid in workers)
     assert "interrupted" in {run.status for run in load_study(study).runs} <= {"interrupted", "finished"}
 
     process, workers = start_and_see_it_train()
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.end()
     # Gone on with at once: whoever still saves is waited for.
     resumed = sweep(grid(pictures, tmp_path, epochs=LONG, lrs=[1e-3]))
     assert not any(alive(pid) for pid in workers)
