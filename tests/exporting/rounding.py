@@ -1,7 +1,7 @@
 """A run's exports held to the proof under conditions that change how sums are rounded.
 
 Threads, the layout of maps and oneDNN change within a process; which instructions torch and oneDNN may use is settled when a
-process begins: ``python -m tests.exporting.rounding RUN EXPORT...`` prints, as JSON, what it finds under those that it was given.
+process begins: ``python tests/exporting/rounding.py RUN EXPORT...`` prints, as JSON, what it finds under those that it was given.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def proofs(run: Path, exports: Sequence[Path]) -> list[dict[str, Any]]:
 def proofs_elsewhere(run: Path, exports: Sequence[Path], instructions: str) -> list[dict[str, Any]]:
     """``proofs`` in a process that may use these ``INSTRUCTIONS`` alone."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.exporting.rounding", str(run), *map(str, exports)],
+        [sys.executable, __file__, str(run), *map(str, exports)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True,
         env={**os.environ, "OMP_WAIT_POLICY": "passive", **INSTRUCTIONS[instructions]},
     )  # fmt: skip
