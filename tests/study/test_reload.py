@@ -16,7 +16,9 @@ from arelu_tl.records import runs
 from arelu_tl.records.storage import sha256_file
 from arelu_tl.records.weights import load_weights, save_weights
 from arelu_tl.study.export import export
+from arelu_tl.study.finetune import resume_study
 from arelu_tl.study.inspection import inspect_backbone
+from arelu_tl.training.checkpoint import list_checkpoints
 
 
 def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -> None:
@@ -64,6 +66,32 @@ def test_what_is_not_finite_in_a_trained_model_is_named(value: float, tmp_path: 
             ArtefactError, match=rf"{place.name}: layer1\.0\.bn1\.running_var holds . NaN and . infinite of its 32"
         ):
             arelu_tl.load_model(place)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("stray.weight", 1.0, r"step-.*does not fit .*stray\.weight"),
+        ("fc.bias", float("nan"), r"step-.*: fc\.bias holds 3 NaN"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_is_not_gone_on_from(
+    key: str, value: float, message: str, tmp_path: Path, make_folder: Any
+) -> None:
+    options: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "epochs": 1, "workers": 0}
+    data = make_folder()
+    config = arelu_tl.FinetuneConfig(data=data, output=tmp_path, name="s", arm="relu", baseline=False, device="cpu", **options)
+    (run,) = arelu_tl.finetune(config).runs
+    (run.path / runs.SUMMARY).unlink()  # as if it had been ended
+    _, checkpoint = list_checkpoints(run.path / runs.CHECKPOINTS)[-1]
+    weights, _ = load_weights(checkpoint / "model.safetensors")
+    save_weights(checkpoint / "model.safetensors", {**weights, key: torch.full((3,), value)})
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["sha256"]["model.safetensors"] = sha256_file(checkpoint / "model.safetensors")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=message) as caught:
+        resume_study(tmp_path / "s")
+    assert "\n" not in str(caught.value)
 
 
 def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:
