@@ -196,7 +196,7 @@ def run_command(
     if sys.platform != "linux":  # where a fork may do without the libraries' threads
         return run_alone(*arguments, cwd=cwd, **env)
     words, environment = [*map(str, arguments)], {**os.environ, **ENVIRONMENT, **env}
-    return Started(words, cwd, environment, preload=preload, killed_after=killed_after).end()
+    return Started(words, cwd, environment, preload=preload, killed_after=killed_after).end(killed_after + 60)
 
 
 def start_code(code: str, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Started:

@@ -10,7 +10,10 @@ from commands import SHARED, begin_server
 from PIL import Image
 
 # The longest files first, so that they do not begin when all others have ended.
-_LONGEST = ("test_end_to_end.py", "test_cli.py", "test_launch.py", "test_use.py", "test_compare.py", "test_report.py")
+_LONGEST = (
+    "test_end_to_end.py", "test_export.py", "test_storage_faults.py", "test_cli.py", "test_routing.py", "test_security.py",
+    "test_arms.py", "test_launch.py", "test_bad_input.py", "test_fold.py", "test_sweep.py", "test_rehearsal.py",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,7 +20,7 @@ from arelu_tl.training import evaluate, fit
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch of the demo, at a rate that makes its answer clear so early."""
     place = tmp_path_factory.mktemp("demo")
-    done = run_command("demo", "--epochs", "1", "--lr", "3e-4", cwd=place, killed_after=500)
+    done = run_command("demo", "--epochs", "1", "--lr", "3e-4", cwd=place, killed_after=900)
     assert done.returncode == 0, done.stderr
     (place / "stdout").write_text(done.stdout)
     return place

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_code
+
 PACKAGE = Path(__file__).parents[1] / "arelu_tl"
 LAYERS = {
     "errors": 0,
@@ -118,4 +120,5 @@ def test_public_names_are_what_they_promise_after_every_module_is_imported() -> 
         "    if not found.name.endswith(('__main__', 'triton_kernels')): importlib.import_module(found.name)\n"
         "assert all(callable(getattr(arelu_tl, n)) for n in arelu_tl.__all__ if n != '__version__')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_code(code)
+    assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from arelu_tl.errors import ArtefactError, ConfigError, DataError, StorageError
 from arelu_tl.exporting import folder as folder_of_export
 from arelu_tl.exporting.freeze import FrozenAReLU
 from arelu_tl.exporting.proof import FLOOR, MULTIPLE, measure, prove
+from arelu_tl.exporting.report import ExportReport
 from arelu_tl.study import artefacts
 from arelu_tl.study.classifier import open_classifier
 from arelu_tl.study.reload import load_model
@@ -47,6 +48,12 @@ def pictures(make_folder: Any) -> Path:
 @pytest.fixture(scope="module")
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_trained_run(tmp_path_factory.mktemp("study"), "test_resnet", data=pictures)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """The run as a folder, for those who only read it."""
+    return arelu_tl.export(run, "safetensors", tmp_path_factory.mktemp("folder") / "out")
 
 
 def probabilities(path: Path) -> np.ndarray[Any, Any]:
@@ -78,9 +85,8 @@ def test_every_family_leaves_in_every_form_and_comes_back(family: str, folding: 
             assert np.abs(probabilities(report.path) - expected).max() <= allowed
 
 
-def test_timm_alone_loads_a_folder_of_its_own_layers(run: Path, tmp_path: Path) -> None:
-    report = arelu_tl.export(run, "safetensors", tmp_path / "out")
-    theirs = timm.create_model(f"local-dir:{report.path}", pretrained=True).eval()
+def test_timm_alone_loads_a_folder_of_its_own_layers(run: Path, exported: ExportReport) -> None:
+    theirs = timm.create_model(f"local-dir:{exported.path}", pretrained=True).eval()
     ours, _ = arelu_tl.load_model(run)
     assert not any(isinstance(m, arelu_tl.AReLU | FrozenAReLU) for m in theirs.modules())
     batch = torch.randn(3, 3, 64, 64)
@@ -104,9 +110,9 @@ def test_timm_alone_does_not_take_another_folder_for_its_own(tmp_path: Path, arm
         timm.create_model(f"local-dir:{report.path}", pretrained=True)
 
 
-def test_what_timm_loads_it_can_also_change(run: Path, tmp_path: Path) -> None:
+def test_what_timm_loads_it_can_also_change(exported: ExportReport) -> None:
     """Another head, no head, other channels: timm needs the names of the layers for it."""
-    place = f"local-dir:{arelu_tl.export(run, 'safetensors', tmp_path / 'out').path}"
+    place = f"local-dir:{exported.path}"
     assert timm.create_model(place, pretrained=True, num_classes=5)(torch.randn(1, 3, 64, 64)).shape == (1, 5)
     assert timm.create_model(place, pretrained=True, num_classes=0)(torch.randn(1, 3, 64, 64)).dim() == 2
     assert timm.create_model(place, pretrained=True, in_chans=1)(torch.randn(1, 1, 64, 64)).shape == (1, 3)
@@ -366,22 +372,20 @@ def test_a_taken_place_is_told_before_anything_is_loaded(run: Path, tmp_path: Pa
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_an_export_is_not_exported_again(run: Path, tmp_path: Path) -> None:
-    report = arelu_tl.export(run, "safetensors", tmp_path / "out")
+def test_an_export_is_not_exported_again(exported: ExportReport, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is an export already"):
-        arelu_tl.export(report.path, "onnx", tmp_path / "again.onnx")
+        arelu_tl.export(exported.path, "onnx", tmp_path / "again.onnx")
 
 
-def test_the_configuration_tells_all_and_names_no_path(run: Path, pictures: Path, tmp_path: Path) -> None:
-    report = arelu_tl.export(run, "safetensors", tmp_path / "out")
-    text = (report.path / "config.json").read_text()
+def test_the_configuration_tells_all_and_names_no_path(run: Path, pictures: Path, exported: ExportReport) -> None:
+    text = (exported.path / "config.json").read_text()
     config = json.loads(text)
     assert config["model_args"] == {"act_layer": "prelu"}
     card = config["arelu_tl"]
     assert card["training"]["lr"] == arelu_tl.load_run(run).config.lr
     assert len(card["frozen_sites"]) == len(card["sites"])
     assert config["pretrained_cfg"]["license"] == "mit"
-    for path in (run, pictures, tmp_path, Path(arelu_tl.__file__).parent):
+    for path in (run, pictures, exported.path.parent, Path(arelu_tl.__file__).parent):
         assert str(path) not in text
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from arelu_tl.records.storage import read_rows
 from arelu_tl.study.finetune import finetune, resume_study
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.tensorboard import TensorBoardLog
+from tests.commands import run_code
 
 TINY: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 3, "workers": 0}
 ALL_KINDS = {"scalars": 0, "histograms": 0, "tensors": 0}  # 0: every one, no sample
@@ -180,7 +180,7 @@ try:
 except StorageError as error:
     print(error)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = run_code(code)
     assert told.stdout == f"cannot write {tmp_path / 'tensorboard'}: File too large\n"
 
 

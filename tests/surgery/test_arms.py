@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arelu_tl.activation import (
+    SLOPED_ARMS,
     SURGERY_ARMS,
     AReLU,
     SiteActivation,
@@ -113,7 +114,9 @@ def operate(model: nn.Module, **options: object) -> list[dict]:
 # Every arm --------------------------------------------------------------------------------------------------------------
 
 
-@every_arm
+@pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=() if arm in (*SLOPED_ARMS, "gelu", "pau") else pytest.mark.slow) for arm in SURGERY_ARMS]
+)
 def test_every_arm_converts_timms_resnet_and_trains(arm: str) -> None:
     model, given = resnet().train(), pictures(side=24)
     sites = find_sites(model, given[0][:1])

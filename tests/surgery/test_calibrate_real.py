@@ -71,6 +71,7 @@ def test_calibrated_keeps_the_pretrained_top1_on_photographs_and_paper_ruins_it(
     assert papers.top1_agreement <= 0.1
 
 
+@pytest.mark.slow
 def test_correction_undoes_most_of_the_drift_and_reestimation_does_not(
     backbone: nn.Module, pictures: tuple[list[Tensor], list[Tensor]]
 ) -> None:

@@ -94,8 +94,7 @@ def test_the_report_says_that_every_site_stays() -> None:
     assert {site[key] for site in told["sites"] for key in unknown} == {None}
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("batchnorm", BATCHNORM_MODES)
+@pytest.mark.parametrize(("init", "batchnorm"), [*zip(INITS, BATCHNORM_MODES, strict=True)])
 def test_it_is_the_same_whatever_is_asked_of_init_and_batchnorm(init: str, batchnorm: str) -> None:
     model, by_hand = resnet(), resnet()
     report = convert(model, arm=RECALIBRATED, calibration=PICTURES, init=init, batchnorm=batchnorm, drift_budget=0)

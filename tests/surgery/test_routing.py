@@ -375,8 +375,12 @@ def test_gradient_checkpointing_of_a_timm_model_gives_equal_gradients(name: str)
     assert_same_gradients(gradients(model, PICTURES), wanted)
 
 
-@pytest.mark.parametrize("partly", [False, True], ids=["all", "some"])
-@pytest.mark.parametrize("name", ["dla46_c", "mobilevitv2_050", "legacy_seresnet18"])
+@pytest.mark.parametrize(
+    ("name", "partly"),
+    [("dla46_c", False), ("mobilevitv2_050", True), ("legacy_seresnet18", True)]
+    + [pytest.param("dla46_c", True, marks=pytest.mark.slow), pytest.param("mobilevitv2_050", False, marks=pytest.mark.slow)]
+    + [pytest.param("legacy_seresnet18", False, marks=pytest.mark.slow)],
+)
 def test_a_recorded_surgery_is_repeated_on_a_timm_model(name: str, partly: bool) -> None:
     def build() -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=5).eval()
