@@ -14,6 +14,7 @@ from arelu_tl.data import eval_transform, eval_view, make_eval_batches, open_pic
 from arelu_tl.records.storage import read_rows
 from arelu_tl.records.weights import load_weights
 from arelu_tl.training import evaluate, fit
+from tests.commands import run_command
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,31 @@ def test_reloaded_model_is_the_one_that_was_trained(tmp_path: Path, make_folder:
         assert torch.equal(model(picture), alike(picture))
 
 
-def test_export_loads_elsewhere_with_the_same_logits(demo: Path, tmp_path: Path) -> None:
-    run = demo / "runs" / "demo" / "arelu-lr0.0003-s0"
-    report = arelu_tl.export(run, "safetensors", tmp_path / "out")
-    model, card = arelu_tl.load_model(report.path)
-    original, _ = arelu_tl.load_model(run)
-    pictures = torch.randn(2, *card.data_config["input_size"])
-    with torch.inference_mode():
-        assert torch.allclose(model(pictures), original(pictures), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("arm", ["arelu", pytest.param("relu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format_", ["safetensors", "onnx", "pt2"])
+def test_both_runs_leave_in_every_format_and_are_used(demo: Path, tmp_path: Path, arm: str, format_: str) -> None:
+    """The README's next commands."""
+    run = demo / "runs" / "demo" / f"{arm}-lr0.0003-s0"
+    out = tmp_path / ("out" if format_ == "safetensors" else f"out.{format_}")
+    done = run_command("export", run, "--format", format_, "--output", out, "--json", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    proofs = json.loads(done.stdout)["proofs"]
+    assert proofs
+    assert all(proof["inputs"] == 20 and proof["share"] < 0.5 for proof in proofs)
+    if format_ == "pt2":  # which is loaded by whoever trusts who made it, and not by us
+        model: Any = torch.export.load(out).module()
+        original, card = arelu_tl.load_model(run)
+        with torch.inference_mode():
+            batch = torch.randn(2, *card.data_config["input_size"])
+            assert torch.equal(model(batch).argmax(1), original(batch).argmax(1))
+        return
+    pictures = sorted((demo / "demo-data" / "val").glob("*/*.png"))[::60]
+    told = [run_command("predict", model, *pictures, "--json", cwd=demo) for model in (run, out)]
+    labels = [[each["predictions"][0]["label"] for each in json.loads(each.stdout)] for each in told]
+    assert labels[0] == labels[1]
+    assert len(labels[0]) > 3
+    found = run_command("evaluate", out, demo / "demo-data", "--json", cwd=demo)
+    assert found.returncode == 0, found.stderr
+    summary = json.loads((run / "summary.json").read_text())
+    # A tie may fall either way.
+    assert json.loads(found.stdout)["top1"] == pytest.approx(summary["best_top1"], abs=0.01)

@@ -34,7 +34,7 @@ from arelu_tl.errors import ArtefactError
 
 MULTIPLE = 16.0
 FLOOR = 1e-4
-STORED_MULTIPLE = 8.0
+STORED_MULTIPLE = 4.0
 # Of the largest logit: what float64 itself, and constants that a runtime takes in float32, are allowed.
 STORED_FLOOR = 2.0**-24
 
