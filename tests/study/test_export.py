@@ -263,7 +263,9 @@ def test_mean_and_deviation_exchanged_on_the_way_out(
         monkeypatch.setattr(folder_of_export, "_config", config)
     else:
         texts = artefacts.onnx_metadata
-        monkeypatch.setattr(artefacts, "onnx_metadata", lambda card: texts({**card, "data_config": swapped(card["data_config"])}))
+        monkeypatch.setattr(
+            artefacts, "onnx_metadata", lambda card, known: texts({**card, "data_config": swapped(card["data_config"])}, known)
+        )
     with pytest.raises(ArtefactError, match=told):
         arelu_tl.export(run, format_, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
