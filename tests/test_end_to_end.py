@@ -14,7 +14,6 @@ from arelu_tl.data import eval_transform, eval_view, make_eval_batches, open_pic
 from arelu_tl.records.storage import read_rows
 from arelu_tl.records.weights import load_weights
 from arelu_tl.training import evaluate, fit
-from tests.commands import run_command
 
 
 @pytest.fixture(scope="module")

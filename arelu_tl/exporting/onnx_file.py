@@ -82,8 +82,8 @@ def metadata_of(content: bytes) -> dict[str, Any]:
 
 
 def read_metadata(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The values of ``onnx_metadata``, read back; what was trained on is no JSON, and is left out."""
-    return {key: json.loads(text) for key, text in texts.items() if key != TRAINED_ON}
+    """The values of ``onnx_metadata``, read back."""
+    return {key: json.loads(text) for key, text in texts.items()}
 
 
 def require_slopes(content: bytes, module: fx.GraphModule) -> None:
@@ -148,5 +148,5 @@ def onnx_metadata(card: Mapping[str, Any], trained_on: TrainedOn | None) -> dict
         "classes": json.dumps(card["classes"]),
         "preprocessing": json.dumps(data),
         "arelu_tl": json.dumps(card),
-        **({TRAINED_ON: trained_on.to_text()} if trained_on is not None else {}),
+        **({TRAINED_ON: json.dumps(trained_on.to_text())} if trained_on is not None else {}),
     }

@@ -68,6 +68,7 @@ class OnnxSession:
     def _read_metadata(self, inside: Mapping[str, str]) -> None:
         try:
             classes, data_config, card = (json.loads(inside[key]) for key in ("classes", "preprocessing", "arelu_tl"))
+            trained_on = json.loads(inside[TRAINED_ON]) if TRAINED_ON in inside else None
         except KeyError as missing:
             raise ArtefactError(f"{self._path}: was not written by arelu-tl export: no {missing} in its metadata") from None
         except (ValueError, RecursionError) as error:
@@ -79,7 +80,7 @@ class OnnxSession:
         self.classes: list[str] = classes
         self.data_config: dict[str, Any] = data_config
         self.card: dict[str, Any] = card
-        self.trained_on = TrainedOn.from_text(inside[TRAINED_ON], self._path) if TRAINED_ON in inside else None
+        self.trained_on = TrainedOn.from_text(trained_on, self._path) if TRAINED_ON in inside else None
 
     def _read_ports(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

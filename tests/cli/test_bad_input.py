@@ -115,7 +115,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "finetune": (["finetune", "data", *FAST], 1),
     "sweep": (["sweep", "data", *FAST, "--name", "s"], 1),
     "predict": (["predict", "m.onnx", "data/val/b"], 2),
-    "evaluate": (["evaluate", "m.onnx", "data", "--quiet"], 2),
+    "evaluate": (["evaluate", "m.onnx", "data", "--quiet"], 3),
 }
 
 
@@ -126,7 +126,8 @@ def test_a_bad_picture_is_named_in_one_line_and_nothing_is_left_behind(command: 
     words, lines = COMMANDS[command]
     done = run_command(*words, cwd=bad)
     assert done.returncode == 2, done.stderr
-    # predict and evaluate go on with the others, and say at their end that one was left out.
+    # predict and evaluate go on with the others, and say at their end that one was left out; evaluate also that nothing tells
+    # what this model was trained on.
     assert len(done.stderr.splitlines()) == lines, done.stderr
     assert "Traceback" not in done.stderr
     told = done.stdout if command == "check" else done.stderr
@@ -162,6 +163,7 @@ def test_check_says_all_that_is_wrong_and_passes_what_is_allowed(tmp_path: Path)
     assert trained.returncode == 0, trained.stderr
     found = json.loads((tmp_path / "runs" / "x" / "dataset.json").read_text())
     assert found == {key: value for key, value in told.items() if key not in ("data", "accepted", "problems")} | {
+        "format": 1,
         "links": [{"path": "train/b/round", "leads": "loop", "followed": False}],
         "fingerprint": found["fingerprint"],
     }
