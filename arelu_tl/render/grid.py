@@ -44,12 +44,14 @@ class Column:
             and broken where two would then look the same; a "text" is broken between words.
         gives_way: 0 stays; of the others the largest are left out first.
         once: shown only where it differs from the row before, and an empty line then stands before the row.
+        optional: not there, and not missed, where no row has a value for it.
     """
 
     name: str
     kind: Kind = "number"
     gives_way: int = 0
     once: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Grid:
         """The table's lines, none wider than ``width``; with None, and wherever it fits, all of it."""
         room = None if width is None else max(width, _NARROWEST)
         fitted = self._fit(room)
-        whole = fitted is not None and len(fitted.shown) == len(self.columns)
+        whole = fitted is not None and len(fitted.shown) == len(self._present())
         if self.instead is not None and not whole and self.instead.is_whole(room):
             return self.instead.lines(room, ascii_only=ascii_only)
         made = [Text(part, style="italic") for part in _wrapped(visible(self.title), room)] if self.title else []
@@ -111,7 +113,7 @@ class Grid:
         if self.caption:
             made += [Text(part, style="italic") for part in _wrapped(visible(self.caption), room)]
         if fitted is not None and not whole:
-            names = [column.name for number, column in enumerate(self.columns) if number not in fitted.shown]
+            names = [self.columns[number].name for number in self._present() if number not in fitted.shown]
             told = f"{len(names)} column{'s' * (len(names) > 1)} left out: {', '.join(names)}; --wide shows them"
             made += [Text(part, style="dim") for part in _wrapped(visible(told), room)]
         return made
@@ -119,10 +121,18 @@ class Grid:
     def is_whole(self, width: int | None) -> bool:
         """Whether all columns fit into ``width``."""
         fitted = self._fit(width)
-        return fitted is not None and len(fitted.shown) == len(self.columns)
+        return fitted is not None and len(fitted.shown) == len(self._present())
+
+    def _present(self) -> list[int]:
+        """The columns that there is something to show of."""
+        return [
+            number
+            for number, column in enumerate(self.columns)
+            if not column.optional or any(row.cells[number][0] not in _NOTHING for row in self._rows)
+        ]
 
     def _fit(self, width: int | None) -> _Fitted | None:
-        everything = list(range(len(self.columns)))
+        everything = self._present()
         cells = {i: max((cell_len(text) for text in self._texts(i)), default=0) for i in everything}
         headings = [visible(column.name) for column in self.columns]
         full = {i: max(cells[i], cell_len(headings[i])) for i in everything}

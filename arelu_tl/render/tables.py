@@ -51,7 +51,7 @@ def rates_table(comparison: Comparison) -> Grid:
             Column("best", gives_way=1),
             Column("AULC"),
             Column("over relu"),
-            Column("95% interval", gives_way=2),
+            Column("95% interval", gives_way=2, optional=True),
             Column("steps to target"),
             Column("step/relu", gives_way=6),
             Column("img/s", gives_way=8),
@@ -119,7 +119,7 @@ def best_table(comparison: Comparison) -> Grid:
         Column("AULC", gives_way=3),
         Column("steps to target", gives_way=2),
         Column("over relu"),
-        Column("95% interval", gives_way=1),
+        Column("95% interval", gives_way=1, optional=True),
     ]
     table = Grid(columns, title=f"each at its best rate{how}")
     for each in comparison.best:
