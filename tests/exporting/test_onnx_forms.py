@@ -52,7 +52,7 @@ def core(trained: nn.Module) -> bytes:
 @pytest.mark.parametrize("mode", ["center", "squash"])
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 90), width=st.integers(1, 90), crop_pct=st.sampled_from([0.875, 0.9, 0.95, 1.0]))
-def test_pixels_in_the_graph_are_pillows_up_to_one_level(
+def test_pixels_in_the_graph_are_pillows_up_to_two_levels(
     core: bytes, interpolation: str, mode: str, height: int, width: int, crop_pct: float
 ) -> None:
     """Of a Pillow that filters rows first; of any Pillow where only one side changes, as the other is then left alone."""
@@ -69,7 +69,9 @@ def test_pixels_in_the_graph_are_pillows_up_to_one_level(
     top, left = round((rows - SIZE) / 2), round((columns - SIZE) / 2)
     expected = np.asarray(resized.crop((left, top, left + SIZE, top + SIZE))).transpose(2, 0, 1)
     assert made.shape == (1, 3, SIZE, SIZE)
-    assert np.abs(made[0].astype(int) - expected).max() <= 1
+    # Between the two passes both round to whole levels, and a tie may go either way: one level, which the second pass multiplies
+    # by up to the sum of its weights' absolute values (1 for bilinear, 1.4 for bicubic) before both round again.
+    assert np.abs(made[0].astype(int) - expected).max() <= 2
 
 
 def test_the_whole_takes_pictures_and_gives_probabilities(core: bytes, trained: nn.Module) -> None:
