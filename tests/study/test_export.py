@@ -238,8 +238,8 @@ def swapped(data: dict[str, Any]) -> dict[str, Any]:
             "onnx", {"with_preprocessing": True, "quantize": "static"}, "does not give Pillow's pixels", marks=pytest.mark.slow
         ),
         ("safetensors", {}, "the folder, to timm, does not hold the preprocessing"),
-        ("safetensors", {"folding": False}, "the folder does not hold the preprocessing"),
-        ("pt2", {}, "the pt2 file does not hold the preprocessing"),
+        ("safetensors", {"trainable": True}, "the folder does not hold the preprocessing"),
+        pytest.param("pt2", {}, "the pt2 file does not hold the preprocessing", marks=pytest.mark.slow),
     ],
 )
 def test_mean_and_deviation_exchanged_on_the_way_out(
@@ -251,7 +251,7 @@ def test_mean_and_deviation_exchanged_on_the_way_out(
         monkeypatch.setattr(artefacts, "with_preprocessing", lambda core, data: whole(core, swapped(data)))
     elif format_ == "safetensors":
         write = folder_of_export._config
-        key = "pretrained_cfg" if options.get("folding", True) else "arelu_tl"
+        key = "arelu_tl" if options else "pretrained_cfg"
 
         def config(*given: Any) -> dict[str, Any]:
             made = copy.deepcopy(write(*given))
