@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.commands import run_code
+from commands import run_code
 
 PACKAGE = Path(__file__).parents[1] / "arelu_tl"
 LAYERS = {

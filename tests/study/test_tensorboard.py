@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_code
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -20,7 +21,6 @@ from arelu_tl.records.storage import read_rows
 from arelu_tl.study.finetune import finetune, resume_study
 from arelu_tl.study.observer import Observer
 from arelu_tl.study.tensorboard import TensorBoardLog
-from tests.commands import run_code
 
 TINY: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 3, "workers": 0}
 ALL_KINDS = {"scalars": 0, "histograms": 0, "tensors": 0}  # 0: every one, no sample
