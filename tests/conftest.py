@@ -9,6 +9,9 @@ import pytest
 from commands import SHARED, begin_server
 from PIL import Image
 
+# Under pytest-xdist there is a width of 80, to which commands would break what they write into a pipe.
+os.environ.pop("COLUMNS", None)
+
 # The longest files first, so that they do not begin when all others have ended.
 _LONGEST = (
     "test_end_to_end.py", "test_export.py", "test_storage_faults.py", "test_cli.py", "test_routing.py", "test_security.py",
