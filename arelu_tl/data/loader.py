@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -285,16 +287,24 @@ def _make(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_quiet_worker if workers else None,
         # The default would draw from the global generator, and make dropout depend on the number of epochs begun.
         generator=torch.Generator().manual_seed(0),
     )
     return Batches(samples=samples, batch_size=batch_size, _order=order, _loader=loader)
 
 
-def _one_thread(_: int) -> None:
+def _quiet_worker(_: int) -> None:
     """A worker keeps to one thread, says nothing (its parent has looked at every picture already), and leaves Ctrl-C to
     its parent: the terminal sends it to both, and a dead worker would take the step with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    sys.excepthook = _report_unless_parent_left
+
+
+def _report_unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that ends while it fetches a batch breaks the connection to the thread that serves it: what ended the
+    parent it tells itself, and a traceback of the server's beside it would hide that."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

@@ -1,6 +1,8 @@
 """Order and augmentation are functions of (seed, epoch, sample), and nothing else."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,3 +299,28 @@ def test_the_batch_digest_sees_every_pixel_and_label() -> None:
 def test_the_batch_digest_is_of_values_not_of_memory_layout() -> None:
     pictures, batch_labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
     assert batch_digest(pictures, batch_labels) == batch_digest(pictures.to(memory_format=torch.channels_last), batch_labels)
+
+
+BROKEN_OFF = """
+import socket, time
+from multiprocessing import resource_sharer
+from arelu_tl.data.loader import _quiet_worker
+
+_quiet_worker(0)
+shared = resource_sharer.DupFd(0)  # begins the thread that a batch is fetched from
+address, _ = shared._id
+for _ in range(20):
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(address)
+    caller.close()
+time.sleep(0.5)
+1 / 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="batches travel by sockets of the file system")
+def test_a_parent_that_ends_while_it_fetches_a_batch_makes_no_worker_print_a_traceback() -> None:
+    printed = subprocess.run([sys.executable, "-c", BROKEN_OFF], capture_output=True, text=True, timeout=120).stderr
+    # What else goes wrong there is still told.
+    assert printed.count("Traceback") == 1
+    assert "ZeroDivisionError" in printed
