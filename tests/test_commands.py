@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,15 @@ def test_nothing_is_left_for_the_next_one() -> None:
 
 
 def test_what_was_started_is_signalled_and_others_are_served_meanwhile(tmp_path: Path) -> None:
-    waiting = start_code("import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('stopped')")
+    began = tmp_path / "began"
+    waiting = start_code(
+        "import pathlib, sys, time\ntry:\n    pathlib.Path(sys.argv[1]).touch()\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "    print('stopped')",
+        began,
+    )
     assert run_code("print(1)").stdout == "1\n"
+    while not began.exists():
+        time.sleep(0.05)
     assert not waiting.ended()
     waiting.send_signal(signal.SIGINT)
     done = waiting.end(30)

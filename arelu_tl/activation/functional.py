@@ -67,17 +67,16 @@ class _AReLU(torch.autograd.Function):
         inplace: bool, keeps_output: bool,
     ) -> Tensor:  # fmt: skip
         check_parameters(x, alpha, channel_dim)
-        # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
-        wide, working = accumulation_dtype(alpha.dtype), accumulation_dtype(x.dtype)
-        low, high, _, _ = _BOUNDS[alpha.dtype]
-        positive = _in(beta, wide).sigmoid().add_(1).mul_(scale)
-        negative = _in(alpha.clamp(low, high), wide).mul_(scale)
-        positive, negative = _in(positive, working), _in(negative, working)
+        cap = None if cap is None else as_stored(cap, x.dtype)
         if inplace:
             ctx.mark_dirty(x)
-        body = body_for(x, alpha.numel(), channel_dim)
-        cap = None if cap is None else as_stored(cap, x.dtype)
-        y = body.forward(x, positive, negative, cap, channel_dim, inplace=inplace)
+        if x.is_meta:
+            # The shape is all there is, and what torch does in Python to find it, operator by operator, would be most of surgery.
+            y, positive = x if inplace else torch.empty_like(x), torch.empty_like(alpha, dtype=accumulation_dtype(x.dtype))
+            negative = positive
+        else:
+            positive, negative = _slopes_as_numbers(alpha, beta, scale, accumulation_dtype(x.dtype))
+            y = body_for(x, alpha.numel(), channel_dim).forward(x, positive, negative, cap, channel_dim, inplace=inplace)
         # The map is strictly increasing below the cap, so the output alone can stand for the input: this is what lets an
         # in-place site keep no activation memory of its own (In-Place ABN's observation, arXiv 1712.02616).
         ctx.save_for_backward(y if keeps_output else x, positive, negative, alpha, beta)
@@ -107,6 +106,16 @@ class _AReLU(torch.autograd.Function):
         on_alpha = _hardtanh_backward(_in(below * scale, alpha.dtype), alpha, under, over)
         on_beta = _in(_sigmoid_backward(above * scale, _in(beta, wide).sigmoid()), beta.dtype)
         return grad_x, on_alpha, on_beta, None, None, None, None, None
+
+
+def _slopes_as_numbers(alpha: Tensor, beta: Tensor, scale: Tensor | float, working: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(positive, negative) without a graph."""
+    # Parameters kept in half precision would round 1 + sigmoid(beta) to three digits.
+    wide = accumulation_dtype(alpha.dtype)
+    low, high, _, _ = _BOUNDS[alpha.dtype]
+    positive = _in(beta, wide).sigmoid().add_(1).mul_(scale)
+    negative = _in(alpha.clamp(low, high), wide).mul_(scale)
+    return _in(positive, working), _in(negative, working)
 
 
 def arelu(

@@ -1,6 +1,6 @@
 """Every call that changes a file of a run fails once, or is the process's last: nothing that was saved is lost.
 
-The fast suite takes every thirty-seventh call, the slow one (``-m slow``) all of them.
+The fast suite takes four of the calls, the slow one (``-m slow``) all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ RUN = [
     "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0",
     "--eval-every", "2", "--model-ema", "--lr", "1e-3", "--no-baseline", "--name", "s", "--quiet",
 ]  # fmt: skip
-EVERY = 37
 
 
 class Place:
@@ -61,8 +60,9 @@ def place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(make_folder(), shim, folder / "whole")
 
 
-def _calls(place: Place, every: int) -> list[int]:
-    return list(range(1, len(place.calls) + 1, every))
+def _some(place: Place) -> range:
+    """Numbers of four calls, from the first on."""
+    return range(1, len(place.calls) + 1, -(-len(place.calls) // 4))
 
 
 def _fails(place: Place, folder: Path, at: int, code: int, *, stays: bool) -> str | None:
@@ -85,11 +85,11 @@ def _dies(place: Place, folder: Path, at: int) -> str | None:
 
 
 def test_a_full_disk_at_any_call_ends_with_5_and_loses_nothing(place: Place, tmp_path: Path) -> None:
-    assert not [wrong for at in _calls(place, EVERY) if (wrong := _fails(place, tmp_path / str(at), at, ENOSPC, stays=True))]
+    assert not [wrong for at in _some(place) if (wrong := _fails(place, tmp_path / str(at), at, ENOSPC, stays=True))]
 
 
 def test_killed_at_any_call_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path) -> None:
-    assert not [wrong for at in _calls(place, EVERY) if (wrong := _dies(place, tmp_path / str(at), at))]
+    assert not [wrong for at in _some(place) if (wrong := _dies(place, tmp_path / str(at), at))]
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_every_single_call(place: Place, tmp_path: Path, kind: str) -> None:
             return _dies(place, tmp_path / str(at), at)
         return _fails(place, tmp_path / str(at), at, ENOSPC if kind == "full" else EIO, stays=kind == "full")
 
-    assert not list(filter(None, map(wrong, _calls(place, 1))))
+    assert not list(filter(None, map(wrong, range(1, len(place.calls) + 1))))
 
 
 def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
@@ -112,8 +112,8 @@ def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_random_times_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path, times: int) -> None:
     moments = random.Random(times).choices(range(1, 1000), k=times)
     died = [_dies_at_some_moment(place, tmp_path / str(n), place.seconds * m / 1000) for n, m in enumerate(moments)]
-    assert sum(died) > times / 2
+    assert sum(died) >= times / 2

@@ -228,3 +228,16 @@ def test_a_call_that_writes_into_a_given_tensor_is_refused() -> None:
 def test_an_integer_clamp_beside_a_functional_relu_stays() -> None:
     model, x = Calls(lambda x: F.relu(x) * torch.arange(-1, 3).clamp(min=0)), torch.randn(8, 4)
     assert convert(model, example_input=x).replaced == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_where_only_shapes_flow_batchnorm_gives_those_that_torch_gives(training: bool, affine: bool) -> None:
+    norm = nn.BatchNorm2d(3, affine=affine, device="meta").train(training)
+    x = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
+    alone = norm(x)
+    with ReLUTap(lambda: None):
+        watched = norm(x)
+    assert (watched.shape, watched.dtype, watched.stride()) == (alone.shape, alone.dtype, alone.stride())
+    assert watched.grad_fn is not None
+    assert type(watched.grad_fn) is type(alone.grad_fn)
