@@ -45,7 +45,9 @@ def test_under_other_threads_layouts_and_kernels(exported: tuple[Path, list[Path
     require_room(proofs(run, exports), len(exports) + sum(path.suffix == ".onnx" for path in exports))
 
 
-@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize(
+    "instructions", [pytest.param(name, marks=() if name == "torch without AVX" else pytest.mark.slow) for name in INSTRUCTIONS]
+)
 def test_with_other_instructions(exported: tuple[Path, list[Path]], instructions: str) -> None:
     run, exports = exported
     found = proofs_elsewhere(run, exports, instructions)

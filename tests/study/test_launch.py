@@ -224,6 +224,7 @@ def test_ray_that_is_missing_or_not_there_is_told_in_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ray_trains_the_same_runs_and_a_failing_one_alone_fails(pictures: Path, tmp_path: Path) -> None:
     seen = Watching()
     settings = {"arms": ["relu"], "lrs": [1e30, 1e-3], "opt": "sgd"}

@@ -57,6 +57,7 @@ def drift_of(backbone: nn.Module, pictures: tuple[list[Tensor], list[Tensor]], *
         return relative_drift(measure_outputs(backbone, pictures[1]), measure_outputs(model, pictures[1]))
 
 
+@pytest.mark.slow
 def test_calibrated_keeps_the_pretrained_top1_on_photographs_and_paper_ruins_it(
     backbone: nn.Module, pictures: tuple[list[Tensor], list[Tensor]]
 ) -> None:

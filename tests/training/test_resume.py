@@ -128,7 +128,7 @@ def _resumes_exactly(pictures: Path, options: tuple[str, ...], every: bool) -> N
         assert same(training.go_on(saved, before), whole), step
 
 
-@pytest.mark.parametrize("options", [(), ("workers",), tuple(OPTIONS)], ids=lambda o: "+".join(o) or "plain")
+@pytest.mark.parametrize("options", [(), tuple(OPTIONS)], ids=lambda o: "+".join(o) or "plain")
 def test_interrupted_and_resumed_it_ends_bit_equal(pictures: Path, options: tuple[str, ...]) -> None:
     _resumes_exactly(pictures, options, every=False)
 
