@@ -36,6 +36,8 @@ import arelu_tl.surgery, arelu_tl.data
 
 
 def live(asked):
+    # Whoever started the test run in the background has it, and all that it starts, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # No handler is set for it: the process goes as it does on SIGKILL.
     signal.setitimer(signal.ITIMER_REAL, asked["killed_after"])
     if asked["group"]:

@@ -112,6 +112,8 @@ def test_both_runs_leave_in_every_format_and_are_used(demo: Path, tmp_path: Path
     labels = [[each["predictions"][0]["label"] for each in json.loads(each.stdout)] for each in told]
     assert labels[0] == labels[1]
     assert len(labels[0]) > 3
+    if format_ != "onnx":
+        return
     found = run_command("evaluate", out, demo / "demo-data", "--json", cwd=demo)
     assert found.returncode == 0, found.stderr
     summary = json.loads((run / "summary.json").read_text())

@@ -271,7 +271,7 @@ def test_mean_and_deviation_exchanged_on_the_way_out(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format_", ["safetensors", "onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format_", ["onnx", *(pytest.param(each, marks=pytest.mark.slow) for each in ("safetensors", "pt2"))])
 def test_a_failed_proof_leaves_nothing(run: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is a real one: a fold that forgets a tenth of a percent of one weight."""
 
@@ -310,7 +310,7 @@ def test_an_empty_folder_of_ones_own_will_do(run: Path, tmp_path: Path, monkeypa
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("formats", [("onnx", "safetensors"), pytest.param(("pt2",), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("formats", [("safetensors",), pytest.param(("onnx", "pt2"), marks=pytest.mark.slow)], ids=str)
 def test_class_names_that_are_no_text_leave_as_they_are(formats: tuple[str, ...], tmp_path: Path) -> None:
     names = ["caf\udce9", "日本"]
     run = write_trained_run(tmp_path / "study", "test_resnet", names=names)

@@ -124,8 +124,9 @@ def test_a_killed_worker_costs_its_own_cell_only(pictures: Path, tmp_path: Path,
     assert again.trained == [seen.killed]
 
 
+@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("killed parent", marks=pytest.mark.slow)])
 def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on(
-    pictures: Path, tmp_path: Path, alone: StudyRecord
+    pictures: Path, tmp_path: Path, alone: StudyRecord, how: str
 ) -> None:
     settings = {**TINY, "data": str(pictures), "output": str(tmp_path), "epochs": LONG, "lrs": [1e-3], "jobs": 2}
     config, study = tmp_path / "sweep.yaml", tmp_path / "grid"
@@ -141,17 +142,17 @@ def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on
         return process, workers
 
     process, workers = start_and_see_it_train()
-    os.killpg(process.pid, signal.SIGINT)
-    done = process.end(60)
-    assert done.returncode == 130, done.stderr
-    assert "sweep --resume" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert not any(alive(pid) for pid in workers)
-    assert "interrupted" in {run.status for run in load_study(study).runs} <= {"interrupted", "finished"}
-
-    process, workers = start_and_see_it_train()
-    process.send_signal(signal.SIGKILL)
-    process.end()
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+        done = process.end(60)
+        assert done.returncode == 130, done.stderr
+        assert "sweep --resume" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert not any(alive(pid) for pid in workers)
+        assert "interrupted" in {run.status for run in load_study(study).runs} <= {"interrupted", "finished"}
+    else:
+        process.send_signal(signal.SIGKILL)
+        process.end()
     # Gone on with at once: whoever still saves is waited for.
     resumed = sweep(grid(pictures, tmp_path, epochs=LONG, lrs=[1e-3]))
     assert not any(alive(pid) for pid in workers)

@@ -71,7 +71,11 @@ def interrupted(config: FinetuneConfig) -> Path:
     return config.output / config.name
 
 
-@pytest.mark.parametrize("more", [{"arm": "recalibrated"}, {"inplace": False, "drop": 0.1, "model_ema": True}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"inplace": False, "drop": 0.1, "model_ema": True}, pytest.param({"arm": "recalibrated"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_without_its_backbone_and_with_another_calibration_it_ends_as_if_nothing_had_been(
     more: dict[str, Any], pictures: Path, tmp_path: Path
 ) -> None:
