@@ -188,7 +188,7 @@ class ReLUTap(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @cache
 def _is_composite(operator: torch._ops.OpOverload) -> bool:
     """Whether torch runs it as other operators, everywhere: what it may be written out as, in Python, is none of its kernels."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"))
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator._name, "CompositeImplicitAutograd"))
 
 
 _BATCH_NORM = _aten.native_batch_norm.default
