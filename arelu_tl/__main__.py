@@ -1,4 +1,4 @@
-from arelu_tl.cli import main
+from arelu_tl.cli.app import main
 
 if __name__ == "__main__":
     main()

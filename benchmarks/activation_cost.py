@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation import AReLU, fused, gpu
+from arelu_tl.activation import fused, gpu
+from arelu_tl.activation.arelu import AReLU
 
 SHAPE = (32, 64, 56, 56)
 UNIT = "ReLU, in place"

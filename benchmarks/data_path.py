@@ -20,7 +20,9 @@ import torch
 from photographs import timm_loader, write_photographs
 from tables import Rows, markdown, spread
 
-from arelu_tl.data import PictureStore, make_train_batches, scan_folder, train_view
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import make_train_batches, train_view
+from arelu_tl.data.store import PictureStore
 
 BATCH = 32
 SCALE = (0.35, 1.0)

@@ -25,8 +25,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from training_step import batch_of, net
 
-from arelu_tl.training import make_optimizer
 from arelu_tl.training.distributed import ALONE, World, join_world
+from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.step import Batch, Step, StepSettings
 
 Cases = list[tuple[str, int, int]]

@@ -20,12 +20,13 @@ import skimage.data
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from arelu_tl.backbone import load_backbone
-from arelu_tl.data import eval_transform
+from arelu_tl.backbone.loading import load_backbone
 from arelu_tl.data.digits import DEMO_SETTINGS, write_digits
+from arelu_tl.data.loader import eval_transform
+from arelu_tl.experiment.finetune import finetune
 from arelu_tl.records.config import check_config
-from arelu_tl.study.finetune import finetune
-from arelu_tl.surgery import calibration_batches, convert, measure_outputs, relative_drift
+from arelu_tl.surgery.calibrate import calibration_batches, measure_outputs, relative_drift
+from arelu_tl.surgery.convert import convert
 
 MODEL = "tf_efficientnet_lite0"
 ROWS: dict[str, dict[str, Any]] = {

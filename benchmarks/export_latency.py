@@ -18,9 +18,9 @@ from torch import nn
 import arelu_tl
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
-from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.onnx_file import to_onnx
-from arelu_tl.study.export_timing import BATCHES, onnx_runner, time_pair
+from arelu_tl.exporting.timing import BATCHES, onnx_runner, time_pair
+from arelu_tl.models.freeze import freeze
 
 SIZE = (3, 224, 224)
 

@@ -23,11 +23,11 @@ from tables import Rows, markdown, spread
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from arelu_tl.backbone import load_backbone
+from arelu_tl.backbone.loading import load_backbone
+from arelu_tl.experiment.devices import choose_workers
+from arelu_tl.experiment.finetune import finetune
+from arelu_tl.experiment.observer import Observer
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.study.environment import choose_workers
-from arelu_tl.study.finetune import finetune
-from arelu_tl.study.observer import Observer
 
 CASES = [("tf_efficientnet_lite0", 128), ("tf_efficientnet_lite0", 224), ("resnet18", 128)]
 Epoch = Callable[[], Iterator[Any]]

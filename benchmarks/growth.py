@@ -59,7 +59,8 @@ def measure_classes(count: int) -> dict[str, Any]:
 
 
 def _first_batch(count: int, *, classes: int, what: str) -> dict[str, Any]:
-    from arelu_tl.data import eval_view, make_train_batches, scan_folder
+    from arelu_tl.data.folder import scan_folder
+    from arelu_tl.data.loader import eval_view, make_train_batches
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -90,7 +91,7 @@ def measure_sites(count: int) -> dict[str, Any]:
     import torch
     from torch import nn
 
-    from arelu_tl.surgery import convert
+    from arelu_tl.surgery.convert import convert
 
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(count)]

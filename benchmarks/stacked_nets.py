@@ -17,10 +17,11 @@ from tables import Rows, machine, markdown, spread
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation import CATALOGUE
-from arelu_tl.training.stacked import OPTIMISERS, Stack, convolution, initial_weights
-from arelu_tl.training.stacked.fit import make_noise, net_losses
-from arelu_tl.training.stacked.net import BLOCKS
+from arelu_tl.activation.catalogue import CATALOGUE
+from arelu_tl.paper.nets import convolution
+from arelu_tl.paper.nets.fit import make_noise, net_losses
+from arelu_tl.paper.nets.net import BLOCKS, Stack, initial_weights
+from arelu_tl.paper.nets.optimisers import OPTIMISERS
 
 NETS, BATCH = 8, 128
 ACTIVATIONS = ("relu", "arelu", "gelu", "pau")

@@ -18,8 +18,8 @@ from tables import Rows, machine, markdown, spread
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.surgery import convert
-from arelu_tl.training import make_optimizer
+from arelu_tl.surgery.convert import convert
+from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.step import Batch, Step, StepSettings
 
 CASES = [("resnet18", 160, 16), ("resnet50", 128, 8), ("tf_efficientnet_lite0", 160, 16), ("regnetx_002", 160, 16)]

@@ -16,8 +16,8 @@ import timm
 from rich.console import Console
 from rich.progress import track
 
-from arelu_tl.records.survey import SURVEY, write_survey
-from arelu_tl.surgery.survey import survey
+from arelu_tl.explain.sites.survey import survey
+from arelu_tl.explain.sites.survey_table import SURVEY, write_survey
 
 
 def main(patterns: list[str]) -> int:

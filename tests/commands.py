@@ -31,8 +31,8 @@ import atexit, gc, json, os, select, signal, socket, sys, tempfile, threading, t
 
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, matplotlib.pyplot
 import timm, torch, torch._dynamo, torchvision
-import arelu_tl.cli.study, arelu_tl.study.finetune, arelu_tl.study.inspection, arelu_tl.study.sweep, arelu_tl.training
-import arelu_tl.surgery, arelu_tl.data
+import arelu_tl.cli.app, arelu_tl.cli.study, arelu_tl.experiment.finetune, arelu_tl.experiment.sweep
+import arelu_tl.explain.sites.inspection
 
 
 def live(asked):
@@ -52,7 +52,7 @@ def live(asked):
     code = 0
     try:
         if asked["code"] is None:
-            arelu_tl.cli.main()
+            arelu_tl.cli.app.main()
         else:
             exec(compile(asked["code"], "<string>", "exec"), {"__name__": "__main__"})
     except SystemExit as end:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arelu_tl.records.config import check_config, dump_yaml
-from arelu_tl.records.flags import pack_flags
-from arelu_tl.records.runs import run_name
+from arelu_tl.records.runs import pack_flags, run_name
 
 PAIRING = {
     "dataset": "d" * 64,

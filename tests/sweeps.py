@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from arelu_tl.experiment.observer import Observer
 from arelu_tl.records.config import SweepConfig
 from arelu_tl.records.storage import read_rows
-from arelu_tl.study.observer import Observer
 
 TINY = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 2, "workers": 0, "name": "grid"}
 

@@ -9,11 +9,14 @@ import torch
 from commands import run_command
 
 import arelu_tl
-from arelu_tl.activation import named_arelus
-from arelu_tl.data import eval_transform, eval_view, make_eval_batches, open_picture, scan_folder
+from arelu_tl.activation.arelu import named_arelus
+from arelu_tl.data.decode import open_picture
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import eval_transform, eval_view, make_eval_batches
 from arelu_tl.records.storage import read_rows
 from arelu_tl.records.weights import load_weights
-from arelu_tl.training import evaluate, fit
+from arelu_tl.training.evaluate import evaluate
+from arelu_tl.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_reloaded_model_is_the_one_that_was_trained(tmp_path: Path, make_folder:
         trained.append(model)
         return fit(model, *rest, **named)
 
-    monkeypatch.setattr("arelu_tl.study.run.fit", keep)
+    monkeypatch.setattr("arelu_tl.experiment.run.fit", keep)
     pictures = make_folder(train=12)
     config = arelu_tl.FinetuneConfig(
         data=pictures, output=tmp_path, model="test_resnet", pretrained=False, img_size=32, epochs=2, batch_size=12, workers=0,

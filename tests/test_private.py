@@ -13,11 +13,12 @@ import pytest
 import torch
 from sweeps import Watching, grid
 
-from arelu_tl.activation import arelu, fused, native
-from arelu_tl.data import open_cache
+from arelu_tl.activation import fused, native
+from arelu_tl.activation.functional import arelu
+from arelu_tl.data.cache import open_cache
 from arelu_tl.errors import StorageError
+from arelu_tl.experiment.sweep import sweep
 from arelu_tl.private import make_private, who_else_writes
-from arelu_tl.study.sweep import sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="permissions of another kind")
 ROOM = 10**9

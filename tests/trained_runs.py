@@ -12,9 +12,9 @@ from run_folders import write_run
 from torch import nn
 
 import arelu_tl
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.records.card import ModelCard
 from arelu_tl.records.weights import save_weights
-from arelu_tl.study.card import ModelCard
 
 DATA_CONFIG = {
     "mean": [0.5, 0.4, 0.3],

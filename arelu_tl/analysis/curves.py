@@ -8,11 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from arelu_tl.analysis.convergence import aulc, step_weights, steps_to_target
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.csv_table import read_table
-from arelu_tl.records.flags import unpack_flags
-from arelu_tl.records.runs import METRICS, PREDICTIONS, RunRecord
+from arelu_tl.records.runs import METRICS, PREDICTIONS, RunRecord, aulc, step_weights, steps_to_target, unpack_flags
 
 
 @dataclass(frozen=True)

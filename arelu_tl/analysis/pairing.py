@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arelu_tl.analysis.convergence import common_steps
 from arelu_tl.analysis.curves import Curve, read_curve
 from arelu_tl.errors import ComparisonError, ConfigError, DataError
 from arelu_tl.records.config import ARM_KEYS, PLACE_KEYS
-from arelu_tl.records.runs import RunRecord
+from arelu_tl.records.runs import RunRecord, common_steps
 
 BASELINE = "relu"
 # What both runs of a pair must share beside their settings, as summary.json's "pairing" has it.

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl import __version__
 from arelu_tl.cli.help import Command, Group
 from arelu_tl.errors import AreluTlError
 from arelu_tl.records.home import argument_at_home
+from arelu_tl.version import __version__
 
 # In the order of --help. A command's module, with the configuration that its options are made of, is imported when the command
 # is asked for: a page of help that lists nine commands needs none of them.

@@ -39,7 +39,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on."""
-    from arelu_tl.analysis import compare_runs
+    from arelu_tl.analysis.comparison import compare_runs
     from arelu_tl.records.runs import find_runs, is_run
 
     if target is not None and not 0 < target <= 1:
@@ -77,7 +77,7 @@ def _require_one_study(path: Path) -> None:
     Raises:
         ConfigError: ``path`` is a reproduction, whose studies differ in more than the arm.
     """
-    from arelu_tl.records import reproduction
+    from arelu_tl.paper import config as reproduction
     from arelu_tl.records.runs import is_study
 
     studies = sorted(p for p in path.iterdir() if is_study(p)) if (path / reproduction.CONFIG).is_file() else []

@@ -50,15 +50,15 @@ def evaluate(
 
     from arelu_tl.data.gate import by_reason
     from arelu_tl.data.passed_over import PassedOver
+    from arelu_tl.models.classifier import open_classifier
+    from arelu_tl.models.evaluate import evaluate as evaluate_pictures
+    from arelu_tl.models.tables import evaluation_report, rejected_line, training_line
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
-    from arelu_tl.render.use_tables import evaluation_report, rejected_line, training_line
-    from arelu_tl.study.classifier import open_classifier
-    from arelu_tl.study.evaluate import evaluate as evaluate_pictures
 
     if output is not None:
+        from arelu_tl.models.files import EVALUATION, write_evaluation
         from arelu_tl.records.storage import require_room
-        from arelu_tl.render.evaluation_files import EVALUATION, write_evaluation
 
         require_room(output, EVALUATION)
     sink = Output(as_json=json, quiet=quiet, wide=wide)

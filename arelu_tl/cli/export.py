@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
-from arelu_tl.records.executable import refuse_executable
+from arelu_tl.records.storage import refuse_executable
 
 _ONNX = "ONNX only"
 _HUB = "Hugging Face Hub"
@@ -52,9 +52,9 @@ def export(
     refuse_executable(run)
     require_folder(run)
 
+    from arelu_tl.exporting.export import export as export_run
+    from arelu_tl.exporting.tables import export_report
     from arelu_tl.render.console import Output
-    from arelu_tl.render.tables import export_report
-    from arelu_tl.study.export import export as export_run
 
     output_ = Output(as_json=json, quiet=quiet, wide=wide)
     report = export_run(

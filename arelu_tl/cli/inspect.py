@@ -45,14 +45,14 @@ def inspect(
     if plot is not None and not plot.absolute().parent.is_dir():
         raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}")
 
+    from arelu_tl.explain.sites.inspection import inspect_backbone
+    from arelu_tl.explain.sites.show import inspection_report
     from arelu_tl.render.console import Output
-    from arelu_tl.render.inspection import inspection_report
-    from arelu_tl.study.inspection import inspect_backbone
 
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     inspection = inspect_backbone(config, images, notify=sink.note)
     if plot is not None:
-        from arelu_tl.render.figures import draw_sites
+        from arelu_tl.explain.sites.plan_figure import draw_sites
 
         draw_sites(inspection.report, plot, title=model)
     parts = inspection_report(inspection, model, plot)
@@ -64,9 +64,8 @@ def _list_supported(pattern: str | None, *, as_json: bool, wide: bool) -> None:
     from dataclasses import asdict
     from fnmatch import fnmatchcase
 
-    from arelu_tl.records.survey import read_survey
+    from arelu_tl.explain.sites.survey_table import read_survey, survey_table
     from arelu_tl.render.console import Output, line
-    from arelu_tl.render.survey import survey_table
 
     release, rows = read_survey()
     wanted = "*" if pattern is None else pattern.partition(".")[0]  # without the weights' tag

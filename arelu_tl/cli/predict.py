@@ -13,7 +13,7 @@ from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 from arelu_tl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from arelu_tl.study.predict import Prediction
+    from arelu_tl.models.predict import Prediction
 
 
 def predict(
@@ -43,12 +43,12 @@ def predict(
         raise ConfigError("--csv or --json, not both")
 
     from arelu_tl.data.gate import by_reason
+    from arelu_tl.models.classifier import open_classifier
+    from arelu_tl.models.predict import Prediction, find_pictures
+    from arelu_tl.models.predict import predict as predict_pictures
+    from arelu_tl.models.tables import predictions_json, predictions_table, rejected_line
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
-    from arelu_tl.render.use_tables import predictions_json, predictions_table, rejected_line
-    from arelu_tl.study.classifier import open_classifier
-    from arelu_tl.study.predict import Prediction, find_pictures
-    from arelu_tl.study.predict import predict as predict_pictures
 
     output = Output(as_json=json, quiet=quiet, wide=wide)
     found = find_pictures(images)
@@ -79,8 +79,8 @@ def predict(
 
 def _csv_printer(top: int) -> Callable[[Prediction], None]:
     """Prints the header now, and then each prediction that it is called with."""
+    from arelu_tl.models.tables import predictions_header, predictions_row
     from arelu_tl.records.csv_table import csv_lines
-    from arelu_tl.render.use_tables import predictions_header, predictions_row
 
     sys.stdout.writelines(csv_lines([predictions_header(top)]))
     return lambda prediction: sys.stdout.writelines(csv_lines([predictions_row(prediction)]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from arelu_tl.analysis import Comparison
+from arelu_tl.analysis.results import Comparison
 from arelu_tl.records import runs
 from arelu_tl.records.storage import make_folder, write_json
 from arelu_tl.render.console import Output, Shown
-from arelu_tl.render.report import write_report_files
+from arelu_tl.render.report.report import write_report_files
 from arelu_tl.render.tables import comparison_report
 
 

@@ -9,8 +9,8 @@ import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, Wide, merge_config, require_folder, with_config_options
 from arelu_tl.errors import ConfigError
+from arelu_tl.paper.config import GRID_KEYS, QUICK, TRANSFER, ReproduceConfig
 from arelu_tl.records.config import check_config
-from arelu_tl.records.reproduction import GRID_KEYS, QUICK, TRANSFER, ReproduceConfig
 
 _PANEL = "Grid"
 
@@ -56,11 +56,11 @@ def reproduce(
         if merged.data is not None and not merged.download:
             require_folder(merged.data)
 
-    from arelu_tl.cli.reproduction import show_reproduction
+    from arelu_tl.paper.files import show_reproduction
+    from arelu_tl.paper.reproduce import reproduce as run
+    from arelu_tl.paper.reproduce import resumed
+    from arelu_tl.paper.view import ReproductionView
     from arelu_tl.render.console import Output
-    from arelu_tl.render.reproduction_view import ReproductionView
-    from arelu_tl.study.reproduce import reproduce as run
-    from arelu_tl.study.reproduce import resumed
 
     if resume is not None:
         begun = resumed(resume)

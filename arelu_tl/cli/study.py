@@ -6,16 +6,17 @@ import logging
 import warnings
 from pathlib import Path
 
-from arelu_tl.analysis import Comparison, compare_runs
+from arelu_tl.analysis.comparison import compare_runs
+from arelu_tl.analysis.results import Comparison
+from arelu_tl.cli.progress import StudyView
 from arelu_tl.cli.reporting import show_comparison
 from arelu_tl.errors import ComparisonError, DataError, RunsFailedError
+from arelu_tl.experiment.finetune import finetune, resume_study
+from arelu_tl.experiment.sweep import sweep
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig
 from arelu_tl.render.console import Output
-from arelu_tl.render.progress import StudyView
 from arelu_tl.render.text import shell_word
-from arelu_tl.study.finetune import finetune, resume_study
-from arelu_tl.study.sweep import sweep
 from arelu_tl.training.distributed import leads_here
 
 

@@ -49,8 +49,8 @@ def sweep(
         require_folder(merged.data)
 
     from arelu_tl.cli.study import run_sweep
+    from arelu_tl.experiment.sweep import resumed_config
     from arelu_tl.render.console import Output
-    from arelu_tl.study.sweep import resumed_config
 
     if resume is not None:
         merged = resumed_config(resume, settings)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from arelu_tl.data.copies import Copies, find_copies, join_looks
 from arelu_tl.data.gate import Rejected, by_reason, check_pictures, hash_pictures
 from arelu_tl.data.layout import Layout, find_evaluated, find_splits
-from arelu_tl.data.listing import Link, Listing, list_split, natural_key, require_folder
-from arelu_tl.data.names import same_but_for_case, same_letters
+from arelu_tl.data.listing import Link, Listing, list_split, natural_key, require_folder, same_but_for_case, same_letters
 from arelu_tl.data.passed_over import PassedOver, counted, some
 from arelu_tl.data.recipe import Recipe
+from arelu_tl.data.similar import Copies, find_copies, join_looks
 from arelu_tl.data.split import Sample, hold_out
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError

@@ -1,1 +1,1 @@
-"""Layer 3: models as files that outlive the run folder. (Not `export`: that name is the public function.)"""
+"""A trained run leaves as safetensors, ONNX or pt2: frozen, folded, written and proved."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite
+from arelu_tl.models.freeze import FrozenAReLU, FrozenSite
 
 _ATEN = torch.ops.aten
 _FROZEN = f"{FrozenAReLU.__module__}.{FrozenAReLU.__qualname__}"

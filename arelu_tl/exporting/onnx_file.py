@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from arelu_tl import __version__
 from arelu_tl.errors import ArtefactError, ConfigError
-from arelu_tl.exporting.onnx_session import INPUT, LOGITS
 from arelu_tl.exporting.proof import Answer
+from arelu_tl.models.onnx_session import INPUT, LOGITS
 from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
+from arelu_tl.version import __version__
 
 OPSET = 20
 # A protobuf message ends here.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
-from arelu_tl.exporting.onnx_session import INPUT
+from arelu_tl.models.onnx_session import INPUT
 
 
 def to_fp16(content: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.exporting.onnx_session import INPUT, LOGITS, PROBABILITIES
+from arelu_tl.models.onnx_session import INPUT, LOGITS, PROBABILITIES
 
 # Pillow's resize is a filter as wide as the step between pixels, cut off at the border: ONNX says it like this. onnxruntime
 # filters rows first, then columns, as Pillow does up to 12; Pillow 13 sometimes turns this round, which rounds differently.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arelu_tl.errors import BackboneError, ConfigError
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import FoldReport, fold_weights
-from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, put_site
+from arelu_tl.models.freeze import FrozenAReLU, FrozenSite, put_site
 
 # What timm is asked for in place of ReLU: a leaky ReLU whose slope is in the state dict.
 TIMM_ACTIVATION = "prelu"

@@ -1,1 +1,1 @@
-"""Layer 1: the configuration, and what is read from and written to run folders. No torch."""
+"""What is written and read back: configuration, studies, runs, weights, tables."""

@@ -364,3 +364,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def dump_yaml(config: BaseModel) -> str:
     """The whole resolved configuration as YAML that ``--config`` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def scan_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """What of ``config`` goes to ``scan_folder``, but for the folder itself and what lies in it that is no class."""
+    keys = (
+        "train_split", "val_split", "layout", "val_fraction", "split_seed", "on_bad_image", "allow_duplicates", "follow_links",
+    )  # fmt: skip
+    return {key: getattr(config, key) for key in keys}

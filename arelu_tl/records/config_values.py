@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from arelu_tl.records.duration import parse_duration, parse_interval
+from arelu_tl.records.amounts import parse_duration, parse_interval, parse_size
 from arelu_tl.records.home import at_home
-from arelu_tl.records.size import parse_size
 
 
 def option(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:

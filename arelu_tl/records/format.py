@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arelu_tl import __version__
 from arelu_tl.errors import ArtefactError
+from arelu_tl.version import __version__
 
 # Another one as soon as what is written could be misread by the version before: not for a key more. It stands in a run's
 # environment.json, a study's dataset.json and a checkpoint's manifest.json.

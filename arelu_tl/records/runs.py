@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import base64
+import binascii
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, dump_yaml, read_yaml
@@ -261,3 +266,59 @@ def _read_config(path: Path) -> FinetuneConfig:
         return check_config(values, SweepConfig if GRID_KEYS[0] in values else FinetuneConfig)
     except ValueError as error:
         raise ArtefactError(f"{path}: {error}") from None
+
+
+def pack_flags(flags: NDArray[np.bool_]) -> str:
+    """``COUNT:BASE64`` of flags (N,), eight a byte: 170 characters for a thousand pictures."""
+    return f"{len(flags)}:{base64.b64encode(np.packbits(flags).tobytes()).decode('ascii')}"
+
+
+def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
+    """The flags (K, N) of K texts of ``pack_flags`` that are of the same N.
+
+    Raises:
+        ValueError: one is not such a text, or of another N.
+    """
+    counts = {text.partition(":")[0] for text in texts}
+    count = counts.pop() if counts else ""
+    if counts or not count.isdecimal():
+        raise ValueError("not packed flags: no count, or several")
+    try:
+        packed = [binascii.a2b_base64(text[len(count) + 1 :], strict_mode=True) for text in texts]
+    except ValueError as error:  # binascii's own among them
+        raise ValueError(f"not packed flags: {error}") from None
+    width = -(-int(count) // 8)
+    if any(len(row) != width for row in packed):
+        raise ValueError("not packed flags: their count does not fit them")
+    rows = np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(texts), width)
+    return np.unpackbits(rows, axis=1, count=int(count)).astype(bool)
+
+
+def aulc(steps: Sequence[int], accuracy: Sequence[float]) -> float:
+    """Area under the learning curve by the trapezoid rule, divided by the steps: the mean accuracy on the way, 0..1.
+
+    A curve of a single point has that point's accuracy.
+    """
+    if len(steps) != len(accuracy) or not len(steps):
+        raise ValueError("a curve needs as many accuracies as steps, and at least one")
+    return float(np.average(np.asarray(accuracy, dtype=float), weights=step_weights(steps)))
+
+
+def step_weights(steps: ArrayLike) -> NDArray[np.float64]:
+    """The share (K,) of each evaluation in the area under a curve: its trapezoids' halves, all of them 1 together."""
+    at = np.asarray(steps, dtype=float)
+    span = at[-1] - at[0]
+    if span == 0:
+        return np.asarray(np.eye(len(at))[-1], dtype=float)
+    widths = np.diff(at)
+    return np.asarray((np.append(widths, 0.0) + np.insert(widths, 0, 0.0)) / (2 * span), dtype=float)
+
+
+def steps_to_target(steps: Sequence[int], accuracy: Sequence[float], target: float) -> int | None:
+    """First evaluated step whose accuracy reaches ``target``; None where none does (censored)."""
+    return next((step for step, value in zip(steps, accuracy, strict=True) if value >= target), None)
+
+
+def common_steps(a: ArrayLike, b: ArrayLike) -> int:
+    """The last step at which both curves were evaluated; 0 where there is none."""
+    return int(max(np.intersect1d(a, b), default=0))

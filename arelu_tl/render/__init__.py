@@ -1,1 +1,1 @@
-"""Layer 5: what a person sees: tables, progress, figures. Whatever came from outside is escaped here."""
+"""What a person sees: the console, tables, figures and the HTML report."""

@@ -37,3 +37,7 @@ def shell_word(word: str | Path) -> str:
     # What cannot be seen or is no valid text, byte by byte, as bash, zsh and POSIX's 2024 shell read it.
     shown = (c if visible(c) == c else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) for c in text)
     return "$'" + "".join(f"\\{c}" if c in "\\'" else c for c in shown) + "'"
+
+
+def percent(share: float) -> str:
+    return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arelu_tl.activation import make_activation
+from arelu_tl.activation.catalogue import make_activation
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.plan import PlannedSite, SurgeryPlan
 from arelu_tl.surgery.relu_calls import is_relu_module

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from arelu_tl.backbone import evaluating
+from arelu_tl.backbone.modes import evaluating
 
 
 @dataclass(frozen=True)

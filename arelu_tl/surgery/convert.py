@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arelu_tl.activation import SLOPED_ARMS, SURGERY_ARMS
-from arelu_tl.backbone import activation_counts
+from arelu_tl.activation.catalogue import SLOPED_ARMS, SURGERY_ARMS
+from arelu_tl.backbone.loading import activation_counts
 from arelu_tl.errors import NoSitesError, SurgeryError
 from arelu_tl.surgery.apply import Undo, apply_plan
 from arelu_tl.surgery.calibrate import (

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN, SLOPED_ARMS
+from arelu_tl.activation.catalogue import SLOPED_ARMS
+from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.sites import Site
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.backbone import pretrained_cfg
-from arelu_tl.backbone import training as in_training
+from arelu_tl.backbone.loading import pretrained_cfg
+from arelu_tl.backbone.modes import training as in_training
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.relu_calls import is_relu_module
 from arelu_tl.surgery.routing import SITES, is_routed

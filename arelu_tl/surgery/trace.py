@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from arelu_tl.backbone import evaluating
+from arelu_tl.backbone.modes import evaluating
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.relu_calls import ReLUCall, ReLUTap, as_relu, is_relu_module, relu_input
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import named_activations
+from arelu_tl.activation.catalogue import named_activations
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.plan import PlannedSite, SurgeryPlan
 from arelu_tl.surgery.sites import examine, pictures_for

@@ -11,15 +11,7 @@ from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.format import FORMAT, require_format
-from arelu_tl.records.storage import (
-    fsync_folder,
-    make_folder,
-    read_json,
-    replaced_file,
-    sha256_file,
-    storage_errors,
-    write_json,
-)
+from arelu_tl.records.storage import fsync_folder, make_folder, read_json, replaced_file, sha256_file, storage_errors, write_json
 from arelu_tl.records.weights import load_weights, save_weights
 
 MODEL = "model.safetensors"

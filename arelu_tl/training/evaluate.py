@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from arelu_tl.backbone import evaluating
+from arelu_tl.backbone.modes import evaluating
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.backbone import evaluating
-from arelu_tl.data import Batches
+from arelu_tl.backbone.modes import evaluating
+from arelu_tl.data.loader import Batches
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.step import Batch, StepSettings
 

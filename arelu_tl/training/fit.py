@@ -17,10 +17,10 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from arelu_tl.activation import named_arelus, site_values
-from arelu_tl.data import Batches, batch_digest
+from arelu_tl.activation.arelu import named_arelus, site_values
+from arelu_tl.data.loader import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
-from arelu_tl.records.flags import pack_flags
+from arelu_tl.records.runs import pack_flags
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import Evaluation, evaluate
 from arelu_tl.training.features import FeatureBatches
@@ -292,3 +292,28 @@ def _whole(batch: Batch, world: World) -> Batch:
         return batch
     pictures, labels = zip(*world.gather(batch), strict=True)
     return torch.cat(pictures), torch.cat(labels)
+
+
+class SilentJournal:
+    """Implements the loop's ``Journal`` for a process that does not lead: the first one tells and writes the same."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        pass
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        pass
+
+    def epoch_end(self, row: dict[str, Any]) -> None:
+        pass
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

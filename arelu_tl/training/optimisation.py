@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from arelu_tl.activation import activation_parameters
+from arelu_tl.activation.catalogue import activation_parameters
 from arelu_tl.errors import ConfigError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from arelu_tl.activation import named_arelus, project
+from arelu_tl.activation.arelu import named_arelus, project
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.finite import all_finite, nonfinite_gradient, nonfinite_layer, nonfinite_parameter
-from arelu_tl.training.loss import training_loss
 from arelu_tl.training.recompute import statistics_untouched
 
 Batch = tuple[Tensor, Tensor]
@@ -225,3 +226,22 @@ def _seed(seed: int, step: int, rank: int) -> None:
     """Dropout and drop-path of a step depend on (seed, step, rank) alone."""
     key = [seed, step, rank] if rank else [seed, step]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % 2**63))
+
+
+def training_loss(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+) -> Tensor:
+    """Mean cross-entropy of ``logits`` (B, C) and ``labels`` (B,), a picture counting as much as its class's weight says.
+
+    It is divided by the pictures and not by their weights, so that the parts of a batch add up to the batch, and the batches to
+    the epoch, however the classes fall.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    weights = _on_device(tuple(class_weights), logits.device)
+    return F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
+
+
+@functools.lru_cache(maxsize=4)
+def _on_device(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(weights, device=device)

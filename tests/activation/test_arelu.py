@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from arelu_tl.activation import AReLU, activation_parameters, arelu, named_arelus, project_alphas, site_values
+from arelu_tl.activation.arelu import AReLU, named_arelus, project_alphas, site_values
+from arelu_tl.activation.catalogue import activation_parameters
+from arelu_tl.activation.functional import arelu
 from arelu_tl.errors import ConfigError
 
 FORMS = {

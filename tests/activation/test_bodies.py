@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kernels import lacks_kernel, needs_kernel
 from torch import Tensor
 
-from arelu_tl.activation import arelu, fused, portable
+from arelu_tl.activation import fused, portable
+from arelu_tl.activation.functional import arelu
 from arelu_tl.activation.layout import accumulation_dtype, as_stored
 
 kernel = needs_kernel(fused.kernel_state())

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation import (
-    SURGERY_ARMS,
-    AReLU,
-    SiteActivation,
-    activation_parameters,
-    make_activation,
-    named_activations,
-    named_arelus,
-    site_values,
-)
+from arelu_tl.activation.arelu import AReLU, named_arelus, site_values
+from arelu_tl.activation.catalogue import SURGERY_ARMS, SiteActivation, activation_parameters, make_activation, named_activations
 from arelu_tl.errors import ConfigError
 
 every_arm = pytest.mark.parametrize("arm", SURGERY_ARMS)

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from arelu_tl.activation import ALPHA_MAX, ALPHA_MIN, CATALOGUE, ELSA, AReLU, attention_map, modulate
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.activation.catalogue import CATALOGUE
+from arelu_tl.activation.elsa import ELSA, attention_map, modulate
+from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
 from arelu_tl.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ import torch
 from kernels import needs_kernel
 from torch import Tensor
 
-from arelu_tl.activation import arelu, fused
+from arelu_tl.activation import fused
+from arelu_tl.activation.functional import arelu
 
 pytestmark = needs_kernel(fused.kernel_state())
 

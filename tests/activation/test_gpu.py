@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from arelu_tl.activation import AReLU, arelu, fused, gpu, portable
+from arelu_tl.activation import fused, gpu, portable
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.activation.functional import arelu
 from arelu_tl.activation.layout import as_stored
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, fused
-from arelu_tl.surgery import convert
+from arelu_tl.activation import fused
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.surgery.convert import convert
 
 bodies = pytest.mark.parametrize("portable", [False, True], ids=["as served", "portable"])
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, activation_parameters, fused, two_slope
+from arelu_tl.activation import fused
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.activation.catalogue import activation_parameters
+from arelu_tl.activation.operators import two_slope
 
 both_ways = pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from arelu_tl.activation import APL, CATALOGUE, PAU, SLAF, AReLU, Combine, Maxout
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.activation.catalogue import CATALOGUE
+from arelu_tl.activation.rivals import APL, PAU, SLAF, Combine, Maxout
 from arelu_tl.errors import ConfigError
 
 every_entry = pytest.mark.parametrize("name", CATALOGUE)

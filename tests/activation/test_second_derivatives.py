@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from arelu_tl.activation import CATALOGUE, ELSA, AReLU, arelu, fused, two_slope
-from arelu_tl.training.stacked.activations import StackedActivation
-from arelu_tl.training.stacked.convolution import conv_pool, conv_pool_portable
+from arelu_tl.activation import fused
+from arelu_tl.activation.arelu import AReLU
+from arelu_tl.activation.catalogue import CATALOGUE
+from arelu_tl.activation.elsa import ELSA
+from arelu_tl.activation.functional import arelu
+from arelu_tl.activation.operators import two_slope
+from arelu_tl.paper.nets.activations import StackedActivation
+from arelu_tl.paper.nets.convolution import conv_pool, conv_pool_portable
 
 both_ways = pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 widths = pytest.mark.parametrize("channels", [1, 3])

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from arelu_tl.analysis.convergence import step_weights
 from arelu_tl.analysis.curves import Curve
 from arelu_tl.analysis.rates import best_rate
 from arelu_tl.analysis.results import AHEAD, BEHIND
 from arelu_tl.analysis.statistics import PairedDifference, difference_of_shares
 from arelu_tl.analysis.verdict import verdict_of
-from arelu_tl.records.flags import pack_flags
+from arelu_tl.records.runs import pack_flags, step_weights
 
 STEPS = np.arange(0, 80, 10)
 PROGRESS = 4.0 * (1 - np.exp(-STEPS / 25.0)) - 2.0

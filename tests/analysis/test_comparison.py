@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from run_folders import PAIRING, draw_correct, write_run
 from scipy import stats
 
-from arelu_tl.analysis import Comparison, RateComparison, compare
+from arelu_tl.analysis.comparison import compare
+from arelu_tl.analysis.results import Comparison, RateComparison
 from arelu_tl.errors import DataError
 
 SLOW = (0.1, 0.3, 0.5, 0.7)

@@ -12,8 +12,7 @@ from run_folders import draw_correct, write_run
 
 from arelu_tl.analysis.curves import read_curve, read_predictions
 from arelu_tl.errors import ArtefactError
-from arelu_tl.records.flags import pack_flags, unpack_flags
-from arelu_tl.records.runs import load_run
+from arelu_tl.records.runs import load_run, pack_flags, unpack_flags
 
 
 @given(st.lists(st.booleans(), max_size=70))

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from run_folders import PAIRING, write_run
 
-from arelu_tl.analysis import Comparison, RateComparison, compare, compare_runs, differences
+from arelu_tl.analysis.comparison import compare, compare_runs
+from arelu_tl.analysis.pairing import differences
+from arelu_tl.analysis.results import Comparison, RateComparison
 from arelu_tl.errors import ComparisonError, ConfigError, DataError
 from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.runs import load_run

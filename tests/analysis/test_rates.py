@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from arelu_tl.analysis.curves import Curve
 from arelu_tl.analysis.rates import best_rate
-from arelu_tl.records.flags import pack_flags
+from arelu_tl.records.runs import pack_flags
 
 
 def curve(correct: NDArray[np.bool_], *, recorded: bool = True) -> Curve:

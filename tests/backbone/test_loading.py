@@ -21,15 +21,8 @@ from timm.data import create_transform
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from arelu_tl.backbone import (
-    Backbone,
-    activation_counts,
-    build_architecture,
-    classifier_names,
-    load_backbone,
-    reset_head,
-)
 from arelu_tl.backbone.embedded import embedded_weights, load_embedded
+from arelu_tl.backbone.loading import Backbone, activation_counts, build_architecture, classifier_names, load_backbone, reset_head
 from arelu_tl.errors import ArtefactError, BackboneError
 from arelu_tl.records.weights import require_finite
 
@@ -424,7 +417,7 @@ def test_local_dir_moved_elsewhere_still_loads(local_model: Path, tmp_path: Path
 
 def test_offline_download_is_one_line_with_model_file_and_both_ways_out(tmp_path: Path) -> None:
     code = """
-from arelu_tl.backbone import load_backbone
+from arelu_tl.backbone.loading import load_backbone
 from arelu_tl.errors import ArtefactError, BackboneError
 try:
     load_backbone("resnet18.a1_in1k")

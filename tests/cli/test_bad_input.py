@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
 
-from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, open_cache, open_picture, scan_folder, train_view
+from arelu_tl.data.cache import open_cache
+from arelu_tl.data.decode import open_picture
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.data.recipe import Evaluated
 from arelu_tl.errors import DataError
@@ -194,7 +197,7 @@ def test_check_writes_over_nothing_but_its_own_report(tmp_path: Path) -> None:
 
 def test_check_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\ntry:\n    main(['check', sys.argv[1]])\n"
+        "import sys\nfrom arelu_tl.cli.app import main\ntry:\n    main(['check', sys.argv[1]])\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print(*({'torch', 'timm', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)))"
     )

@@ -219,7 +219,7 @@ def test_inspect_shows_functional_calls_and_what_stays(tmp_path: Path) -> None:
 
 def test_the_list_of_supported_architectures_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\n"
+        "import sys\nfrom arelu_tl.cli.app import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "assert not {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
@@ -344,7 +344,7 @@ def test_corrupt_picture_is_skipped_in_both_arms_when_asked(make_folder: Any, tm
 
 def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\n"
+        "import sys\nfrom arelu_tl.cli.app import main\n"
         "for command in ([], *([name] for name in sys.argv[1:])):\n"
         "    try:\n        main([*command, '--help'])\n"
         "    except SystemExit as end:\n        assert not end.code, (command, end.code)\n"
@@ -364,7 +364,7 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
 
 def test_inspect_imports_only_what_it_needs() -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\ntry:\n    main(['inspect', 'test_resnet', '--no-pretrained', '--json'])\n"
+        "import sys\nfrom arelu_tl.cli.app import main\ntry:\n    main(['inspect', 'test_resnet', '--no-pretrained', '--json'])\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print(*({'scipy', 'sklearn', 'matplotlib', 'jinja2', 'onnxruntime', 'torch'} & set(sys.modules)))"
     )

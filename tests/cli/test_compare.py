@@ -66,7 +66,7 @@ def test_of_single_pairs_what_all_share_is_said_once(tmp_path: Path) -> None:
 
 def test_it_imports_no_torch(study: Path) -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\n"
+        "import sys\nfrom arelu_tl.cli.app import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "loaded = {'torch', 'torchvision', 'timm'} & set(sys.modules)\nassert not loaded, loaded"
     )

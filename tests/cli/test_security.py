@@ -214,7 +214,7 @@ connect = socket.socket.connect
 socket.socket.connect = lambda self, address: connect(self, address) if self.family == socket.AF_UNIX else refuse(address)
 socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
 huggingface_hub.constants.HF_HUB_OFFLINE = False
-from arelu_tl.cli import main
+from arelu_tl.cli.app import main
 
 main()
 """

@@ -169,7 +169,7 @@ def test_what_cannot_be_done_is_told_in_one_line(name: str, code: int, words: st
 
 def test_an_onnx_file_needs_no_torch(place: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom arelu_tl.cli import main\n"
+        "import sys\nfrom arelu_tl.cli.app import main\n"
         "for arguments in (['predict', 'm.onnx', 'data', '--json'], ['evaluate', 'm.onnx', 'data', '--output', sys.argv[1]]):\n"
         "    try:\n        main(arguments)\n    except SystemExit as end:\n        assert not end.code, end.code\n"
         "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"

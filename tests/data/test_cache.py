@@ -21,20 +21,14 @@ import pytest
 import torch
 from PIL import Image
 
-from arelu_tl.data import (
-    PictureFolder,
-    PictureStore,
-    eval_view,
-    make_eval_batches,
-    make_train_batches,
-    open_cache,
-    scan_folder,
-    train_view,
-)
 from arelu_tl.data import cache as cache_module
 from arelu_tl.data import gate as gate_module
 from arelu_tl.data import store as store_module
+from arelu_tl.data.cache import open_cache
+from arelu_tl.data.folder import PictureFolder, scan_folder
+from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.data.recipe import Recipe, Reduced, Whole
+from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import ConfigError, StorageError
 
 CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.8}
@@ -348,7 +342,7 @@ FILL = """
     import sys
     import numpy as np
     from PIL import Image
-    from arelu_tl.data import open_cache
+    from arelu_tl.data.cache import open_cache
     from arelu_tl.data.recipe import Reduced
     with open_cache("disk", int(sys.argv[1])) as cache:
         print("ready", flush=True)
@@ -387,7 +381,7 @@ def test_a_writer_killed_midway_leaves_nothing_that_is_read(root: Path) -> None:
         import os, signal
         from pathlib import Path
         from PIL import Image
-        from arelu_tl.data import open_cache
+        from arelu_tl.data.cache import open_cache
         from arelu_tl.data.recipe import Reduced
         before = Path.write_bytes
         def die(self, content):
@@ -484,7 +478,7 @@ def test_a_cache_folder_that_cannot_be_made_says_so_and_auto_does_without(place:
 
 
 def test_a_study_holds_on_while_another_ends(place: Path) -> None:
-    code = "from arelu_tl.data import open_cache\nwith open_cache('disk', 10**9) as c: print(c.used())"
+    code = "from arelu_tl.data.cache import open_cache\nwith open_cache('disk', 10**9) as c: print(c.used())"
     with open_cache("disk", ROOM) as cache:
         assert cache is not None
         beside = cache._path(RECIPE, digest(5)).with_name("half.tmp")

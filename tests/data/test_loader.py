@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from arelu_tl.data.loader import (
-    Batches,
-    View,
-    batch_digest,
-    eval_view,
-    make_eval_batches,
-    make_train_batches,
-    train_view,
-)
+from arelu_tl.data.loader import Batches, View, batch_digest, eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.data.recipe import Whole
 from arelu_tl.data.split import Sample
 from arelu_tl.errors import DataError

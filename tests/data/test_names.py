@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from arelu_tl.data.names import same_but_for_case, same_letters
+from arelu_tl.data.listing import same_but_for_case, same_letters
 
 COMPOSED, APART = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 

@@ -9,11 +9,14 @@ from arelu_tl.data.folder import list_evaluation, scan_folder
 from arelu_tl.data.listing import list_all
 from arelu_tl.data.passed_over import PassedOver, is_litter
 from arelu_tl.errors import DataError
-from arelu_tl.records import reproduction, runs
+from arelu_tl.experiment import check
+from arelu_tl.explain.activations import show as curves
+from arelu_tl.explain.gradients import show as gradients
+from arelu_tl.models import files as evaluation_files
+from arelu_tl.models.predict import find_pictures
+from arelu_tl.paper import config as reproduction
+from arelu_tl.records import runs
 from arelu_tl.records.runs import holds_results
-from arelu_tl.render import curves, evaluation_files, gradients
-from arelu_tl.study import check
-from arelu_tl.study.predict import find_pictures
 
 STUDY = {"study.yaml": TEXT, "convergence.png": png(801), "arelu-lr0.1-s0/run.yaml": TEXT, "arelu-lr0.1-s0/maps.png": png(802)}
 

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arelu_tl.data import eval_transform
 from arelu_tl.data.decode import UndecodableError
+from arelu_tl.data.loader import eval_transform
 from arelu_tl.data.preprocess import CROP_MODES, INTERPOLATIONS, Preprocessing
 from arelu_tl.errors import ArtefactError
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from skimage import data
 
-from arelu_tl.data import eval_transform, eval_view, open_picture, train_view
-from arelu_tl.data.decode import UndecodableError
+from arelu_tl.data.decode import UndecodableError, open_picture
+from arelu_tl.data.loader import eval_transform, eval_view, train_view
 from arelu_tl.data.recipe import Evaluated, Recipe, Reduced, Whole, for_crops
 
 CONFIG = {"input_size": [3, 32, 24], "interpolation": "bicubic", "mean": [0.4] * 3, "std": [0.2] * 3, "crop_pct": 0.875}

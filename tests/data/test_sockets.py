@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from arelu_tl.data.sockets import shorten_socket_folder
+from arelu_tl.data.loader import shorten_socket_folder
 
 _CODE = """
     import multiprocessing.util, sys, tempfile
     from pathlib import Path
-    from arelu_tl.data import eval_view, make_eval_batches, scan_folder
+    from arelu_tl.data.folder import scan_folder
+    from arelu_tl.data.loader import eval_view, make_eval_batches
 
     folder = scan_folder(Path(sys.argv[1]))
     view = eval_view({"input_size": (3, 32, 32), "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear"})

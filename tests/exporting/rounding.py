@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from arelu_tl.exporting.onnx_file import open_session
+from arelu_tl.exporting.pictures import ExportPictures
 from arelu_tl.exporting.proof import Answer, measure, proof_batches, prove
 from arelu_tl.exporting.pt2_file import read_pt2
-from arelu_tl.study.export_pictures import ExportPictures
-from arelu_tl.study.reload import load_model
-from arelu_tl.study.run_pictures import run_pictures
+from arelu_tl.models.load import load_model
+from arelu_tl.models.run_pictures import run_pictures
 
 INSTRUCTIONS = {"torch without AVX": {"ATEN_CPU_CAPABILITY": "default"}, "oneDNN with AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
 # (threads, layout, whether oneDNN is on). With two threads once: where others want the processors too, they wait more than work.

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from trained_runs import disturb
 
 import arelu_tl
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
-from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.proof import measure, prove
+from arelu_tl.models.freeze import freeze
 
 # Family: plain and residual, ReLU6, functional, shared, squeeze-excite, fused norm-act, concatenating.
 FAMILIES = {

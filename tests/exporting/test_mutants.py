@@ -20,16 +20,16 @@ from torch import fx, nn
 from trained_runs import disturb
 
 import arelu_tl
-from arelu_tl.activation import named_arelus
+from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_weights, load_embedded
 from arelu_tl.errors import ArtefactError
 from arelu_tl.exporting import fold as folding
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
-from arelu_tl.exporting.freeze import FrozenSite, freeze, put_site
 from arelu_tl.exporting.onnx_file import answers, require_slopes, to_onnx
 from arelu_tl.exporting.plain import fold_modules
 from arelu_tl.exporting.proof import Answer, Yardstick, in_float64, measure, proof_batches, prove
+from arelu_tl.models.freeze import FrozenSite, freeze, put_site
 
 # Picture sizes. The first is in the fast suite.
 NETS = {"test_resnet": 64, EMBEDDED_ARCHITECTURE: 96, "mobilenetv2_035": 64, "semnasnet_050": 64, "regnetx_002": 64}

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 from trained_runs import DATA_CONFIG, disturb
 
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.errors import ArtefactError, ConfigError
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
-from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.onnx_file import answers, open_session, to_onnx, with_metadata
 from arelu_tl.exporting.onnx_precision import quantize_dynamic, quantize_static, to_fp16
 from arelu_tl.exporting.onnx_preprocessing import showing_input, with_preprocessing
+from arelu_tl.models.freeze import freeze
 
 SIZE = 24
 

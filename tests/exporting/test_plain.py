@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from trained_runs import disturb
 
 import arelu_tl
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.exporting.fold import FoldReport
-from arelu_tl.exporting.freeze import FrozenAReLU, FrozenSite, freeze
 from arelu_tl.exporting.plain import TIMM_ACTIVATION, as_timm, fold_modules
 from arelu_tl.exporting.proof import measure, prove
+from arelu_tl.models.freeze import FrozenAReLU, FrozenSite, freeze
 
 
 def plain(model: nn.Module, size: int = 64) -> tuple[nn.Module, list[FrozenSite], FoldReport]:

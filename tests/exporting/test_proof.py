@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.errors import ArtefactError
-from arelu_tl.exporting.freeze import freeze, put_site
 from arelu_tl.exporting.proof import FLOOR, MULTIPLE, Yardstick, measure, proof_batches, prove
+from arelu_tl.models.freeze import freeze, put_site
 
 LOGITS = torch.tensor([[3.0, 1.0, -2.0], [0.5, 9.0, 4.0]])
 # Of the largest logit, where float32 itself costs next to nothing.

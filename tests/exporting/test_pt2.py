@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import fold
-from arelu_tl.exporting.freeze import freeze
 from arelu_tl.exporting.proof import measure, prove
 from arelu_tl.exporting.pt2_file import read_pt2, to_pt2
+from arelu_tl.models.freeze import freeze
 
 
 def test_it_answers_as_the_model_and_has_each_weight_once(tmp_path: Path) -> None:

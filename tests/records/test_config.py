@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from arelu_tl.activation import SURGERY_ARMS
+from arelu_tl.activation.catalogue import SURGERY_ARMS
 from arelu_tl.errors import ConfigError
+from arelu_tl.paper.config import ReproduceConfig
 from arelu_tl.records.config import (
     ARM_KEYS,
     ARMS,
@@ -27,8 +28,8 @@ from arelu_tl.records.config import (
     dump_yaml,
     read_yaml,
 )
-from arelu_tl.records.reproduction import ReproduceConfig
-from arelu_tl.surgery import BATCHNORM_MODES, GRANULARITIES, INITS, RECALIBRATED, convert
+from arelu_tl.surgery.convert import BATCHNORM_MODES, RECALIBRATED, convert
+from arelu_tl.surgery.plan import GRANULARITIES, INITS
 
 QUICK = settings(deadline=None, max_examples=30)
 text = st.text(st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10) | st.sampled_from(

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.amounts import parse_duration, told_duration
 from arelu_tl.records.config import SweepConfig, check_config
-from arelu_tl.records.duration import parse_duration, told_duration
 
 
 @pytest.mark.parametrize(

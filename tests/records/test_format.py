@@ -12,10 +12,10 @@ from commands import run_command
 from sweeps import TINY
 
 from arelu_tl.errors import ArtefactError
+from arelu_tl.experiment.finetune import finetune, resume_study
+from arelu_tl.models.load import load_model
 from arelu_tl.records.config import check_config
 from arelu_tl.records.runs import load_run, load_study
-from arelu_tl.study.finetune import finetune, resume_study
-from arelu_tl.study.reload import load_model
 
 RUN = "arelu-lr0.001-s0"
 # Where the number stands: of the run, of its study, of its newest checkpoint.

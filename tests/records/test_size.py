@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.amounts import parse_size, told_size
 from arelu_tl.records.config import check_config
-from arelu_tl.records.size import parse_size, told_size
 
 
 @pytest.mark.parametrize(

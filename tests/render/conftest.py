@@ -8,10 +8,10 @@ from PIL import Image
 from report_study import NASTY, PICTURES, Study, picture_path, write_grid
 from run_folders import write_run
 
-from arelu_tl.analysis import compare_runs
+from arelu_tl.analysis.comparison import compare_runs
 from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.runs import find_runs
-from arelu_tl.render.report import write_report_files
+from arelu_tl.render.report.report import write_report_files
 
 
 @pytest.fixture(scope="session")

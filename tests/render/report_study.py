@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from run_folders import draw_correct, write_run
 
-from arelu_tl.analysis import Comparison
+from arelu_tl.analysis.results import Comparison
 from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.runs import RunRecord
 from arelu_tl.records.storage import write_text

@@ -18,11 +18,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import arelu_tl
+from arelu_tl.cli.progress import StudyView
+from arelu_tl.paper.view import ReproductionView
 from arelu_tl.render.bar import PictureBar, stderr_bars
 from arelu_tl.render.console import Output, line
 from arelu_tl.render.grid import Column, Grid
-from arelu_tl.render.progress import StudyView
-from arelu_tl.render.reproduction_view import ReproductionView
 from arelu_tl.render.text import shell_word, visible
 
 STRANGE = [
@@ -46,7 +46,7 @@ def test_rich_is_spoken_to_in_three_places_only() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "rich" for name in names):
                 found.add(path.relative_to(root).as_posix())
-    bars = {"render/bar.py", "render/progress.py"}  # progress names a task's type
+    bars = {"render/bar.py", "cli/progress.py"}  # progress names a task's type
     assert found == {"render/console.py", "render/grid.py", *bars}
 
 

@@ -15,21 +15,15 @@ from report_study import Study, write_grid
 from run_folders import write_run
 
 from arelu_tl.activation.functional import arelu
-from arelu_tl.analysis import Comparison, compare
+from arelu_tl.analysis.comparison import compare
+from arelu_tl.analysis.results import Comparison
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.runs import load_run
-from arelu_tl.render.figures import (
-    activations_figure,
-    confusion_figure,
-    convergence_figure,
-    png,
-    rates_figure,
-    read_site_values,
-    site_values_figure,
-    svg,
-)
-from arelu_tl.render.figures.canvas import arm_styles, drawable
-from arelu_tl.render.figures.confusion import confusion_matrix
+from arelu_tl.render.figures.canvas import arm_styles, drawable, png, svg
+from arelu_tl.render.figures.confusion import confusion_figure, confusion_matrix
+from arelu_tl.render.figures.convergence import convergence_figure
+from arelu_tl.render.figures.rates import rates_figure
+from arelu_tl.render.figures.sites import activations_figure, read_site_values, site_values_figure
 
 
 def lines_of(figure: Figure, panel: int) -> list[np.ndarray]:

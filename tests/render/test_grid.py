@@ -16,22 +16,34 @@ import pytest
 from rich.cells import cell_len
 from run_folders import draw_correct, write_run
 
-import arelu_tl.render
-from arelu_tl.analysis import compare
-from arelu_tl.analysis.reproduction import Column as Rate
-from arelu_tl.analysis.reproduction import Entry, Reproduction
+import arelu_tl
+from arelu_tl.analysis.comparison import compare
 from arelu_tl.analysis.results import Spread
-from arelu_tl.data import PictureFolder
+from arelu_tl.cli import check
+from arelu_tl.data.folder import PictureFolder
+from arelu_tl.explain.activations import show as curves
+from arelu_tl.explain.activations.report import RunCurves, Shape, SiteCurve
+from arelu_tl.explain.features import show as features
+from arelu_tl.explain.gradients import show as gradients
+from arelu_tl.explain.gradients.report import GradientPoint, GradientReport, SiteGradient, WeightGradient
+from arelu_tl.explain.sites import show as inspection
+from arelu_tl.explain.sites import survey_table as survey
+from arelu_tl.explain.sites.inspection import Inspection
+from arelu_tl.explain.sites.survey_table import SurveyRow, read_survey
+from arelu_tl.exporting import tables as export_tables
 from arelu_tl.exporting.report import ExportReport, Timing
-from arelu_tl.records.curves import RunCurves, Shape, SiteCurve
-from arelu_tl.records.gradients import GradientPoint, GradientReport, SiteGradient, WeightGradient
-from arelu_tl.records.survey import SurveyRow, read_survey
-from arelu_tl.render import check, curves, features, gradients, inspection, reproduction, survey, tables, use_tables
+from arelu_tl.models import tables as use_tables
+from arelu_tl.models.evaluate import EvaluationReport
+from arelu_tl.models.predict import Prediction
+from arelu_tl.paper import show as reproduction
+from arelu_tl.paper.results import Column as Rate
+from arelu_tl.paper.results import Entry, Reproduction
+from arelu_tl.render import tables
 from arelu_tl.render.grid import Column, Grid
-from arelu_tl.study.evaluate import EvaluationReport
-from arelu_tl.study.inspection import Inspection
-from arelu_tl.study.predict import Prediction
-from arelu_tl.surgery import Drift, PlannedSite, Site, SurgeryReport
+from arelu_tl.surgery.calibrate import Drift
+from arelu_tl.surgery.convert import SurgeryReport
+from arelu_tl.surgery.plan import PlannedSite
+from arelu_tl.surgery.sites import Site
 
 WIDTHS = (20, 60, 80, 100, 120, 160)
 # Of sixty letters, deep names of sites, wide letters, two that only the middle tells apart.
@@ -133,7 +145,7 @@ def reproduced(rates: tuple[float, ...], *, transfer: bool) -> Reproduction:
 
 def _export_timings() -> Grid:
     timings = [Timing(b, 1.5 * b, 12345.6 * b, 0.123, 0.01, 123.45, 1000) for b in (1, 32)]
-    return tables._timings(ExportReport(Path("x"), {}, "", baseline=NAMES[0], timings=timings))
+    return export_tables._timings(ExportReport(Path("x"), {}, "", baseline=NAMES[0], timings=timings))
 
 
 def _inspection() -> Inspection:
@@ -144,30 +156,30 @@ def _inspection() -> Inspection:
 
 # Every function that makes a table, and tables that it made.
 TABLES: dict[str, Callable[[Any], list[Any]]] = {
-    "tables.rates_table": lambda told: [tables.rates_table(told)],
-    "tables.best_table": lambda told: [tables.best_table(told)],
-    "tables._timings": lambda _: [_export_timings()],
-    "use_tables._per_class": lambda _: [use_tables._per_class(evaluation(12))],
-    "use_tables._confusion": lambda _: [use_tables._confusion(told, told.classes) for told in map(evaluation, (2, 5, 20))],
-    "use_tables.predictions_table": lambda _: [
+    "render.tables.rates_table": lambda told: [tables.rates_table(told)],
+    "render.tables.best_table": lambda told: [tables.best_table(told)],
+    "exporting.tables._timings": lambda _: [_export_timings()],
+    "models.tables._per_class": lambda _: [use_tables._per_class(evaluation(12))],
+    "models.tables._confusion": lambda _: [use_tables._confusion(told, told.classes) for told in map(evaluation, (2, 5, 20))],
+    "models.tables.predictions_table": lambda _: [
         use_tables.predictions_table([Prediction(f"{name}/0.png", NAMES, [0.123 * n for n in range(6)]) for name in NAMES])
     ],
-    "inspection.sites_table": lambda _: [inspection.sites_table(surgery())],
-    "inspection._drift_table": lambda _: [inspection._drift_table(_inspection())],
-    "check._classes_table": lambda _: [check._classes_table(folder())],
-    "check._rejected_table": lambda _: [check._rejected_table(folder())],
-    "check._copies_table": lambda _: [check._copies_table(folder().copies)],
-    "curves.curves_report": lambda _: curves.curves_report(learnt_curves(), []),
-    "curves.gallery_report": lambda _: curves.gallery_report(
+    "explain.sites.show.sites_table": lambda _: [inspection.sites_table(surgery())],
+    "explain.sites.show._drift_table": lambda _: [inspection._drift_table(_inspection())],
+    "cli.check._classes_table": lambda _: [check._classes_table(folder())],
+    "cli.check._rejected_table": lambda _: [check._rejected_table(folder())],
+    "cli.check._copies_table": lambda _: [check._copies_table(folder().copies)],
+    "explain.activations.show.curves_report": lambda _: curves.curves_report(learnt_curves(), []),
+    "explain.activations.show.gallery_report": lambda _: curves.gallery_report(
         [Shape(n, n, f"{n} 0.12345", 12, n, *np.zeros((3, 2))) for n in NAMES], []
     ),
-    "gradients.gradients_report": lambda _: gradients.gradients_report(gradient_report(), []),
-    "features._table": lambda _: [features._table(feature_report())],
-    "survey.survey_table": lambda _: [
+    "explain.gradients.show.gradients_report": lambda _: gradients.gradients_report(gradient_report(), []),
+    "explain.features.show._table": lambda _: [features._table(feature_report())],
+    "explain.sites.survey_table.survey_table": lambda _: [
         survey.survey_table(read_survey()[1][:40]),
         survey.survey_table([SurveyRow(name, 12345, 1, 2, 3, 4, 5, 6, refusal=f"why {name} not") for name in NAMES]),
     ],
-    "reproduction._terminal_table": lambda _: [
+    "paper.show._terminal_table": lambda _: [
         reproduction._terminal_table(told, told.columns)
         for told in (reproduced((1e-2, 1e-3, 1e-4, 1e-5), transfer=False), reproduced((1e-5,), transfer=True))
     ],
@@ -175,12 +187,13 @@ TABLES: dict[str, Callable[[Any], list[Any]]] = {
 
 
 def made_tables() -> Iterator[str]:
-    """The functions below render/ that make a grid, from the source."""
-    for path in Path(arelu_tl.render.__file__).parent.glob("*.py"):
+    """The functions that make a grid, from the source."""
+    root = Path(arelu_tl.__file__).parent
+    for path in root.rglob("*.py"):
         for function in ast.parse(path.read_text()).body:
             calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
             if isinstance(function, ast.FunctionDef) and any(isinstance(f, ast.Name) and f.id == "Grid" for f in calls):
-                yield f"{path.stem}.{function.name}"
+                yield ".".join((*path.relative_to(root).with_suffix("").parts, function.name))
 
 
 def test_no_table_is_forgotten_here() -> None:
@@ -228,7 +241,7 @@ def test_no_number_is_cut_and_no_line_is_too_long(name: str, comparison: Any) ->
         assert all(text in wide for row in grid._rows for text, _ in row.cells)
 
 
-@pytest.mark.parametrize("name", ["tables.rates_table", "tables.best_table", "inspection.sites_table"])
+@pytest.mark.parametrize("name", ["render.tables.rates_table", "render.tables.best_table", "explain.sites.show.sites_table"])
 def test_what_a_table_is_for_stays_a_table_at_eighty_columns(name: str, comparison: Any) -> None:
     (grid,) = TABLES[name](comparison)
     lines = [line.plain for line in grid.lines(80)]

@@ -14,10 +14,12 @@ from PIL import Image
 from report_study import NASTY, Study, picture_path, write_grid, write_predictions
 from run_folders import write_run
 
-from arelu_tl.analysis import PairedDifference, TimeToTarget, compare_runs
+from arelu_tl.analysis.censoring import TimeToTarget
+from arelu_tl.analysis.comparison import compare_runs
+from arelu_tl.analysis.statistics import PairedDifference
 from arelu_tl.records.runs import find_runs
-from arelu_tl.render.report import write_report, write_report_files
 from arelu_tl.render.report.pictures import SIDE, thumbnails
+from arelu_tl.render.report.report import write_report, write_report_files
 from arelu_tl.render.report.subjects import Judged
 from arelu_tl.render.report.table import difference, number, probability, when
 from arelu_tl.render.text import visible
@@ -231,9 +233,9 @@ def test_values_of_cells() -> None:
 def test_drawing_and_writing_need_no_torch(study: Study, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from arelu_tl.analysis import compare_runs\n"
+        "from arelu_tl.analysis.comparison import compare_runs\n"
         "from arelu_tl.records.runs import find_runs\n"
-        "from arelu_tl.render.report import write_report_files\n"
+        "from arelu_tl.render.report.report import write_report_files\n"
         f"runs = find_runs(Path({str(study.path)!r}))\n"
         f"write_report_files(compare_runs(runs), runs, Path({str(tmp_path)!r}), title='t')\n"
         "print(*(m for m in ('torch', 'torchvision', 'timm', 'matplotlib.pyplot') if m in sys.modules))"

@@ -13,9 +13,13 @@ from timm.models.densenet import DenseNet
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, named_arelus, two_slope
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.activation.operators import two_slope
 from arelu_tl.errors import AreluTlError, SurgeryError
-from arelu_tl.surgery import apply_plan, convert, find_sites, make_plan, restore_sites
+from arelu_tl.surgery.apply import apply_plan, restore_sites
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.plan import make_plan
+from arelu_tl.surgery.sites import find_sites
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: timm.create_model("resnet18", pretrained=False),

@@ -12,17 +12,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import (
-    SLOPED_ARMS,
-    SURGERY_ARMS,
-    AReLU,
-    SiteActivation,
-    activation_parameters,
-    named_activations,
-    named_arelus,
-)
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.activation.catalogue import SLOPED_ARMS, SURGERY_ARMS, SiteActivation, activation_parameters, named_activations
 from arelu_tl.errors import AreluTlError, ConfigError, SurgeryError
-from arelu_tl.surgery import INITS, convert, find_sites, restore_sites
+from arelu_tl.surgery.apply import restore_sites
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.plan import INITS
+from arelu_tl.surgery.sites import find_sites
 
 every_arm = pytest.mark.parametrize("arm", SURGERY_ARMS)
 every_init = pytest.mark.parametrize("init", INITS)

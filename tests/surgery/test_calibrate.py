@@ -11,19 +11,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import named_arelus
+from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import (
-    apply_plan,
-    batchnorm_moments,
-    convert,
-    correct_batchnorm,
-    find_sites,
-    make_plan,
-    measure_outputs,
-    reestimate_batchnorm,
-    relative_drift,
-)
+from arelu_tl.surgery.apply import apply_plan
+from arelu_tl.surgery.calibrate import batchnorm_moments, correct_batchnorm, measure_outputs, reestimate_batchnorm, relative_drift
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.plan import make_plan
+from arelu_tl.surgery.sites import find_sites
 
 
 def batches(count: int = 3, size: int = 4) -> list[Tensor]:

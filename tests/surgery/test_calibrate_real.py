@@ -12,9 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from arelu_tl.backbone import load_backbone
-from arelu_tl.data import eval_transform
-from arelu_tl.surgery import DRIFT_BUDGET, Drift, calibration_batches, convert, measure_outputs, relative_drift
+from arelu_tl.backbone.loading import load_backbone
+from arelu_tl.data.loader import eval_transform
+from arelu_tl.surgery.calibrate import Drift, calibration_batches, measure_outputs, relative_drift
+from arelu_tl.surgery.convert import DRIFT_BUDGET, convert
 
 PHOTOGRAPHS = (
     skimage.data.chelsea, skimage.data.coffee, skimage.data.astronaut, skimage.data.rocket,

@@ -15,8 +15,12 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
 from arelu_tl.errors import NoSitesError, SurgeryError
-from arelu_tl.surgery import apply_plan, convert, find_sites, make_plan, restore_sites, verify
+from arelu_tl.surgery.apply import apply_plan, restore_sites
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.plan import make_plan
 from arelu_tl.surgery.relu_calls import ReLUTap
+from arelu_tl.surgery.sites import find_sites
+from arelu_tl.surgery.verify import verify
 
 X = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
 ACTIVATIONS: dict[str, Any] = {"a module": nn.ReLU(), "a name": "relu", "a function": F.relu, "torch's": torch.relu}

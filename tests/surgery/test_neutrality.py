@@ -15,8 +15,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, named_arelus, two_slope
-from arelu_tl.surgery import convert
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.activation.operators import two_slope
+from arelu_tl.surgery.convert import convert
 
 # Architecture: whether it belongs to the fast suite.
 FAMILIES = {

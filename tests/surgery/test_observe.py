@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, SiteActivation, named_arelus
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.activation.catalogue import SiteActivation
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import Passage, Site, convert, find_sites, observe_sites
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.sites import Site, find_sites
+from arelu_tl.surgery.watch import Passage, observe_sites
 
 
 class Mixed(nn.Module):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import PlannedSite, Site, find_sites, make_plan, matching_sites
-from arelu_tl.surgery.plan import Route
+from arelu_tl.surgery.plan import PlannedSite, Route, make_plan, matching_sites
+from arelu_tl.surgery.sites import Site, find_sites
 
 
 class Net(nn.Module):

@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import arelu_tl
-from arelu_tl.activation import named_activations
+from arelu_tl.activation.catalogue import named_activations
 from arelu_tl.errors import NoSitesError, SurgeryError
+from arelu_tl.explain.sites.inspection import inspect_backbone
 from arelu_tl.records import runs
 from arelu_tl.records.storage import read_json
 from arelu_tl.records.weights import load_weights
-from arelu_tl.study.inspection import inspect_backbone
-from arelu_tl.surgery import BATCHNORM_MODES, INITS, RECALIBRATED, convert, find_sites, reestimate_batchnorm, restore_sites
+from arelu_tl.surgery.apply import restore_sites
+from arelu_tl.surgery.calibrate import reestimate_batchnorm
+from arelu_tl.surgery.convert import BATCHNORM_MODES, RECALIBRATED, convert
+from arelu_tl.surgery.plan import INITS
+from arelu_tl.surgery.sites import find_sites
 
 PICTURES = list(torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 + 1)
 TINY: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 1, "workers": 0}

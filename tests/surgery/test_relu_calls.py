@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from arelu_tl.activation import named_arelus
+from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import convert, find_sites
+from arelu_tl.surgery.convert import convert
 from arelu_tl.surgery.relu_calls import ReLUTap, is_relu_module
+from arelu_tl.surgery.sites import find_sites
 
 Call = Callable[[Tensor], Tensor]
 

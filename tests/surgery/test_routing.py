@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from arelu_tl.activation import AReLU, named_arelus
+from arelu_tl.activation.arelu import AReLU, named_arelus
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import convert, find_sites, restore_sites
+from arelu_tl.surgery.apply import restore_sites
+from arelu_tl.surgery.convert import convert
 from arelu_tl.surgery.relu_calls import ReLUTap
 from arelu_tl.surgery.routing import is_routed, route
+from arelu_tl.surgery.sites import find_sites
 
 
 class Block(nn.Module):

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from arelu_tl.activation import named_arelus
+from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import convert, find_sites
+from arelu_tl.surgery.convert import convert
 from arelu_tl.surgery.relu_calls import ReLUTap
+from arelu_tl.surgery.sites import find_sites
 
 
 class Backwards(nn.Module):

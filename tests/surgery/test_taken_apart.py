@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from arelu_tl.activation import SURGERY_ARMS, Maxout, named_activations
-from arelu_tl.surgery import SurgeryReport, convert
+from arelu_tl.activation.catalogue import SURGERY_ARMS, named_activations
+from arelu_tl.activation.rivals import Maxout
+from arelu_tl.surgery.convert import SurgeryReport, convert
 
 PICTURES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

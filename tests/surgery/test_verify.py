@@ -13,7 +13,11 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import apply_plan, convert, find_sites, make_plan, verify
+from arelu_tl.surgery.apply import apply_plan
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.plan import make_plan
+from arelu_tl.surgery.sites import find_sites
+from arelu_tl.surgery.verify import verify
 
 PICTURES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU
+from arelu_tl.activation.arelu import AReLU
 from arelu_tl.errors import SurgeryError
-from arelu_tl.surgery import Site, convert, find_sites, watch_sites
+from arelu_tl.surgery.convert import convert
+from arelu_tl.surgery.sites import Site, find_sites
+from arelu_tl.surgery.watch import watch_sites
 
 CAPPED = 6.0
 

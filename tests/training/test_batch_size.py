@@ -10,8 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arelu_tl.training.batch_size import BatchSize, choose, largest_fitting, largest_useful
-from arelu_tl.training.memory import _free_in_container, free_memory_bytes, used_memory_bytes
+from arelu_tl.training.memory import (
+    BatchSize,
+    _free_in_container,
+    choose,
+    free_memory_bytes,
+    largest_fitting,
+    largest_useful,
+    used_memory_bytes,
+)
 
 MIB = 2**20
 

@@ -16,11 +16,11 @@ from torch import nn
 
 import arelu_tl
 from arelu_tl.errors import Interrupted
+from arelu_tl.experiment.finetune import finetune, resume_study
 from arelu_tl.records.config import check_config
-from arelu_tl.study.finetune import finetune, resume_study
-from arelu_tl.surgery import convert
-from arelu_tl.training import compiling_fails
+from arelu_tl.surgery.convert import convert
 from arelu_tl.training.step import StepSettings
+from arelu_tl.training.trials import compiling_fails
 
 CPU = torch.device("cpu")
 

@@ -15,13 +15,16 @@ from together import run_together
 from torch import Tensor, nn
 from trained_runs import disturb
 
-from arelu_tl.activation import AReLU, named_arelus
-from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.errors import ConfigError, Interrupted, NonFiniteError, PeerError
-from arelu_tl.surgery import convert
-from arelu_tl.training import FitSettings, evaluate, fit, make_optimizer
+from arelu_tl.surgery.convert import convert
 from arelu_tl.training.distributed import ALONE, World, join_world
+from arelu_tl.training.evaluate import evaluate
+from arelu_tl.training.fit import FitSettings, fit
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.step import Step, StepSettings
 
 CPU = torch.device("cpu")

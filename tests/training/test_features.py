@@ -12,12 +12,14 @@ import torch
 from test_fit import CPU, Memory, assert_same_weights
 from torch import Tensor, nn
 
-from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches
 from arelu_tl.errors import Interrupted
-from arelu_tl.surgery import convert
-from arelu_tl.training import FitSettings, fit, freeze_backbone, make_optimizer
+from arelu_tl.surgery.convert import convert
 from arelu_tl.training.features import FeatureBatches, head_on_features
+from arelu_tl.training.fit import FitSettings, fit
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.optimisation import freeze_backbone, make_optimizer
 
 DATA_CONFIG = {"input_size": [3, 32, 32], "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
 

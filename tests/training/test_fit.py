@@ -10,13 +10,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from arelu_tl.activation import AReLU, named_arelus
-from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
-from arelu_tl.data.loader import Batches
+from arelu_tl.activation.arelu import AReLU, named_arelus
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import Batches, eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.errors import Interrupted, NonFiniteError
-from arelu_tl.surgery import convert
-from arelu_tl.training import Evaluation, FitResult, FitSettings, evaluate, fit, freeze_backbone, make_optimizer, make_schedule
+from arelu_tl.surgery.convert import convert
+from arelu_tl.training.evaluate import Evaluation, evaluate
+from arelu_tl.training.fit import FitResult, FitSettings, fit
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, make_schedule
 
 CPU = torch.device("cpu")
 DATA_CONFIG = {"input_size": [3, 32, 32], "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.training.loss import training_loss
+from arelu_tl.training.step import training_loss
 
 stream = torch.Generator().manual_seed(0)
 LOGITS, LABELS = torch.randn(12, 3, generator=stream), torch.tensor([0] * 8 + [1] * 3 + [2])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from arelu_tl.activation import activation_parameters
-from arelu_tl.surgery import convert
+from arelu_tl.activation.catalogue import activation_parameters
+from arelu_tl.surgery.convert import convert
 from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, parameter_groups
 
 RATES = {"lr": 0.1, "head_lr": 0.2, "arelu_lr": 0.3, "weight_decay": 0.5}

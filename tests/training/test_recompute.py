@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.surgery import convert
-from arelu_tl.training import check_recomputation, enable_grad_checkpointing, make_optimizer
+from arelu_tl.surgery.convert import convert
+from arelu_tl.training.optimisation import make_optimizer
+from arelu_tl.training.recompute import enable_grad_checkpointing
 from arelu_tl.training.step import Batch, Step, StepSettings
+from arelu_tl.training.trials import check_recomputation
 
 # Residual, inverted residual, pre-activation and concatenating nets.
 NETS = ("test_resnet", "mobilenetv2_035", "regnetx_002", "resnetv2_18", "densenet121")

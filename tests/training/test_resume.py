@@ -19,12 +19,13 @@ import torch
 from test_fit import CPU, DATA_CONFIG, Memory
 from torch import Tensor, nn
 
-from arelu_tl.data import eval_view, make_eval_batches, make_train_batches, scan_folder, train_view
+from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.errors import Interrupted
-from arelu_tl.surgery import convert
-from arelu_tl.training import FitSettings, fit, make_optimizer, make_schedule
-from arelu_tl.training.fit import FitState
+from arelu_tl.surgery.convert import convert
+from arelu_tl.training.fit import FitSettings, FitState, fit
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.optimisation import make_optimizer, make_schedule
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "workers": {"workers": 2},

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from arelu_tl.data.loader import Batches
 from arelu_tl.errors import Interrupted
-from arelu_tl.surgery import convert
-from arelu_tl.training import FitSettings, fit, make_optimizer
+from arelu_tl.surgery.convert import convert
+from arelu_tl.training.fit import FitSettings, fit
 from arelu_tl.training.interruption import StopRequest
+from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.step import Step, StepSettings
 
 

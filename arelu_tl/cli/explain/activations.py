@@ -34,9 +34,9 @@ def activations(
     if run is not None:
         require_folder(run)
 
+    from arelu_tl.explain.activations.show import curves_report, gallery_report, write_curves, write_gallery
+    from arelu_tl.explain.activations.study import catalogue_shapes, run_curves
     from arelu_tl.render.console import Output
-    from arelu_tl.render.curves import curves_report, gallery_report, write_curves, write_gallery
-    from arelu_tl.study.curves import catalogue_shapes, run_curves
 
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     if run is None:
@@ -45,9 +45,9 @@ def activations(
         sink.report(*gallery_report(shapes, written), data={"shapes": [shape.to_json() for shape in shapes]})
         return
 
+    from arelu_tl.models.run_pictures import run_of
     from arelu_tl.records.runs import is_run, load_run
-    from arelu_tl.render.figures import read_site_values
-    from arelu_tl.study.run_pictures import run_of
+    from arelu_tl.render.figures.sites import read_site_values
 
     curves = run_curves(run)
     record = load_run(run if is_run(run) else run_of(run))

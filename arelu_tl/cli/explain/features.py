@@ -11,7 +11,7 @@ import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
 from arelu_tl.errors import ConfigError, DataError
-from arelu_tl.records.executable import refuse_executable
+from arelu_tl.records.storage import refuse_executable
 
 
 def features(
@@ -57,13 +57,12 @@ def features(
     if output is not None and (output.suffix.lower() != ".png" or output.is_dir()):
         raise ConfigError(f"--output {output}: name a file that ends in .png")
 
+    from arelu_tl.explain.features.show import features_figure, features_report
+    from arelu_tl.explain.features.study import explain_features
     from arelu_tl.records.storage import make_folder, write_bytes
     from arelu_tl.render.bar import PictureBar
     from arelu_tl.render.console import Output
-    from arelu_tl.render.features import features_report
     from arelu_tl.render.figures.canvas import png
-    from arelu_tl.render.figures.features import features_figure
-    from arelu_tl.study.feature_maps import explain_features
 
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:

@@ -9,9 +9,9 @@ import typer
 
 from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder, with_config_options
 from arelu_tl.errors import ConfigError, DataError
+from arelu_tl.explain.gradients.report import THRESHOLD
 from arelu_tl.records import runs
 from arelu_tl.records.config import check_config
-from arelu_tl.records.gradients import THRESHOLD
 
 _NOT_ASKED = (
     "data", "model", "baseline", "model_ema", "model_ema_decay", "patience", "eval_every", "compile", "grad_checkpointing",
@@ -63,11 +63,11 @@ def gradients(
         require_folder(data)
     config = None if trained else check_config({**settings, "model": run, "data": data})
 
-    from arelu_tl.analysis.gradients import found_in_gradients
+    from arelu_tl.cli.progress import StudyView
+    from arelu_tl.explain.gradients.report import found_in_gradients
+    from arelu_tl.explain.gradients.show import gradients_report, write_gradients
+    from arelu_tl.explain.gradients.study import gradients_of_run, gradients_of_training
     from arelu_tl.render.console import Output
-    from arelu_tl.render.gradients import gradients_report, write_gradients
-    from arelu_tl.render.progress import StudyView
-    from arelu_tl.study.gradients import gradients_of_run, gradients_of_training
 
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     with StudyView(sink) as view:

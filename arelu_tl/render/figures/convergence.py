@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import MaxNLocator
 
-from arelu_tl.analysis import Cell, Comparison, TimeToTarget
+from arelu_tl.analysis.censoring import TimeToTarget
+from arelu_tl.analysis.results import Cell, Comparison
 from arelu_tl.render.figures.canvas import (
     INK,
     MUTED,

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from arelu_tl.analysis import BASELINE, Comparison
-from arelu_tl.analysis.results import Spread
+from arelu_tl.analysis.pairing import BASELINE
+from arelu_tl.analysis.results import Comparison, Spread
 from arelu_tl.render.figures.canvas import add_legend, arm_styles, house_style, new_figure
 
 

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from arelu_tl.analysis import Comparison
+from arelu_tl.analysis.results import Comparison
 from arelu_tl.records.runs import RunRecord
-from arelu_tl.render.figures import (
-    activations_figure,
-    confusion_figure,
-    rates_figure,
-    read_site_values,
-    site_values_figure,
-    svg,
-)
-from arelu_tl.render.figures.confusion import Counts
+from arelu_tl.render.figures.canvas import svg
+from arelu_tl.render.figures.confusion import Counts, confusion_figure
+from arelu_tl.render.figures.rates import rates_figure
+from arelu_tl.render.figures.sites import activations_figure, read_site_values, site_values_figure
 
 # Beyond this a browser takes long to draw a vector figure, and a mail to carry it.
 _LARGEST_VECTORS = 2_000_000

@@ -8,19 +8,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from arelu_tl import __version__
-from arelu_tl.analysis import BASELINE, BestRateComparison, Comparison, RateComparison
+from arelu_tl.analysis.pairing import BASELINE
+from arelu_tl.analysis.results import BestRateComparison, Comparison, RateComparison
 from arelu_tl.analysis.statistics import CONFIDENCE
 from arelu_tl.data.listing import natural_key
 from arelu_tl.records.runs import FIGURE, REPORT, RunRecord
 from arelu_tl.records.storage import write_bytes, write_text
-from arelu_tl.render.figures import convergence_figure, png, svg
+from arelu_tl.render.figures.canvas import png, svg
 from arelu_tl.render.figures.confusion import MOST_COUNTED, Counts, confusion_matrix
+from arelu_tl.render.figures.convergence import convergence_figure
 from arelu_tl.render.report import drawings, results, sources
 from arelu_tl.render.report.page import render_page
 from arelu_tl.render.report.pictures import thumbnails
 from arelu_tl.render.report.subjects import Verdicts, learning_run, read_verdicts, shown_pair
 from arelu_tl.render.report.table import Column, Table, number, text, words
+from arelu_tl.version import __version__
 
 _MOST_CONFUSIONS = 25
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arelu_tl.analysis import BASELINE, BestRateComparison, Cell, Comparison, PairedDifference, PairResult, RateComparison
-from arelu_tl.analysis.results import NOT_DETECTABLE
-from arelu_tl.analysis.statistics import CONFIDENCE
+from arelu_tl.analysis.pairing import BASELINE
+from arelu_tl.analysis.results import NOT_DETECTABLE, BestRateComparison, Cell, Comparison, PairResult, RateComparison
+from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference
 from arelu_tl.render.report.table import (
     NOTHING,
     Column,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arelu_tl.analysis import BASELINE, Comparison
+from arelu_tl.analysis.pairing import BASELINE
+from arelu_tl.analysis.results import Comparison
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.runs import DATASET, ENVIRONMENT, RUN_CONFIG, STUDY_CONFIG, RunRecord
 from arelu_tl.records.storage import read_json
-from arelu_tl.render.figures import read_site_values
+from arelu_tl.render.figures.sites import read_site_values
 from arelu_tl.render.report.table import Column, Table, Value, number, text, words
 
 # Of lists without an end (rejected files, classes) a page shows the beginning and names the file with the rest.

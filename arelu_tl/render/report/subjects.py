@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arelu_tl.analysis import Comparison, PairResult, RateComparison
 from arelu_tl.analysis.curves import Predictions, read_predictions
+from arelu_tl.analysis.results import Comparison, PairResult, RateComparison
 from arelu_tl.records.runs import RunRecord
 
 # The arm that the page is about, where it takes part; variants are called "arelu (...)".

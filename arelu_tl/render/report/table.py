@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from arelu_tl.analysis import PairedDifference, TimeToTarget
+from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.results import Spread
+from arelu_tl.analysis.statistics import PairedDifference
 
 NOTHING = "–"
 

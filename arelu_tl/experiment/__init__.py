@@ -1,0 +1,1 @@
+"""A study: the runs it plans, trains, resumes and records."""

@@ -1,0 +1,100 @@
+"""A run's folder while it trains: every row, epoch, best checkpoint and checkpoint of the loop, as files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from arelu_tl.data.split import Sample
+from arelu_tl.experiment.observer import Observer
+from arelu_tl.experiment.tensorboard import TensorBoardLog
+from arelu_tl.records import runs
+from arelu_tl.records.card import ModelCard
+from arelu_tl.records.csv_table import csv_text
+from arelu_tl.records.storage import RowWriter, storage_errors, write_text
+from arelu_tl.records.weights import save_weights
+from arelu_tl.training.checkpoint import save_checkpoint
+from arelu_tl.training.evaluate import Evaluation
+
+EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
+
+
+class RunJournal:
+    """Implements the loop's ``Journal`` on a folder, and passes on to an observer what a person wants to see."""
+
+    def __init__(
+        self,
+        path: Path,
+        card: ModelCard,
+        val_samples: Sequence[Sample],
+        observer: Observer,
+        *,
+        kept: dict[str, Any] | None = None,
+        keep: dict[str, int] | None = None,
+        tensorboard: TensorBoardLog | None = None,
+    ) -> None:
+        """``kept`` goes into every checkpoint's state.
+
+        ``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made.
+
+        ``tensorboard`` gets every row too, and is closed with the journal.
+        """
+        self.path = path
+        self.card = card
+        self.val_samples = val_samples
+        self.observer = observer
+        self._kept = kept or {}
+        self._tensorboard = tensorboard
+        self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
+        self._results = path / runs.RESULTS
+        if keep is None:
+            write_text(self._results, ",".join(EPOCH_COLUMNS) + "\n")
+        else:
+            with storage_errors(self._results), open(self._results, "ab") as file:
+                file.truncate(keep["results"])
+
+    def row(self, row: dict[str, Any]) -> None:
+        self._metrics.append(row)
+        if self._tensorboard is not None:
+            self._tensorboard.row(row)
+        if row["split"] == "val":
+            self.observer.evaluated(self.card.arm, row)
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        self.observer.progress(self.card.arm, step, loss, top1, images_per_second)
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        card = replace(self.card, step=step, top1=evaluation.top1, loss=evaluation.loss)
+        save_weights(self.path / runs.BEST, weights, card.to_json())
+        write_text(self.path / runs.PREDICTIONS, predictions_csv(self.val_samples, self.card.classes, evaluation))
+
+    def epoch_end(self, row: dict[str, Any]) -> None:
+        with storage_errors(self._results), open(self._results, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, EPOCH_COLUMNS, lineterminator="\n").writerow(row)
+        self.observer.epoch_end(self.card.arm, row)
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
+        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, **self._kept, "lengths": lengths})
+
+    def note(self, text: str) -> None:
+        self.observer.note(text)
+
+    def close(self) -> None:
+        try:
+            self._metrics.close()
+        finally:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+def predictions_csv(samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation) -> str:
+    """path,label,predicted,probability of every evaluated picture."""
+    told = zip(samples, evaluation.predicted.tolist(), evaluation.probability.tolist(), strict=True)
+    rows = ([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in told)
+    return csv_text(["path", "label", "predicted", "probability"], rows)

@@ -1,0 +1,222 @@
+"""Cells as tasks of a Ray cluster (extra ``ray``), each with its share of processors and, where there are some, a GPU.
+
+Every node must see the pictures and the study's folder under the same paths.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from arelu_tl.data.folder import PictureFolder
+from arelu_tl.errors import AreluTlError, ConfigError, DataError
+from arelu_tl.experiment.launch.cell import Cell, Outcome, run_cell
+from arelu_tl.experiment.observer import Observer
+from arelu_tl.experiment.rehearsal import Rehearsal, rehearse
+from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.training.device import choose_device
+
+_POLL_SECONDS = 0.2
+# More processors than this hardly speed up a run, but keep other runs waiting.
+_CPUS_A_CELL = 4
+# The pictures' list is all that travels through Ray's store; of a local one it would take a third of the memory.
+_STORE_BYTES = 128 * 2**20
+
+
+def require_ray() -> Any:
+    """The package ``ray``.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise ConfigError("--launcher ray needs the package ray: pip install 'arelu-tl[ray]'") from None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one cell asks the cluster for, and how many cells it has room for at once."""
+
+    cpus: int
+    gpus: int
+    slots: int
+
+
+def share_cluster(nodes: Sequence[Mapping[str, float]], *, jobs: int | None, use_gpus: bool) -> Share:
+    """Divide a cluster's nodes ({"CPU": ..., "GPU": ...} each) among cells.
+
+    With ``jobs`` each gets that part of all processors, though never more than one node has; else up to four, or on nodes
+    with GPUs what falls to each of those.
+    """
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1] if use_gpus else []
+    cpus = [int(node.get("CPU", 0)) for node in with_gpus or nodes]
+    working = [number for number in cpus if number] or [1]
+    if jobs is not None:
+        each = min(sum(working) // jobs, max(working))
+    elif with_gpus:
+        each = min(_CPUS_A_CELL, *(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpus))
+    else:
+        each = min(_CPUS_A_CELL, *working)
+    each = max(1, each)
+    if with_gpus:
+        room = sum(min(int(node["GPU"]), int(node.get("CPU", 0)) // each) for node in with_gpus)
+    else:
+        room = sum(number // each for number in working)
+    return Share(each, 1 if with_gpus else 0, jobs or max(1, room))
+
+
+class RayTasks:
+    """Joins a cluster, or starts one on this machine; as a context manager it leaves, or ends it."""
+
+    parallel = True
+
+    def __init__(self, folder: PictureFolder, device: str | None, *, jobs: int | None, address: str | None) -> None:
+        self._folder, self._device, self._jobs = folder, device, jobs
+        self._address = address
+        self._ray = require_ray()
+        self._tasks: dict[Any, Cell] = {}
+        self._stopped = False
+        self.slots = 1
+
+    def __enter__(self) -> RayTasks:
+        # Ray's own handler ends the process at once.
+        self._handler = signal.getsignal(signal.SIGTERM)
+        self._joined = not self._ray.is_initialized()
+        if self._joined:
+            self._join()
+        try:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            share = share_cluster(nodes, jobs=self._jobs, use_gpus=not (self._device or "").startswith("cpu"))
+            if (self._device or "").startswith("cuda") and not share.gpus:
+                raise ConfigError(f"--device {self._device}: the Ray cluster has no GPU")
+            self.slots = share.slots
+            self._task_device = "cuda" if share.gpus else self._device
+            self._cpus = share.cpus
+            # A dead task is recorded as failed; run again it could meet itself.
+            options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_retries": 0}
+            self._train, self._rehearse = (self._ray.remote(**options)(task) for task in (_train, _rehearse))
+            self._shared = self._ray.put(self._folder)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._leave()
+
+    def _join(self) -> None:
+        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if address == "local":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            settings |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        try:
+            _knock(address)
+            self._ray.init(address=address, **settings)
+        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+            raise ConfigError(f"no Ray cluster at {address}: {_in_a_line(error)}") from None
+
+    def _leave(self) -> None:
+        if self._joined:
+            self._ray.shutdown()
+        signal.signal(signal.SIGTERM, self._handler)
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
+        # A GPU is one task's own; a node's memory may be that of all.
+        share = 1 if self._task_device == "cuda" else self.slots
+        tasks = [self._rehearse.remote(self._shared, config, self._task_device, self._cpus, share) for config in configs]
+        try:
+            told = self._ray.get(tasks)
+        except self._ray.exceptions.RayError as error:
+            raise ConfigError(f"a training step fails on the Ray cluster: {_in_a_line(error)}") from None
+        for each in told:
+            if isinstance(each, AreluTlError):
+                raise each
+        return list(told)
+
+    def start(self, cell: Cell) -> None:
+        absolute = replace(cell, path=cell.path.resolve())
+        self._tasks[self._train.remote(self._shared, absolute, self._task_device, self._cpus)] = cell
+
+    def wait(self) -> list[Outcome]:
+        if not self._tasks:
+            return []
+        ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
+        return [self._outcome(task, self._tasks.pop(task)) for task in ended]
+
+    def stop(self, signal_number: int) -> None:
+        """Ray raises a KeyboardInterrupt in the tasks, which the training loop takes for a SIGINT."""
+        self._stopped = True
+        for task in self._tasks:
+            self._ray.cancel(task, force=False)
+
+    def _outcome(self, task: Any, cell: Cell) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(task)
+            return outcome
+        except self._ray.exceptions.RayError as error:
+            if self._stopped:
+                return Outcome(cell.name, "interrupted", f"stopped before {cell.name} had begun", 128 + signal.SIGTERM)
+            return Outcome(cell.name, "failed", f"its Ray task failed: {_in_a_line(error)}", 1)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT or ray://HOST:PORT, which Ray would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What a Ray error says last: above it stands the traceback of another machine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _look_around(folder: PictureFolder, study: Path | None) -> None:
+    """Raise where this node lacks what a cell needs.
+
+    Raises:
+        DataError: the pictures or the study's folder are not on it.
+    """
+    for what, path in (("the pictures", folder.root), ("the study's folder", study)):
+        if path is not None and not path.is_dir():
+            raise DataError(f"{what} {path} cannot be seen from node {platform.node()}: put it on a path that all nodes share")
+
+
+def _rehearse(
+    folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int, share: int = 1
+) -> Rehearsal | AreluTlError:
+    """On a node; an error comes back as a value, because Ray would wrap it in its own."""
+    try:
+        _look_around(folder, None)
+        torch.set_num_threads(cpus)
+        return rehearse(config, folder, choose_device(device), measure=True, share=share)
+    except AreluTlError as error:
+        return error
+
+
+def _train(folder: PictureFolder, cell: Cell, device: str | None, cpus: int) -> Outcome:
+    """On a node."""
+    try:
+        _look_around(folder, cell.path.parent)
+    except DataError as error:
+        return Outcome(cell.name, "failed", f"DataError: {error}", error.exit_code)
+    torch.set_num_threads(cpus)
+    return run_cell(cell, folder, choose_device(device), Observer(), processors=cpus)

@@ -1,0 +1,1 @@
+"""What the exchanged sites do in a trained model, measured, recorded, tabulated and drawn."""

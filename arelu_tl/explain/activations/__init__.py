@@ -1,0 +1,1 @@
+"""``explain activations``: the function that each site has learned."""

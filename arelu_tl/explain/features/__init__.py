@@ -1,0 +1,1 @@
+"""``explain features``: what each site passes on of one picture."""

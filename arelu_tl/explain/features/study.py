@@ -1,0 +1,332 @@
+"""What the arms make of one picture, site by site: maps before and after the activation, attention, evidence for a class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from arelu_tl.data.decode import UndecodableError, open_picture
+from arelu_tl.data.preprocess import Preprocessing
+from arelu_tl.errors import ArtefactError, ConfigError, DataError, NoSitesError, SurgeryError
+from arelu_tl.experiment.start import Progress, load_starts
+from arelu_tl.explain.arm_pair import find_pair
+from arelu_tl.explain.features.maps import (
+    Floats,
+    Maps,
+    SiteStatistics,
+    as_maps,
+    cut_out,
+    grad_cam,
+    map_size,
+    measure,
+    most_active,
+)
+from arelu_tl.models.load import load_model
+from arelu_tl.records.card import ModelCard
+from arelu_tl.records.runs import RunRecord
+from arelu_tl.surgery.plan import PlannedSite, matching_sites
+from arelu_tl.surgery.sites import Site, find_sites
+from arelu_tl.surgery.watch import Passage, observe_sites
+
+At = Literal["start", "best"]
+# A page of more sites is none that anybody reads.
+MOST_SITES = 12
+_SPREAD = 3
+# A map with fewer places a side shows nothing.
+_LEAST_SIDE = 3
+_TOLD_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where an arm finds what speaks for a class; see ``grad_cam``.
+
+    Attributes:
+        label: the class.
+        asked: whether it was asked for; else it is what the arm predicts.
+        shares: (h, w) of the net's last map, which sum up to 1; None where there is none, or nothing speaks for the class.
+        reason: why there are none; "" where there are.
+    """
+
+    label: str
+    asked: bool
+    shares: Floats | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        shares = None if self.shares is None else [[round(float(v), 6) for v in row] for row in self.shares]
+        return {"class": self.label, "asked": self.asked, "shares": shares, "reason": self.reason or None}
+
+
+@dataclass(frozen=True)
+class ArmAnswer:
+    """Attributes:
+    arm, run: the arm, and its run's folder.
+    step, top1: of the weights: optimiser steps done, validation accuracy (None at the start).
+    classes: their names.
+    probabilities: of them (classes,).
+    evidence: for one of them.
+    """
+
+    arm: str
+    run: Path
+    step: int
+    top1: float | None
+    classes: Sequence[str] = field(repr=False)
+    probabilities: NDArray[np.float64]
+    evidence: Evidence
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """(class, probability) of the most probable ones; of equals the first class leads, as in ``predict``."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in best]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm,
+            "run": str(self.run),
+            "step": self.step,
+            "top1": self.top1,
+            "predictions": [{"label": label, "probability": p} for label, p in self.top(_TOLD_CLASSES)],
+            "evidence": self.evidence.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class ShownSite:
+    """A site that is drawn.
+
+    Attributes:
+        channels: numbers of the channels, the most active first.
+        maps: of these channels, by arm; {} where the site has none.
+        reason: why it has none; "" where it has.
+    """
+
+    channels: list[int]
+    maps: dict[str, Maps] = field(repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SiteFeatures:
+    """Attributes:
+    site: as surgery recorded it, or found it.
+    number: its place, from 1, among the sites that run.
+    shape: of its input, for this picture.
+    statistics: by arm.
+    shown: None where it was not chosen.
+    """
+
+    site: Site
+    number: int
+    shape: tuple[int, ...]
+    statistics: dict[str, SiteStatistics]
+    shown: ShownSite | None
+
+    @property
+    def title(self) -> str:
+        """Its name, and which call of a module that it shares with others."""
+        several = self.site.kind == "shared" and self.site.owner is None and self.site.calls > 1
+        return f"{self.site.name} (call {self.site.call} of {self.site.calls})" if several else self.site.name
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.site.name,
+            "number": self.number,
+            "call": self.site.call,
+            "calls": self.site.calls,
+            "operator": self.site.operator,
+            "cap": self.site.cap,
+            "shape": list(self.shape),
+            "shown": self.shown is not None,
+            "channels": self.shown.channels if self.shown else [],
+            "reason": (self.shown.reason or None) if self.shown else None,
+            "arms": {arm: asdict(told) for arm, told in self.statistics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """Attributes:
+    image: the picture's file.
+    picture: as the nets see it, (H, W, 3) of 8 bits.
+    at: "start" or "best".
+    note: how the runs were chosen, or why there is only one; "" where nothing is to be said.
+    answers: of each arm, the unmodified one first.
+    sites: all that run, in the order of the forward pass.
+    """
+
+    image: Path
+    picture: NDArray[np.uint8] = field(repr=False)
+    at: At
+    note: str
+    answers: list[ArmAnswer]
+    sites: list[SiteFeatures]
+
+    @property
+    def shown(self) -> list[tuple[SiteFeatures, ShownSite]]:
+        """The sites that are drawn."""
+        return [(site, site.shown) for site in self.sites if site.shown is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "image": str(self.image),
+            "input_size": list(self.picture.shape[:2]),
+            "at": self.at,
+            "note": self.note or None,
+            "arms": [answer.to_json() for answer in self.answers],
+            "sites": [site.to_json() for site in self.sites],
+        }
+
+
+def explain_features(
+    path: Path,
+    image: Path,
+    *,
+    patterns: Sequence[str] = (),
+    channels: int = 4,
+    label: str | None = None,
+    at: At = "best",
+    progress: Progress | None = None,
+) -> FeatureReport:
+    """Show ``image`` to the arms of a study, or to a run and its partner, and keep what goes on inside.
+
+    Args:
+        path: a study or a run folder; see ``find_pair``.
+        patterns: globs over the names of sites to show; three spread over the depth when empty.
+        channels: how many of a site's channels to show; see ``most_active``.
+        label: the class to look for evidence for; what each arm predicts when None.
+        at: "best": the best checkpoints; "start": both arms before the first step, see ``load_starts``.
+        progress: see ``load_starts``.
+
+    Raises:
+        DataError: no run at ``path``, or no picture at ``image``.
+        ConfigError: an unknown class; too many sites.
+        SurgeryError: a pattern matches no site.
+        ArtefactError: the run is damaged, or the nets do not answer with finite numbers.
+    """
+    pair = find_pair(path)
+    loaded = load_starts(pair.runs, progress) if at == "start" else (load_model(run.path) for run in pair.runs)
+    nets = list(loaded)
+    _require_same(pair.runs, [card for _, card in nets])
+    card = nets[0][1]
+    if label is not None and label not in card.classes:
+        near = difflib.get_close_matches(label, card.classes, n=3, cutoff=0.4) or card.classes[:5]
+        raise ConfigError(f"--class {label!r}: no class of this run; there are {', '.join(near)}")
+    prepare = Preprocessing(card.data_config)
+    picture, x = _prepared(image, prepare)
+    sites = _sites(nets)
+    chosen, sizes = _choose(nets[0][0], sites, x, patterns)
+    answers = []
+    statistics: dict[int, dict[str, SiteStatistics]] = {}
+    passages: dict[int, dict[str, Passage]] = {number: {} for number in chosen}
+    shapes: dict[int, tuple[int, ...]] = {}
+    for run, (model, told) in zip(pair.runs, nets, strict=True):
+
+        def seen(number: int, passage: Passage, arm: str = told.arm) -> None:
+            shapes[number] = tuple(passage.before.shape)
+            statistics.setdefault(number, {})[arm] = measure(passage)
+            if number in passages:
+                passages[number][arm] = passage
+
+        logits = _answer(model, sites, x, seen)
+        if not torch.isfinite(logits).all():
+            raise ArtefactError(f"{run.path}: its logits are not finite: the weights are damaged, or overflow")
+        probabilities = logits[0].double().softmax(0).numpy()
+        index = int(np.argmax(probabilities)) if label is None else told.classes.index(label)
+        evidence = _evidence(model, x, index, told.classes[index], asked=label is not None)
+        answers.append(ArmAnswer(told.arm, run.path, told.step, told.top1, told.classes, probabilities, evidence))
+    running = [number for number, site in enumerate(sites) if site.runs]
+    features = []
+    for place, number in enumerate(running, start=1):
+        shown = _show(sites[number], passages[number], sizes[number], channels) if number in passages else None
+        features.append(SiteFeatures(sites[number], place, shapes[number], statistics[number], shown))
+    return FeatureReport(image, picture, at, pair.chosen, answers, features)
+
+
+def _require_same(found: Sequence[RunRecord], cards: Sequence[ModelCard]) -> None:
+    for run, card in zip(found, cards, strict=True):
+        for key in ("architecture", "classes", "data_config"):
+            if getattr(card, key) != getattr(cards[0], key):
+                raise DataError(f"{found[0].path} and {run.path} differ in their {key}: they cannot be shown beside each other")
+
+
+def _prepared(image: Path, prepare: Preprocessing) -> tuple[NDArray[np.uint8], Tensor]:
+    try:
+        opened = open_picture(image)
+        return np.asarray(prepare.resized(opened)), torch.from_numpy(prepare(opened))[None]
+    except UndecodableError as error:
+        raise DataError(f"{image}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{image}: {error.strerror or error}") from None
+
+
+def _sites(nets: Sequence[tuple[nn.Module, ModelCard]]) -> list[Site]:
+    """The sites of the arm that has been operated on, whose names the arms share; of an unmodified arm alone, its own."""
+    model, card = nets[-1]
+    if card.sites:
+        try:
+            return [PlannedSite.from_json(site).site for site in card.sites]
+        except SurgeryError as error:
+            raise ArtefactError(f"the record of the {card.arm} run's sites is damaged: {error}") from None
+    sites = find_sites(model, torch.zeros(1, *card.data_config["input_size"], device="meta"))
+    if not any(site.runs for site in sites):
+        raise NoSitesError(f"{card.architecture} runs no ReLU: there is no site to show")
+    return sites
+
+
+def _answer(model: nn.Module, sites: Sequence[Site], x: Tensor, seen: Any) -> Tensor:
+    logits: list[Tensor] = []
+    with torch.no_grad():
+        # The first operation may be one in place.
+        observe_sites(model, sites, lambda: logits.append(model(x.clone())), seen)
+    return logits[0]
+
+
+def _choose(
+    model: nn.Module, sites: Sequence[Site], x: Tensor, patterns: Sequence[str]
+) -> tuple[list[int], dict[int, tuple[int, int] | None]]:
+    """Numbers of the sites to show, and the size of each running site's maps, None where its channels are none."""
+    sizes: dict[int, tuple[int, int] | None] = {}
+    prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
+
+    def seen(number: int, passage: Passage) -> None:
+        picture = (x.shape[2], x.shape[3])
+        sizes[number] = map_size(passage.before.shape, sites[number].channel_dim, picture, prefix)
+
+    _answer(model, sites, x, seen)
+    if patterns:
+        chosen = matching_sites("--site", patterns, sites)
+        if len(chosen) > MOST_SITES:
+            raise ConfigError(f"--site matches {len(chosen)} sites; a page holds {MOST_SITES}: narrow the patterns")
+        return chosen, sizes
+    mapped = [n for n, size in sizes.items() if size is not None and min(size) >= _LEAST_SIDE]
+    candidates = [n for n in mapped if sites[n].role == "activation"] or mapped or list(sizes)
+    last = len(candidates) - 1
+    return sorted({candidates[round(last * part / (_SPREAD - 1))] for part in range(_SPREAD)}), sizes
+
+
+def _show(site: Site, passages: dict[str, Passage], size: tuple[int, int] | None, count: int) -> ShownSite:
+    if size is None:
+        return ShownSite([], {}, "its channels are no maps over the picture")
+    after = [as_maps(passage.after, site.channel_dim, size) for passage in passages.values()]
+    channels = most_active(after, count)
+    return ShownSite(channels, {arm: cut_out(each, channels, site.channel_dim, size) for arm, each in passages.items()})
+
+
+def _evidence(model: nn.Module, x: Tensor, index: int, label: str, *, asked: bool) -> Evidence:
+    found = grad_cam(model, x, index)
+    if found.map is None:
+        return Evidence(label, asked, None, found.reason)
+    total = float(found.map.sum())
+    if not total > 0:
+        return Evidence(label, asked, None, "no place speaks for it")
+    return Evidence(label, asked, (found.map / total).float().numpy(), "")

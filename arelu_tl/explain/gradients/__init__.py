@@ -1,0 +1,1 @@
+"""``explain gradients``: how large gradients are in each layer of both arms."""

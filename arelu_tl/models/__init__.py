@@ -1,0 +1,1 @@
+"""A trained model: loaded, evaluated on folders, and asked about pictures."""

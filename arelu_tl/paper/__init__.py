@@ -1,0 +1,1 @@
+"""``reproduce``: the experiments of the AReLU paper."""

@@ -1,0 +1,1 @@
+"""Many small nets trained at once: the paper's MNIST-Conv, stacked over learning rates and seeds."""

@@ -1,0 +1,72 @@
+"""Sizes and durations as people write and read them: ``16GB`` and ``1h30m`` in a setting, ``376 MB`` in a message."""
+
+from __future__ import annotations
+
+import re
+
+_BYTES = {"b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _BYTES[f"{_letter}b"], _BYTES[f"{_letter}ib"] = 1000**_power, 1024**_power
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?b|b)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``16GB``, ``1.5 TB``, ``500MB`` (powers of 1000) or ``16GiB`` (of 1024).
+
+    Raises:
+        ValueError: ``text`` is none of these, or less than a byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * _BYTES[found[2].lower()]) if found else 0
+    if not size:
+        raise ValueError("write a size as 500MB, 16GB or 16GiB")
+    return size
+
+
+def told_size(size: int) -> str:
+    """``0 B``, ``700 B``, ``12 kB``, ``376 MB``, ``1.5 GB`` or ``16 GB``: two digits that count, at least."""
+    number, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if round(number) < 1000:
+            break
+        number, unit = number / 1000, larger
+    short = f"{number:.1f}" if unit != "B" and number < 9.95 else f"{number:.0f}"
+    return f"{short.removesuffix('.0')} {unit}"
+
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90m``, ``2h``, ``1h30m`` or ``45s``.
+
+    Raises:
+        ValueError: ``text`` is none of these, or no time at all.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    seconds = sum(int(n) * unit for n, unit in zip(found.groups(default="0"), (3600, 60, 1), strict=True)) if found else 0
+    if not seconds:
+        raise ValueError("write a time as 90m, 2h, 1h30m or 45s")
+    return float(seconds)
+
+
+def parse_interval(text: str) -> tuple[int, None] | tuple[None, float]:
+    """(steps, None) of ``500``, (None, seconds) of ``10m``.
+
+    Raises:
+        ValueError: ``text`` is neither, or nothing at all.
+    """
+    try:
+        steps = int(text)
+    except ValueError:
+        return None, parse_duration(text)
+    if steps < 1:
+        raise ValueError("write a number of steps as 500, or a time as 10m")
+    return steps, None
+
+
+def told_duration(seconds: float) -> str:
+    """``2 h 5 min``, ``3 min 20 s`` or ``7 s``: to the second below an hour, to the minute above."""
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{whole} s"

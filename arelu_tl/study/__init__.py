@@ -1,1 +1,0 @@
-"""Layer 4: composes data, backbone, surgery and training into runs and studies, and reloads finished ones."""

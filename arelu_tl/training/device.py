@@ -1,0 +1,24 @@
+"""The device that a model runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from arelu_tl.errors import ConfigError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: torch knows no such device, or this machine has none.
+    """
+    if name is None:
+        best = torch.accelerator.current_accelerator(check_available=True)
+        return best if best is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: not usable here: {str(error).splitlines()[0]}") from None
+    return device
