@@ -1,4 +1,7 @@
-"""Does AReLU make fine-tuning on your pictures converge faster? The public API; every name loads on first use."""
+"""Does AReLU make fine-tuning on your pictures converge faster?
+
+This is the public API; every name loads on first use.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from arelu_tl.surgery.sites import Site as Site
     from arelu_tl.surgery.sites import find_sites as sites  # noqa: F401 (listed in _HOMES)
 
-# Importing torch and timm takes seconds; `import arelu_tl` takes none of them.
+# Importing torch and timm takes seconds, so `import arelu_tl` imports neither.
 _HOMES = {
     "AReLU": "arelu_tl.activation.arelu",
     "Comparison": "arelu_tl.analysis.results",

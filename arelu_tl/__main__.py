@@ -1,3 +1,5 @@
+"""``python -m arelu_tl``: the command line."""
+
 from arelu_tl.cli.app import main
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Every error that a user can meet, with the exit code that the command line gives it.
+"""Every error that a user can meet, with the command line's exit code for it.
 
-Each class also derives from the built-in that it refines, so that library users may catch either. A message is one
-line: what is wrong, then what to do.
+Each class also derives from the built-in that it refines, so that users of the library may catch
+either. A message is one line: what is wrong, then what to do.
 """
 
 from __future__ import annotations
 
 
 class AreluTlError(Exception):
-    """Base of all errors raised on purpose. ``exit_code`` is what the command line returns."""
+    """Base of all deliberate errors; ``exit_code`` is the command line's exit code."""
 
     exit_code = 1
 
@@ -26,13 +26,13 @@ class DataError(AreluTlError, ValueError):
 
 
 class BackboneError(AreluTlError, ValueError):
-    """The model is unknown, or its weights cannot be had or do not fit."""
+    """The model is unknown, or its weights are unavailable or do not fit."""
 
     exit_code = 2
 
 
 class SurgeryError(AreluTlError, ValueError):
-    """The plan for the sites cannot be carried out; the model has not been changed."""
+    """The plan for the sites cannot be applied; the model has not been changed."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class NoSitesError(SurgeryError):
 
 
 class RunsFailedError(AreluTlError, RuntimeError):
-    """Some runs of a sweep failed; ``exit_code`` is the gravest of theirs."""
+    """Some runs of a sweep failed; ``exit_code`` is that of the most severe failure."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -50,11 +50,11 @@ class RunsFailedError(AreluTlError, RuntimeError):
 
 
 class GateError(AreluTlError, RuntimeError):
-    """The answer is one that the user asked to be told by the exit code."""
+    """The result is one that the user asked to be reported by the exit code."""
 
 
 class ComparisonError(AreluTlError, ValueError):
-    """The runs differ in more than the arm, so that a comparison would mislead."""
+    """The runs differ in more than the arm, so a comparison would be misleading."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class ArtefactError(AreluTlError, ValueError):
 
 
 class NonFiniteError(AreluTlError, ArithmeticError):
-    """The training produced an infinite or undefined number."""
+    """The training produced a NaN or infinite number."""
 
     exit_code = 4
 
@@ -78,11 +78,11 @@ class StorageError(AreluTlError, OSError):
 
 
 class PeerError(AreluTlError, RuntimeError):
-    """Another one of the processes that train together has ended, or does not answer."""
+    """Another process of a distributed training has ended, or does not answer."""
 
 
 class Interrupted(AreluTlError):  # noqa: N818 (nothing went wrong)
-    """A signal ended the training after a checkpoint was saved.
+    """A signal ended the training after a checkpoint had been saved.
 
     ``exit_code`` is 128 + the signal's number: 130 for SIGINT, 143 for SIGTERM.
     """

@@ -1,4 +1,4 @@
-"""Names of a package that load their module on first use, so that importing the package costs nothing."""
+"""Package attributes that load their module on first use, so that the import stays cheap."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` (PEP 562) for the package of that name.
+def lazy_names(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make ``__getattr__`` and ``__dir__`` (PEP 562) for a package.
 
     Args:
         package: its ``__name__``.
-        homes: {name: "module" that it comes from, or "module:name" where it has another name there}.
+        homes: {name: "module" that defines it, or "module:name" if it has another name there}.
     """
 
     def load(name: str) -> Any:

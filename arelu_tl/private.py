@@ -1,4 +1,7 @@
-"""Folders that nobody but this user can change: what lies in them is executed, or taken for what this user put there."""
+"""Folders that only this user can change.
+
+Their files are executed, or trusted to be this user's own.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,12 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private(folder: Path) -> None:
-    """Make ``folder`` and whatever is missing above it, for this user alone; what is there stays as it is.
+    """Create ``folder`` and its missing parents, accessible to this user only.
+
+    Existing folders are not changed.
 
     Raises:
-        OSError: it cannot be made, or is a file.
+        OSError: it cannot be created, or is a file.
     """
     if not folder.parent.is_dir():
         make_private(folder.parent)
@@ -26,14 +31,15 @@ def make_private(folder: Path) -> None:
 
 
 def who_else_writes(path: Path) -> str:
-    """Who else could change the file or folder ``path``, or put another in its place, in words; "" where nobody could.
+    """Describe who else could change or replace the file or folder ``path``; "" if nobody could.
 
-    It must be this user's own, and every folder above it this user's or the system's, all without write permission for others;
-    in a folder with the sticky bit (/tmp, /dev/shm) others can add, but neither rename nor remove. A group that is this
-    user's alone is nobody else.
+    It must belong to this user, and every folder above it to this user or the system, all without
+    write permission for others. In a folder with the sticky bit (/tmp, /dev/shm), others can add
+    files but neither rename nor remove them. A group whose only member is this user does not count
+    as others.
 
     Raises:
-        OSError: ``path`` is not there.
+        OSError: ``path`` does not exist.
     """
     if sys.platform == "win32":
         return ""
@@ -42,7 +48,7 @@ def who_else_writes(path: Path) -> str:
         return f"{resolved} belongs to somebody else"
     if _others_write(resolved.stat()):
         return f"others can write to {resolved} (chmod go-w)"
-    # Also above a link, which could be pointed elsewhere.
+    # Check the folders above a symbolic link too, which could be pointed elsewhere.
     for above in dict.fromkeys([*resolved.parents, *path.absolute().parents]):
         status = above.stat()
         if status.st_uid not in (0, os.geteuid()):
@@ -58,7 +64,10 @@ def _others_write(status: os.stat_result) -> bool:
 
 
 def _own_group(group: int) -> bool:
-    """Whether it is the group of this user's name that many systems give each user, and nobody has joined it."""
+    """Whether ``group`` is this user's private group, without other members.
+
+    Many systems give each user a group of the same name.
+    """
     try:
         name, found = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
     except KeyError:

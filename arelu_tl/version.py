@@ -1,3 +1,3 @@
-"""The version of this package, in one place that everything may import."""
+"""The version of this package; every module may import it."""
 
 __version__ = "0.1.0"

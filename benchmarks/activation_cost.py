@@ -111,7 +111,10 @@ def kept(candidate: Candidate, x: Tensor) -> float:
         return tensor
 
     written = x.detach().requires_grad_().clone()
-    with without_kernels(candidate.portable), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with (
+        without_kernels(candidate.portable),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
         y = candidate.module(written)
     storages.pop(y.untyped_storage().data_ptr(), None)
     return sum(storages.values()) / (x.numel() * x.element_size())
@@ -144,7 +147,11 @@ def _rows(device: torch.device, place: str, rounds: int) -> list[dict[str, Any]]
         row: dict[str, Any] = {"activation": name, "place": place}
         for part, key in enumerate(("forward", "forward_backward")):
             ratios = [ours[part] / unit[part] for ours, unit in pairs]
-            row |= {key: statistics.median(ratios), f"{key}_least": min(ratios), f"{key}_greatest": max(ratios)}
+            row |= {
+                key: statistics.median(ratios),
+                f"{key}_least": min(ratios),
+                f"{key}_greatest": max(ratios),
+            }
         row["milliseconds"] = 1000 * statistics.median(both for _, both in taken[name][_WARM_UP:])
         row["maps_kept"] = kept(candidate, x)
         found.append(row)
@@ -175,7 +182,9 @@ def markdown(table: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=25)
     rounds = parser.parse_args().rounds
     print(f"{description()}, {rounds} rounds\n\n{markdown(rows(rounds))}")

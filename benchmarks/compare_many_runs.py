@@ -50,7 +50,9 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
             )
             seconds = time.perf_counter() - started
-            print(f"{runs} runs, {size / 1e6:.0f} MB, {' '.join(options) or 'with figures and page'}: {seconds:.1f} s")
+            print(
+                f"{runs} runs, {size / 1e6:.0f} MB, {' '.join(options) or 'with figures and page'}: {seconds:.1f} s"
+            )
         page = study / "report.html"
         print(f"report.html: {page.stat().st_size / 1e6:.1f} MB")
 

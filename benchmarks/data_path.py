@@ -23,6 +23,7 @@ from tables import Rows, markdown, spread
 from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.loader import make_train_batches, train_view
 from arelu_tl.data.store import PictureStore
+from arelu_tl.records.settings import AugmentSettings
 
 BATCH = 32
 SCALE = (0.35, 1.0)
@@ -44,10 +45,15 @@ def rows(quick: bool = False) -> Rows:
 def _row(root: Path, place: Path, size: int, workers: int, rounds: int) -> dict[str, Any]:
     config = {**IMAGENET, "input_size": (3, size, size)}
     folder = scan_folder(root)
-    samples, view = folder.splits["train"], train_view(config, scale=SCALE, hflip=0.5, color_jitter=0.4)
+    samples, view = (
+        folder.splits["train"],
+        train_view(config, AugmentSettings(scale=SCALE, hflip=0.5, color_jitter=0.4)),
+    )
 
     def ours(cache: PictureStore | None) -> Callable[[int], Iterator[Any]]:
-        return make_train_batches(root, samples, view, batch_size=BATCH, seed=0, workers=workers, cache=cache).epoch
+        return make_train_batches(
+            root, samples, view, batch_size=BATCH, seed=0, workers=workers, cache=cache
+        ).epoch
 
     kept = _store(place, f"kept {size} {workers}")
     warm, off = ours(kept), ours(None)
@@ -61,10 +67,20 @@ def _row(root: Path, place: Path, size: int, workers: int, rounds: int) -> dict[
         told["off"].append(_pictures_per_second(off(number)))
         told["warm"].append(_pictures_per_second(warm(number)))
         if number <= 2:
-            told["cold"].append(_pictures_per_second(ours(_store(place, f"cold {size} {workers} {number}"))(0)))
-    medians = {f"{name}, pictures/s": round(statistics.median(values)) for name, values in told.items()}
+            told["cold"].append(
+                _pictures_per_second(ours(_store(place, f"cold {size} {workers} {number}"))(0))
+            )
+    medians = {
+        f"{name}, pictures/s": round(statistics.median(values)) for name, values in told.items()
+    }
     ratio = spread([one / other for one, other in zip(told["warm"], told["timm"], strict=True)])
-    return {"input": size, "processes": workers, **medians, "warm / timm": ratio.pop("median"), **ratio}
+    return {
+        "input": size,
+        "processes": workers,
+        **medians,
+        "warm / timm": ratio.pop("median"),
+        **ratio,
+    }
 
 
 def _store(place: Path, name: str) -> PictureStore:
@@ -81,7 +97,9 @@ def _pictures_per_second(epoch: Iterator[Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     print(f"{torch.get_num_threads()} threads, batches of {BATCH}\n")

@@ -43,7 +43,12 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def photographs(each: int = 8) -> list[Image.Image]:
     """``each`` random crops, of 60 to 100% of its side, of every photograph."""
-    shipped = [skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()]
+    shipped = [
+        skimage.data.chelsea(),
+        skimage.data.coffee(),
+        skimage.data.astronaut(),
+        skimage.data.rocket(),
+    ]
     stream = np.random.default_rng(0)
     cut = []
     for pixels in [*shipped, *load_sample_images().images]:
@@ -63,8 +68,13 @@ def on_photographs(settings: dict[str, Any]) -> list[str]:
     calibration, judging = calibration_batches(tensors[0::2]), calibration_batches(tensors[1::2])
     model = copy.deepcopy(backbone.model)
     convert(model, calibration=calibration, **settings)
-    drift = relative_drift(measure_outputs(backbone.model, judging), measure_outputs(model, judging))
-    return ["overflow" if drift.relative is None else f"{drift.relative:.2f}", f"{drift.top1_agreement:.0%}"]
+    drift = relative_drift(
+        measure_outputs(backbone.model, judging), measure_outputs(model, judging)
+    )
+    return [
+        "overflow" if drift.relative is None else f"{drift.relative:.2f}",
+        f"{drift.top1_agreement:.0%}",
+    ]
 
 
 def on_digits(place: Path, settings: dict[str, Any]) -> list[str]:
@@ -72,17 +82,32 @@ def on_digits(place: Path, settings: dict[str, Any]) -> list[str]:
     digits = place / "digits"
     if not digits.exists():
         write_digits(digits)
-    given = {**DEMO_SETTINGS, "data": digits, "lr": 1e-4, "epochs": 6, "baseline": False, "output": place / "runs", **settings}
+    given = {
+        **DEMO_SETTINGS,
+        "data": digits,
+        "lr": 1e-4,
+        "epochs": 6,
+        "baseline": False,
+        "output": place / "runs",
+        **settings,
+    }
     (run,) = finetune(check_config(given)).runs
     drift = run.surgery["drift"] if run.surgery else {"relative": 0.0, "top1_agreement": 1.0}
     size = "overflow" if drift["relative"] is None else f"{drift['relative']:.2f}"
-    return [size, f"{drift['top1_agreement']:.0%}", f"{run.summary['aulc']:.3f}", f"{run.summary['final_top1']:.3f}"]
+    return [
+        size,
+        f"{drift['top1_agreement']:.0%}",
+        f"{run.summary['aulc']:.3f}",
+        f"{run.summary['final_top1']:.3f}",
+    ]
 
 
 def main(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        print("| surgery | photographs: drift | top-1 kept | digits: drift | top-1 kept | AULC | final |")
+        print(
+            "| surgery | photographs: drift | top-1 kept | digits: drift | top-1 kept | AULC | final |"
+        )
         print("|---|---|---|---|---|---|---|")
         nothing = ["0.00", "100%"]
         rows = {"none (arm relu)": {"arm": "relu"}, **ROWS}

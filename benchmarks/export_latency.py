@@ -44,7 +44,9 @@ def rows(seconds: float = 40.0) -> Rows:
         arelu_tl.convert(swapped, init="near-relu")
         (ours, left), (theirs, _) = exported(swapped), exported(plain)
         for batch in BATCHES:
-            t = time_pair(onnx_runner(ours, SIZE), onnx_runner(theirs, SIZE), batch, seconds=seconds)
+            t = time_pair(
+                onnx_runner(ours, SIZE), onnx_runner(theirs, SIZE), batch, seconds=seconds
+            )
             made.append(
                 {
                     "backbone": name,
@@ -52,14 +54,20 @@ def rows(seconds: float = 40.0) -> Rows:
                     "AReLU, ms": round(t.milliseconds, 1),
                     "ReLU, ms": round(t.baseline_milliseconds, 1),
                 }
-                | {"AReLU / ReLU": round(t.ratio, 2), "least": round(t.least, 2), "greatest": round(t.greatest, 2)}
+                | {
+                    "AReLU / ReLU": round(t.ratio, 2),
+                    "least": round(t.least, 2),
+                    "greatest": round(t.greatest, 2),
+                }
                 | {"products left": left}
             )
     return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="for each batch size")
     print(markdown(rows(parser.parse_args().seconds)))
 

@@ -71,7 +71,12 @@ def _measure(config: FinetuneConfig, pictures: int) -> Rows:
         ratio = spread([one / other for one, other in rates[1:]])
         speeds = {"ours, pictures/s": spread([one for one, _ in rates[1:]], 1)["median"]}
         speeds["timm, pictures/s"] = spread([other for _, other in rates[1:]], 1)["median"]
-        case = {"model": config.model, "input": config.img_size, "arm": arm, "processes": f"{ours} / {theirs.workers}"}
+        case = {
+            "model": config.model,
+            "input": config.img_size,
+            "arm": arm,
+            "processes": f"{ours} / {theirs.workers}",
+        }
         told.append({**case, **speeds, "ours / timm": ratio.pop("median"), **ratio})
     return told
 
@@ -80,13 +85,23 @@ class _Timm:
     """timm's train.py: its loader, optimiser and loop on the unmodified backbone."""
 
     def __init__(self, config: FinetuneConfig, root: Path) -> None:
-        backbone = load_backbone(config.model, pretrained=config.pretrained, img_size=config.img_size)
+        backbone = load_backbone(
+            config.model, pretrained=config.pretrained, img_size=config.img_size
+        )
         self.model = backbone.model.train()
         self.model.reset_classifier(CLASSES)
-        self.optimizer = create_optimizer_v2(self.model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = create_optimizer_v2(
+            self.model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay
+        )
         self.loss = nn.CrossEntropyLoss()
         loaders: dict[int, Epoch] = {
-            workers: timm_loader(root, backbone.data_config, scale=config.scale, batch_size=config.batch_size, workers=workers)
+            workers: timm_loader(
+                root,
+                backbone.data_config,
+                scale=config.scale,
+                batch_size=config.batch_size,
+                workers=workers,
+            )
             for workers in (0, 1, 2)
         }
         self.train(islice(loaders[0](), 1))
@@ -132,7 +147,9 @@ class _Turns(Observer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()

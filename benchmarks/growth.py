@@ -36,14 +36,26 @@ def rows(quick: bool = False) -> Rows:
         for size in sizes[:2] if quick else sizes:
             code = f"import growth, json; print(json.dumps(growth.measure_{what}({size})))"
             done = subprocess.run(
-                [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+                [sys.executable, "-c", code],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 raise RuntimeError(done.stderr)
             told = json.loads(done.stdout.splitlines()[-1])
             made.append(
-                {"growing": what, "number": f"{size:,}", "what": told["what"], "seconds": round(told["seconds"], 2)}
-                | {"milliseconds each": round(1000 * told["seconds"] / size, 3), "peak, MiB": round(told["peak"] / 2**20)}
+                {
+                    "growing": what,
+                    "number": f"{size:,}",
+                    "what": told["what"],
+                    "seconds": round(told["seconds"], 2),
+                }
+                | {
+                    "milliseconds each": round(1000 * told["seconds"] / size, 3),
+                    "peak, MiB": round(told["peak"] / 2**20),
+                }
             )
     return made
 
@@ -65,7 +77,14 @@ def _first_batch(count: int, *, classes: int, what: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         _write(root, count, classes)
-        view = eval_view({"input_size": (3, 48, 48), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3})
+        view = eval_view(
+            {
+                "input_size": (3, 48, 48),
+                "interpolation": "bicubic",
+                "mean": (0.5,) * 3,
+                "std": (0.5,) * 3,
+            }
+        )
         before, began = _peak(), time.perf_counter()
         folder = scan_folder(root)
         folder.fingerprint()
@@ -82,7 +101,9 @@ def _write(root: Path, count: int, classes: int) -> None:
     for number in range(count):
         # Pictures that are no copies of one another, by their looks either.
         buffer = io.BytesIO()
-        Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((48, 48)).save(buffer, "JPEG")
+        Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((48, 48)).save(
+            buffer, "JPEG"
+        )
         (root / f"class {number % classes}" / f"{number}.jpg").write_bytes(buffer.getvalue())
 
 
@@ -95,21 +116,33 @@ def measure_sites(count: int) -> dict[str, Any]:
 
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(count)]
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    ).eval()
     pictures = [torch.randn(32, 3, 16, 16)]
     before, began = _peak(), time.perf_counter()
-    report = convert(model, init="calibrated", drift_budget=0.0, example_input=pictures[0][:1], calibration=pictures)
+    report = convert(
+        model,
+        init="calibrated",
+        drift_budget=0.0,
+        example_input=pictures[0][:1],
+        calibration=pictures,
+    )
     seconds = time.perf_counter() - began
     assert len(report.sites) == count
     return {"what": "surgery and calibration", "seconds": seconds, "peak": _peak() - before}
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="the smaller sizes only")
     print(markdown(rows(parser.parse_args().quick)))
 

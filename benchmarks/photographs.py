@@ -19,7 +19,10 @@ def write_photographs(root: Path, train: int, val: int = CLASSES) -> None:
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    sources = [Image.fromarray(each) for each in (*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea())]
+    sources = [
+        Image.fromarray(each)
+        for each in (*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea())
+    ]
     stream = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for number in range(count):
@@ -27,15 +30,25 @@ def write_photographs(root: Path, train: int, val: int = CLASSES) -> None:
             share = stream.uniform(0.7, 1.0)
             width = int(share * min(source.width, source.height * WIDTH / HEIGHT))
             height = int(width * HEIGHT / WIDTH)
-            left, top = (int(stream.integers(0, room + 1)) for room in (source.width - width, source.height - height))
-            crop = source.crop((left, top, left + width, top + height)).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+            left, top = (
+                int(stream.integers(0, room + 1))
+                for room in (source.width - width, source.height - height)
+            )
+            crop = source.crop((left, top, left + width, top + height)).resize(
+                (WIDTH, HEIGHT), Image.Resampling.LANCZOS
+            )
             path = root / split / f"class{number % CLASSES}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             ImageEnhance.Brightness(crop).enhance(stream.uniform(0.8, 1.2)).save(path, quality=90)
 
 
 def timm_loader(
-    root: Path, data_config: dict[str, Any], *, scale: tuple[float, float], batch_size: int, workers: int
+    root: Path,
+    data_config: dict[str, Any],
+    *,
+    scale: tuple[float, float],
+    batch_size: int,
+    workers: int,
 ) -> Callable[[], Iterator[Any]]:
     """An epoch of timm's training loader, as its train.py makes it on the CPU (no prefetcher); hflip and jitter as ours."""
     loader = create_loader(

@@ -45,7 +45,9 @@ SECTIONS = {
         {"rounds": 25},
         {"rounds": 5},
     ),
-    "step": Section("training_step", "**A training step**, AReLU against ReLU:", {"rounds": 11}, {"rounds": 3}),
+    "step": Section(
+        "training_step", "**A training step**, AReLU against ReLU:", {"rounds": 11}, {"rounds": 3}
+    ),
     "exchange": Section(
         "ddp_exchange",
         "**Two processes, one net**: a step with DistributedDataParallel's exchange of gradients over one with ours:",
@@ -67,10 +69,15 @@ SECTIONS = {
     ),
     "data": Section("data_path", "**The data path alone**, the same JPEGs:", {}, {"quick": True}),
     "export": Section(
-        "export_latency", "**The exported net** in onnxruntime, 224 x 224, AReLU against ReLU:", {"seconds": 15}, {"seconds": 3}
+        "export_latency",
+        "**The exported net** in onnxruntime, 224 x 224, AReLU against ReLU:",
+        {"seconds": 15},
+        {"seconds": 3},
     ),
     "startup": Section("startup", "**Start-up**, whole processes:", {"rounds": 5}, {"rounds": 3}),
-    "growth": Section("growth", "**Growth** with pictures, classes and sites:", {}, {"quick": True}),
+    "growth": Section(
+        "growth", "**Growth** with pictures, classes and sites:", {}, {"quick": True}
+    ),
 }
 
 
@@ -80,23 +87,43 @@ def measure(section: Section, *, quick: bool) -> dict[str, Any]:
         f"import json, {section.module} as m; rows = m.rows(**{section.quick if quick else section.full!r}); "
         "print('FOUND', json.dumps({'rows': rows, 'text': m.markdown(rows)}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))[6:])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "benchmarks",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))[6:]
+    )
     return found
 
 
 def described(about: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "timm", "pillow", "onnxruntime"))
+    versions = ", ".join(
+        f"{name} {about[name]}" for name in ("torch", "timm", "pillow", "onnxruntime")
+    )
     where = about["gpu"] or f"{about['processor']}, {about['cores']} cores"
     return f"Measured on {about['date']}: {where}, {about['memory_gib']} GiB; {versions}. Medians, each pair taken in turns."
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="keep the other sections' last figures"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds, to see that everything runs; writes nothing")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="keep the other sections' last figures",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="few rounds, to see that everything runs; writes nothing",
+    )
     options = parser.parse_args()
     about = {"date": datetime.date.today().isoformat(), **machine()}
     target = ROOT / "docs" / ("performance-gpu" if about["gpu"] else "performance")
@@ -113,7 +140,14 @@ def main() -> None:
     if options.quick:
         return
     text = "\n".join(
-        [described(about), "", *(f"{SECTIONS[name].told}\n\n{found['text'].strip()}\n" for name, found in tables.items())]
+        [
+            described(about),
+            "",
+            *(
+                f"{SECTIONS[name].told}\n\n{found['text'].strip()}\n"
+                for name, found in tables.items()
+            ),
+        ]
     )
     record.write_text(json.dumps({"machine": about, "tables": tables}, indent=1) + "\n")
     target.with_suffix(".md").write_text(f"# Performance\n\nWritten by `make bench`.\n\n{text}")

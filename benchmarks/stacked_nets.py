@@ -50,7 +50,9 @@ def one_by_one(name: str, images: Tensor, labels: Tensor) -> Callable[[], None]:
         for after, kernel in BLOCKS:
             layers += [nn.Conv2d(before, after, kernel), nn.MaxPool2d(2), CATALOGUE[name].make()]
             before = after
-        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before, 10)).to(memory_format=torch.channels_last)
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before, 10)).to(
+            memory_format=torch.channels_last
+        )
         nets.append((net, torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)))
     seen = images.permute(0, 3, 1, 2)
 
@@ -74,20 +76,29 @@ def rows(rounds: int = 7) -> Rows:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    images, labels = torch.rand((BATCH, 28, 28, 1), generator=generator), torch.randint(0, 10, (BATCH,), generator=generator)
+    images, labels = (
+        torch.rand((BATCH, 28, 28, 1), generator=generator),
+        torch.randint(0, 10, (BATCH,), generator=generator),
+    )
     told = []
     for name in ACTIVATIONS:
         ways = stacked(name, images, labels), one_by_one(name, images, labels)
         measured = [[seconds(way) for way in ways] for _ in range(rounds + 1)][1:]
         ours = sorted(1e3 * each[0] / NETS for each in measured)
-        row = {"activation": name, "nets": NETS, "stacked, ms a net": round(ours[len(ours) // 2], 2)}
+        row = {
+            "activation": name,
+            "nets": NETS,
+            "stacked, ms a net": round(ours[len(ours) // 2], 2),
+        }
         told.append({**row, **spread([theirs / mine for mine, theirs in measured])})
     torch.set_num_threads(before)
     return told
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     print(", ".join(f"{key} {value}" for key, value in machine().items()))

@@ -20,7 +20,19 @@ from tables import Rows, markdown, spread
 
 PYTHON = [sys.executable, "-c"]
 OURS = [sys.executable, "-m", "arelu_tl"]
-_TRAIN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--epochs", "1", "-j", "0", "--name", "m"]
+_TRAIN = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "--epochs",
+    "1",
+    "-j",
+    "0",
+    "--name",
+    "m",
+]
 
 
 def rows(rounds: int = 7) -> Rows:
@@ -34,11 +46,21 @@ def rows(rounds: int = 7) -> Rows:
             "arelu-tl compare (two runs)": [*OURS, "compare", "runs/m", "--output", "compared"],
             "python -c 'import torch, timm'": [*PYTHON, "import torch, timm"],
             "arelu-tl inspect resnet18": [*OURS, "inspect", "resnet18", "--no-pretrained"],
-            "python -c 'import onnxruntime, numpy, PIL.Image'": [*PYTHON, "import onnxruntime, numpy, PIL.Image"],
-            "arelu-tl predict model.onnx picture.png": [*OURS, "predict", "model.onnx", "picture.png"],
+            "python -c 'import onnxruntime, numpy, PIL.Image'": [
+                *PYTHON,
+                "import onnxruntime, numpy, PIL.Image",
+            ],
+            "arelu-tl predict model.onnx picture.png": [
+                *OURS,
+                "predict",
+                "model.onnx",
+                "picture.png",
+            ],
         }
         bare = {"arelu-tl inspect resnet18": "python -c 'import torch, timm'"}
-        bare["arelu-tl predict model.onnx picture.png"] = "python -c 'import onnxruntime, numpy, PIL.Image'"
+        bare["arelu-tl predict model.onnx picture.png"] = (
+            "python -c 'import onnxruntime, numpy, PIL.Image'"
+        )
         for command in commands.values():  # once for the disk
             _seconds(command, place)
         taken: dict[str, list[float]] = {name: [] for name in commands}
@@ -76,14 +98,23 @@ def _trained(place: Path) -> None:
         folder = place / "data" / label
         folder.mkdir(parents=True)
         for number in range(10):
-            Image.fromarray(stream.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    Image.fromarray(stream.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(place / "picture.png")
-    for command in (["finetune", "data", *_TRAIN], ["export", "runs/m", "--format", "onnx", "--output", "model.onnx"]):
+            Image.fromarray(stream.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+                folder / f"{number}.png"
+            )
+    Image.fromarray(stream.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        place / "picture.png"
+    )
+    for command in (
+        ["finetune", "data", *_TRAIN],
+        ["export", "runs/m", "--format", "onnx", "--output", "model.onnx"],
+    ):
         subprocess.run([*OURS, *command], cwd=place, capture_output=True, check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     print(markdown(rows(parser.parse_args().rounds)))
 

@@ -27,7 +27,10 @@ def markdown(rows: Rows) -> str:
     shown = ["least .. greatest" if head == "least" else head for head in heads]
     lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(heads)]
     for row in rows:
-        cells = [f"{row['least']} .. {row['greatest']}" if head == "least" else row[head] for head in heads]
+        cells = [
+            f"{row['least']} .. {row['greatest']}" if head == "least" else row[head]
+            for head in heads
+        ]
         lines.append("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -42,7 +45,9 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+        if hasattr(os, "sysconf")
+        else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "timm", "pillow", "onnxruntime", "arelu-tl")},
@@ -54,4 +59,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

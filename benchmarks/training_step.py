@@ -18,11 +18,17 @@ from tables import Rows, machine, markdown, spread
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from arelu_tl.records.settings import OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.step import Batch, Step, StepSettings
 
-CASES = [("resnet18", 160, 16), ("resnet50", 128, 8), ("tf_efficientnet_lite0", 160, 16), ("regnetx_002", 160, 16)]
+CASES = [
+    ("resnet18", 160, 16),
+    ("resnet50", 128, 8),
+    ("tf_efficientnet_lite0", 160, 16),
+    ("regnetx_002", 160, 16),
+]
 PARTS: dict[str, tuple[dict[str, Any], bool]] = {
     "channels_last": ({"channels_last": True}, False),
     "fused": ({}, True),
@@ -41,11 +47,13 @@ def net(name: str, *, arelu: bool, device: torch.device) -> nn.Module:
 
 def batch_of(size: int, pictures: int) -> Batch:
     stream = torch.Generator().manual_seed(0)
-    return torch.randn(pictures, 3, size, size, generator=stream), torch.randint(0, 10, (pictures,), generator=stream)
+    return torch.randn(pictures, 3, size, size, generator=stream), torch.randint(
+        0, 10, (pictures,), generator=stream
+    )
 
 
 def stepper(model: nn.Module, device: torch.device, *, fused: bool = True, **settings: Any) -> Step:
-    optimizer = make_optimizer(model, [], opt="adamw", lr=1e-5)
+    optimizer = make_optimizer(model, [], OptimizerSettings(opt="adamw", lr=1e-5))
     for group in optimizer.param_groups:
         group["fused"] = group["fused"] and fused
     step = Step(model, optimizer, StepSettings(**settings), device)
@@ -81,7 +89,9 @@ def saved_bytes(model: nn.Module, batch: Batch, device: torch.device) -> int:
     return sum(kept.values())
 
 
-def in_turns(steps: tuple[Step, Step], batch: Batch, device: torch.device, rounds: int) -> list[float]:
+def in_turns(
+    steps: tuple[Step, Step], batch: Batch, device: torch.device, rounds: int
+) -> list[float]:
     """Ratios of the first's seconds to the second's; the first round only warms up."""
     told = [[seconds(step, batch, device) for step in steps] for _ in range(rounds + 1)]
     return [ours / theirs for ours, theirs in told[1:]]
@@ -97,11 +107,15 @@ def rows(rounds: int = 7) -> Rows:
     for name, size, pictures in CASES:
         models = [net(name, arelu=arelu, device=device) for arelu in (True, False)]
         batch = batch_of(size, pictures)
-        arelu, relu = (stepper(model, device, channels_last=device.type == "cpu") for model in models)
+        arelu, relu = (
+            stepper(model, device, channels_last=device.type == "cpu") for model in models
+        )
         ratios = in_turns((arelu, relu), batch, device, rounds)
         ours, theirs = (saved_bytes(model, batch, device) for model in models)
         row = {"backbone": name, "input": size, "batch": pictures}
-        told.append({**row, **spread(ratios), "kept for backward, AReLU / ReLU": round(ours / theirs, 2)})
+        told.append(
+            {**row, **spread(ratios), "kept for backward, AReLU / ReLU": round(ours / theirs, 2)}
+        )
     return told
 
 
@@ -113,14 +127,26 @@ def part_rows(rounds: int = 5) -> Rows:
         for arelu in (False, True):
             for part, (settings, fused) in PARTS.items():
                 models = [net(name, arelu=arelu, device=device) for _ in range(2)]
-                steps = (stepper(models[0], device, fused=fused, **settings), stepper(models[1], device, fused=False))
+                steps = (
+                    stepper(models[0], device, fused=fused, **settings),
+                    stepper(models[1], device, fused=False),
+                )
                 ratios = in_turns(steps, batch, device, rounds)
-                told.append({"backbone": name, "arm": "arelu" if arelu else "relu", "part": part, **spread(ratios)})
+                told.append(
+                    {
+                        "backbone": name,
+                        "arm": "arelu" if arelu else "relu",
+                        "part": part,
+                        **spread(ratios),
+                    }
+                )
     return told
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--parts", action="store_true", help="what the parts of a step give")
     given = parser.parse_args()

@@ -7,7 +7,8 @@ inside = session.get_modelmeta().custom_metadata_map
 classes, how = json.loads(inside["classes"]), json.loads(inside["preprocessing"])
 picture = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 (w, h), (_, height, width) = picture.size, how["input_size"]
-tall, wide = int(height / how["crop_pct"]), int(width / how["crop_pct"])  # before the middle is cut out
+# before the middle is cut out
+tall, wide = int(height / how["crop_pct"]), int(width / how["crop_pct"])
 if tall == wide:  # the shorter side becomes that, the longer is cut to whole pixels
     w, h = (tall if a <= b else int(tall * a / b) for a, b in ((w, h), (h, w)))
 else:  # the first side that fits becomes its own, the other is rounded

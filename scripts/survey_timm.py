@@ -21,7 +21,9 @@ from arelu_tl.explain.sites.survey_table import SURVEY, write_survey
 
 
 def main(patterns: list[str]) -> int:
-    names = [n for n in timm.list_models() if not patterns or any(fnmatchcase(n, p) for p in patterns)]
+    names = [
+        n for n in timm.list_models() if not patterns or any(fnmatchcase(n, p) for p in patterns)
+    ]
     rows = [survey(name) for name in track(names, "surgery", console=Console(stderr=True))]
     refused = [row for row in rows if row.refusal]
     for row in refused:
@@ -32,7 +34,10 @@ def main(patterns: list[str]) -> int:
             print(row)
     else:
         write_survey(found, timm.__version__)
-        print(f"{SURVEY}: {len(found)} of {len(names)} architectures run a ReLU; {len(refused)} refused", file=sys.stderr)
+        print(
+            f"{SURVEY}: {len(found)} of {len(names)} architectures run a ReLU; {len(refused)} refused",
+            file=sys.stderr,
+        )
     return 1 if refused else 0
 
 

@@ -189,7 +189,11 @@ def start_command(*arguments: str | Path, cwd: Path, group: bool = False, **env:
 
 
 def run_command(
-    *arguments: str | Path, cwd: Path, preload: Path | None = None, killed_after: float = _PATIENCE_SECONDS, **env: str
+    *arguments: str | Path,
+    cwd: Path,
+    preload: Path | None = None,
+    killed_after: float = _PATIENCE_SECONDS,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """``arelu-tl ARGUMENTS`` in a forked process, which has torch already; ``preload`` goes in front of the C library.
 
@@ -198,12 +202,21 @@ def run_command(
     if sys.platform != "linux":  # where a fork may do without the libraries' threads
         return run_alone(*arguments, cwd=cwd, **env)
     words, environment = [*map(str, arguments)], {**os.environ, **ENVIRONMENT, **env}
-    return Started(words, cwd, environment, preload=preload, killed_after=killed_after).end(killed_after + 60)
+    return Started(words, cwd, environment, preload=preload, killed_after=killed_after).end(
+        killed_after + 60
+    )
 
 
-def start_code(code: str, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Started:
+def start_code(
+    code: str, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Started:
     """Start ``python -c CODE ARGUMENTS`` in a forked process; ``env`` is its whole environment, this process's when None."""
-    return Started([*map(str, arguments)], cwd or Path.cwd(), dict(os.environ if env is None else env), code=code)
+    return Started(
+        [*map(str, arguments)],
+        cwd or Path.cwd(),
+        dict(os.environ if env is None else env),
+        code=code,
+    )
 
 
 def run_code(
@@ -212,7 +225,15 @@ def run_code(
     """``python -c CODE ARGUMENTS`` in a forked process, for what is not about imports; see ``start_code``."""
     if sys.platform != "linux":
         words = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env, timeout=_PATIENCE_SECONDS, check=False)
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=env,
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
     return start_code(code, *arguments, cwd=cwd, env=env).end()
 
 
@@ -222,7 +243,11 @@ def begin_server(preload: Path | None = None) -> Path:
     server = subprocess.Popen(
         [sys.executable, "-c", _SERVER, str(place)],
         stdin=subprocess.PIPE,
-        env={**os.environ, **ENVIRONMENT, **({} if preload is None else {"LD_PRELOAD": str(preload)})},
+        env={
+            **os.environ,
+            **ENVIRONMENT,
+            **({} if preload is None else {"LD_PRELOAD": str(preload)}),
+        },
     )
     atexit.register(shutil.rmtree, place.parent, ignore_errors=True)
     atexit.register(server.communicate)  # whose end of input ends it

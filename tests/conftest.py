@@ -62,7 +62,9 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
                 folder.mkdir(parents=True)
                 for number in range(count):
                     noise = stream.integers(0, 120, (size, size, 3))
-                    Image.fromarray(np.clip(colour + noise - 60, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+                    Image.fromarray(np.clip(colour + noise - 60, 0, 255).astype(np.uint8)).save(
+                        folder / f"{number}.png"
+                    )
         return root
 
     return make

@@ -64,15 +64,37 @@ def write_run(
     losses = losses or [1 - value for value in top1]
     rows: list[dict[str, Any]] = []
     for number, (step, value, loss) in enumerate(zip(steps, top1, losses, strict=False)):
-        row = {"step": step, "epoch": 0, "split": "val", "loss": loss, "top1": value, "lr": config.lr}
+        row = {
+            "step": step,
+            "epoch": 0,
+            "split": "val",
+            "loss": loss,
+            "top1": value,
+            "lr": config.lr,
+        }
         row["seconds"] = seconds_a_step * step
         if correct is not None:
             row["correct"] = pack_flags(correct[number])
         if arm == "arelu":
-            row["sites"] = {f"act{i}": [0.1 * i + step / 1e4, 2.0 - step / 1e4] for i in range(sites)}
+            row["sites"] = {
+                f"act{i}": [0.1 * i + step / 1e4, 2.0 - step / 1e4] for i in range(sites)
+            }
         rows.append(row)
-    rows.insert(1, {"step": 10, "epoch": 1, "split": "train", "loss": 9.0, "top1": 0.99, "lr": config.lr, "seconds": 1.0})
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows.insert(
+        1,
+        {
+            "step": 10,
+            "epoch": 1,
+            "split": "train",
+            "loss": 9.0,
+            "top1": 0.99,
+            "lr": config.lr,
+            "seconds": 1.0,
+        },
+    )
+    (path / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     if right is None and correct is not None:
         right = correct[int(np.argmax(top1))].tolist()
     elif isinstance(right, int):
@@ -81,7 +103,10 @@ def write_run(
         with open(path / "predictions.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "predicted", "probability"])
-            writer.writerows([f"val/a/{i}.png", "a", "a" if good else "b", "0.900000"] for i, good in enumerate(right))
+            writer.writerows(
+                [f"val/a/{i}.png", "a", "a" if good else "b", "0.900000"]
+                for i, good in enumerate(right)
+            )
     if arm != "relu":
         replaced = [
             {
@@ -95,13 +120,28 @@ def write_run(
             }
             for i in range(sites)
         ]
-        surgery = {"arm": arm, "init": "calibrated", "batchnorm": batchnorm, "sites": replaced, "drift": None}
+        surgery = {
+            "arm": arm,
+            "init": "calibrated",
+            "batchnorm": batchnorm,
+            "sites": replaced,
+            "drift": None,
+        }
         if drift is not None:
             surgery["drift"] = {"relative": drift, "top1_agreement": 0.8, "images": 8}
         (path / "surgery.json").write_text(json.dumps(surgery), encoding="utf-8")
     if status is not None:
-        summary: dict[str, Any] = {"arm": arm, "lr": config.lr, "seed": config.seed, "status": status}
-        summary |= {"images_per_second": 50.0, "peak_memory_bytes": 1_000_000, "pairing": pairing or {}}
+        summary: dict[str, Any] = {
+            "arm": arm,
+            "lr": config.lr,
+            "seed": config.seed,
+            "status": status,
+        }
+        summary |= {
+            "images_per_second": 50.0,
+            "peak_memory_bytes": 1_000_000,
+            "pairing": pairing or {},
+        }
         summary |= told or {}
         if status == "failed":
             summary["error"] = "NonFiniteError: the training loss became nan"
@@ -110,7 +150,11 @@ def write_run(
 
 
 def draw_correct(
-    stream: np.random.Generator, curve: Sequence[float], pictures: int, *, difficulty: NDArray[np.float64] | None = None
+    stream: np.random.Generator,
+    curve: Sequence[float],
+    pictures: int,
+    *,
+    difficulty: NDArray[np.float64] | None = None,
 ) -> NDArray[np.bool_]:
     """What each evaluation of a run gets right (evaluations, pictures), with mean accuracy about ``curve``.
 

@@ -9,11 +9,21 @@ from arelu_tl.experiment.observer import Observer
 from arelu_tl.records.config import SweepConfig
 from arelu_tl.records.storage import read_rows
 
-TINY = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 2, "workers": 0, "name": "grid"}
+TINY = {
+    "model": "test_resnet",
+    "pretrained": False,
+    "img_size": 32,
+    "batch_size": 8,
+    "epochs": 2,
+    "workers": 0,
+    "name": "grid",
+}
 
 
 def grid(pictures: Path, place: Path, **settings: Any) -> SweepConfig:
-    return SweepConfig(**{**TINY, "data": pictures, "output": place, "lrs": [1e-3, 1e-2], **settings})
+    return SweepConfig(
+        **{**TINY, "data": pictures, "output": place, "lrs": [1e-3, 1e-2], **settings}
+    )
 
 
 class Watching(Observer):
@@ -31,7 +41,9 @@ class Watching(Observer):
     def cell_started(self, number: int, cells: int, name: str) -> None:
         self.trained.append(name)
 
-    def cell_ended(self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float) -> None:
+    def cell_ended(
+        self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float
+    ) -> None:
         self.trained.append(name)
         self.ended.append((status, done, cells))
 
@@ -41,4 +53,6 @@ class Watching(Observer):
 
 def rows(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl but for the seconds."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.jsonl")
+    ]

@@ -11,13 +11,19 @@ from pathlib import Path
 import pytest
 from commands import run_code, start_code, start_command
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="where a fork may do without the libraries' threads")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="where a fork may do without the libraries' threads"
+)
 
 
 def test_code_has_its_own_folder_environment_arguments_output_and_exit_code(tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), os.environ.get('A'), sys.argv); print('bad', file=sys.stderr); sys.exit(7)"
     done = run_code(code, "x y", cwd=tmp_path, env={"A": "1"})
-    assert (done.returncode, done.stdout, done.stderr) == (7, f"{tmp_path} 1 ['-c', 'x y']\n", "bad\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        7,
+        f"{tmp_path} 1 ['-c', 'x y']\n",
+        "bad\n",
+    )
     assert run_code("print('HOME' in __import__('os').environ)", env={}).stdout == "False\n"
 
 
@@ -34,7 +40,10 @@ def test_every_end_has_the_interpreters_code(code: str, exit_code: int, last: st
 
 def test_nothing_is_left_for_the_next_one() -> None:
     run_code("import timm, os; timm.left = 1; os.environ['LEFT'] = '1'")
-    assert run_code("import timm, os; print(hasattr(timm, 'left'), 'LEFT' in os.environ)").stdout == "False False\n"
+    assert (
+        run_code("import timm, os; print(hasattr(timm, 'left'), 'LEFT' in os.environ)").stdout
+        == "False False\n"
+    )
 
 
 def test_what_was_started_is_signalled_and_others_are_served_meanwhile(tmp_path: Path) -> None:

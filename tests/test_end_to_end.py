@@ -60,15 +60,23 @@ def test_reloaded_model_gives_the_trained_models_logits_bit_for_bit(demo: Path) 
     stored, _ = load_weights(run / "best.safetensors")
     assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
     folder = scan_folder(demo / "demo-data")
-    batches = make_eval_batches(folder.root, folder.splits["val"], eval_view(card.data_config), batch_size=32)
+    batches = make_eval_batches(
+        folder.root, folder.splits["val"], eval_view(card.data_config), batch_size=32
+    )
     result = evaluate(model, batches.epoch(), torch.device("cpu"))
     assert result.top1 == card.top1
-    best = next(r for r in read_rows(run / "metrics.jsonl") if r["split"] == "val" and r["step"] == card.step)
+    best = next(
+        r
+        for r in read_rows(run / "metrics.jsonl")
+        if r["split"] == "val" and r["step"] == card.step
+    )
     # The subprocess may have used another number of threads, whose sums differ in the last place.
     assert result.loss == pytest.approx(best["loss"], rel=1e-5)
 
 
-def test_reloaded_model_is_the_one_that_was_trained(tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reloaded_model_is_the_one_that_was_trained(
+    tmp_path: Path, make_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A spy keeps the very model that the loop trained; at its last step, the best, it must equal the reloaded one."""
     trained: list[torch.nn.Module] = []
 
@@ -94,7 +102,9 @@ def test_reloaded_model_is_the_one_that_was_trained(tmp_path: Path, make_folder:
 
 @pytest.mark.parametrize("arm", ["arelu", pytest.param("relu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("format_", ["safetensors", "onnx", "pt2"])
-def test_both_runs_leave_in_every_format_and_are_used(demo: Path, tmp_path: Path, arm: str, format_: str) -> None:
+def test_both_runs_leave_in_every_format_and_are_used(
+    demo: Path, tmp_path: Path, arm: str, format_: str
+) -> None:
     """The README's next commands."""
     run = demo / "runs" / "demo" / f"{arm}-lr0.0003-s0"
     out = tmp_path / ("out" if format_ == "safetensors" else f"out.{format_}")
@@ -112,7 +122,9 @@ def test_both_runs_leave_in_every_format_and_are_used(demo: Path, tmp_path: Path
         return
     pictures = sorted((demo / "demo-data" / "val").glob("*/*.png"))[::60]
     told = [run_command("predict", model, *pictures, "--json", cwd=demo) for model in (run, out)]
-    labels = [[each["predictions"][0]["label"] for each in json.loads(each.stdout)] for each in told]
+    labels = [
+        [each["predictions"][0]["label"] for each in json.loads(each.stdout)] for each in told
+    ]
     assert labels[0] == labels[1]
     assert len(labels[0]) > 3
     if format_ != "onnx":

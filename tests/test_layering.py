@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,11 @@ def _imports(path: Path, *, top_level: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
             # ``from arelu_tl import x``: of the package itself, x is what is imported.
-            found |= {f"arelu_tl.{a.name}" for a in node.names} if node.module == "arelu_tl" else {node.module}
+            found |= (
+                {f"arelu_tl.{a.name}" for a in node.names}
+                if node.module == "arelu_tl"
+                else {node.module}
+            )
     return found
 
 
@@ -66,7 +71,12 @@ def test_imports_point_downwards(path: Path) -> None:
 def test_helpers_of_tests_have_one_name() -> None:
     """Under a second one they are imported twice, with all that they keep, and pytest by itself does not find it."""
     tests = Path(__file__).parent
-    assert [(p.name, name) for p in tests.rglob("*.py") for name in _imports(p) if name.split(".")[0] == "tests"] == []
+    assert [
+        (p.name, name)
+        for p in tests.rglob("*.py")
+        for name in _imports(p)
+        if name.split(".")[0] == "tests"
+    ] == []
 
 
 def test_type_checkers_of_others_see_our_types() -> None:
@@ -92,6 +102,54 @@ def test_few_packages_see_the_whole_configuration() -> None:
         tree = ast.parse(path.read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
         assert "FinetuneConfig" not in names, path
+
+
+# What takes more than seven arguments, and why.
+MANY_PARAMETERS = {
+    "activation/": "what a kernel reads and writes, and what an activation is made of",
+    "cli/": "a parameter is an option",
+    "surgery/convert.py:convert": "the public function: its keywords are the settings",
+    "surgery/plan.py:make_plan": "the choices of a plan, by keyword",
+    "exporting/export.py:export": "the public function: its keywords are the settings",
+    "exporting/": "a form of export and what it is proved with",
+    "data/folder.py:scan_folder": "settings, and who listens",
+    "data/loader.py:": "by keyword, all but three with a default",
+    "models/evaluate.py:evaluate": "the public function: its keywords are the settings",
+    "training/fit.py:": "the loop's parts: model, batches, optimiser, schedule, settings, place, journal",
+    "experiment/run.py:train_run": "the run's parts, and its share of the machine",
+    "paper/nets/fit.py:train_stack": "the stack's parts",
+    "explain/features/show.py:_tile": "where a tile stands, and what is in it",
+}
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_function_fits_a_screen_and_takes_few_arguments(path: Path) -> None:
+    for function in _functions(path):
+        name = f"{path.relative_to(PACKAGE).as_posix()}:{function.name}"
+        assert sum(isinstance(node, ast.stmt) for node in ast.walk(function)) <= 81, name
+        taken = function.args
+        names = [a.arg for a in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
+        if len([n for n in names if n not in ("self", "cls")]) > 7:
+            assert any(name.startswith(known) for known in MANY_PARAMETERS), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_lines_fit_and_docstrings_begin_with_a_summary(path: Path) -> None:
+    text = path.read_text()
+    assert [line for line in text.splitlines() if len(line) > 100] == []
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree) or path.name == "__main__.py", "a module says what it is for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (told := ast.get_docstring(node)):
+            first = told.splitlines()[0]
+            sections = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:")
+            assert not first.startswith(sections), f"{node.name}: {first}"
 
 
 @pytest.mark.parametrize(

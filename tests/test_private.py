@@ -22,7 +22,9 @@ from arelu_tl.private import make_private, who_else_writes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="permissions of another kind")
 ROOM = 10**9
-compiled = pytest.mark.skipif(fused.kernel_state().startswith("portable"), reason=fused.kernel_state())
+compiled = pytest.mark.skipif(
+    fused.kernel_state().startswith("portable"), reason=fused.kernel_state()
+)
 
 
 def mode(path: Path) -> int:
@@ -74,7 +76,9 @@ def test_what_is_missing_is_made_for_this_user_alone(cache: Path, tmp_path: Path
 
 @pytest.mark.parametrize("opening", OPENINGS)
 @pytest.mark.parametrize("at", [".", "..", "../.."])
-def test_whoever_could_change_or_exchange_it_is_named(opening: Callable[[Path], None], at: str, cache: Path) -> None:
+def test_whoever_could_change_or_exchange_it_is_named(
+    opening: Callable[[Path], None], at: str, cache: Path
+) -> None:
     make_private(cache)
     folder = (cache / at).resolve()
     opening(folder)
@@ -133,10 +137,15 @@ def test_a_kernel_is_never_loaded_from_where_others_can_write(
 
 
 @compiled
-def test_a_kernel_that_others_can_write_to_is_built_anew(cache: Path, build: Callable[[], tuple[str, Path]]) -> None:
+def test_a_kernel_that_others_can_write_to_is_built_anew(
+    cache: Path, build: Callable[[], tuple[str, Path]]
+) -> None:
     _, path = build()
     sound = path.read_bytes()
-    for spoil in (lambda: path.chmod(0o777), lambda: os.chown(path, 12345, -1) if os.geteuid() == 0 else path.chmod(0o707)):
+    for spoil in (
+        lambda: path.chmod(0o777),
+        lambda: os.chown(path, 12345, -1) if os.geteuid() == 0 else path.chmod(0o707),
+    ):
         path.unlink()  # it is mapped into this process
         path.write_bytes(b"somebody else's")
         spoil()
@@ -157,7 +166,10 @@ def test_a_study_says_that_its_kernel_is_built_anew(cache: Path, make_folder: An
     make_private(cache)
     cache.chmod(0o777)
     seen = Watching()
-    sweep(grid(make_folder(), cache.parent, arms=["relu"], lrs=[1e-3], epochs=1, cache="off"), observer=seen)
+    sweep(
+        grid(make_folder(), cache.parent, arms=["relu"], lrs=[1e-3], epochs=1, cache="off"),
+        observer=seen,
+    )
     (told,) = [note for note in seen.notes if "built anew" in note]
     assert f"others can write to {cache} (chmod go-w)" in told
 
@@ -177,7 +189,9 @@ def test_the_folder_one_stands_in_is_no_cache(
 
 @pytest.mark.parametrize("opening", OPENINGS)
 @pytest.mark.parametrize("at", ["pictures", "pictures/..", "pictures/../.."])
-def test_no_picture_is_taken_from_where_others_can_write(opening: Callable[[Path], None], at: str, cache: Path) -> None:
+def test_no_picture_is_taken_from_where_others_can_write(
+    opening: Callable[[Path], None], at: str, cache: Path
+) -> None:
     with open_cache("disk", ROOM) as kept:
         assert kept is not None
         assert [mode(p) for p in (kept.root, kept.root.parent, cache)] == [0o700] * 3

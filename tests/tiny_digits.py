@@ -26,4 +26,6 @@ def write_mnist(root: Path, kind: str = "MNIST", *, train: int = TRAIN, test: in
 
 
 def _write(path: Path, values: NDArray[np.uint8]) -> None:
-    path.write_bytes(struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes())
+    path.write_bytes(
+        struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes()
+    )

@@ -29,7 +29,9 @@ def disturb(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights, statistics, alphas and betas as training might leave them, all different; some alphas at their limits."""
     stream = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for number, module in enumerate(m for m in model.modules() if isinstance(m, AReLU | nn.BatchNorm2d)):
+        for number, module in enumerate(
+            m for m in model.modules() if isinstance(m, AReLU | nn.BatchNorm2d)
+        ):
             if isinstance(module, AReLU):
                 module.alpha.uniform_(0.01, 0.99, generator=stream)
                 if number % 3 == 0:
@@ -69,10 +71,14 @@ def write_trained_run(
     if data is not None:
         names = sorted(p.name for p in (data / "train").iterdir())
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=len(names), **({"img_size": size} if fixed else {}), **(model_args or {}))
+    model = timm.create_model(
+        name, num_classes=len(names), **({"img_size": size} if fixed else {}), **(model_args or {})
+    )
     sites: list[dict[str, Any]] = []
     if arm != "relu":
-        sites = arelu_tl.convert(model, arm=arm, example_input=torch.zeros(2, 3, size, size), **options).to_json()["sites"]
+        sites = arelu_tl.convert(
+            model, arm=arm, example_input=torch.zeros(2, 3, size, size), **options
+        ).to_json()["sites"]
     disturb(model)
     run = write_run(study, arm, top1=[0.2, 0.5], model=name, data=data, img_size=size)
     card = ModelCard(
@@ -87,5 +93,7 @@ def write_trained_run(
             writer = csv.writer(file)
             writer.writerow(["path", "label", "split"])
             for path in sorted(data.rglob("*.png")):
-                writer.writerow([path.relative_to(data).as_posix(), path.parent.name, path.parent.parent.name])
+                writer.writerow(
+                    [path.relative_to(data).as_posix(), path.parent.name, path.parent.parent.name]
+                )
     return run

@@ -1,1 +1,1 @@
-"""AReLU, the controls and rivals that can stand in its place, and the kernels that compute them."""
+"""AReLU, the controls and rivals that can replace it, and the kernels that compute them."""

@@ -1,4 +1,7 @@
-"""Element-wise, sign-based attention on top of any activation: the mechanism of which AReLU is the case over ReLU."""
+"""Element-wise, sign-based attention (ELSA) on top of any activation.
+
+AReLU is this mechanism on top of ReLU.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,20 @@ from arelu_tl.activation.layout import over_channels
 
 
 def attention_map(x: Tensor, alpha: Tensor, beta: Tensor, *, channel_dim: int = 1) -> Tensor:
-    """The attention Phi over the pre-activation ``x``, expanded to its full shape (arXiv 2006.13858, section 3).
+    """Compute the attention Phi of the pre-activation ``x``, full shape (arXiv 2006.13858, sec. 3).
 
         Phi = sigmoid(beta)               x >= 0
         Phi = clamp(alpha, 0.01, 0.99)    x <  0
 
     Args:
         x: pre-activations, any shape.
-        alpha, beta: of one number, or (C,) for C channels in ``channel_dim``.
+        alpha, beta: shape (1,), or (C,) for C channels in ``channel_dim``.
+        channel_dim: dimension of the channels.
 
     Returns:
-        a map of the shape and format of ``x``, differentiable in alpha and beta.
+        A map with the shape and dtype of ``x``, differentiable in alpha and beta.
     """
-    # Not clamp's own gradient: an alpha that stands on a bound has to be able to leave it, as AReLU's can.
+    # Not clamp's own gradient: an alpha on a bound must be able to leave it, as AReLU's can.
     within = (alpha >= ALPHA_MIN) & (alpha <= ALPHA_MAX)
     bounded = torch.where(within, alpha, alpha.detach().clamp(ALPHA_MIN, ALPHA_MAX))
     low, high = (over_channels(p.to(x.dtype), x, channel_dim) for p in (bounded, beta.sigmoid()))
@@ -31,32 +35,34 @@ def attention_map(x: Tensor, alpha: Tensor, beta: Tensor, *, channel_dim: int = 
 
 
 def modulate(x: Tensor, attention: Tensor) -> Tensor:
-    """The modulator Psi: the product, element by element, of the pre-activation and its attention.
+    """Apply the modulator Psi: the element-wise product of the pre-activation and its attention.
 
     Shape:
-        any and the same -> same.
+        two of the same shape -> same.
     """
     return attention * x
 
 
 class ELSA(nn.Module):
-    """``activation(x) + L(x; alpha, beta)``, L the pre-activation modulated by its attention (arXiv 2006.13858, equation 2).
+    """``activation(x) + L(x; alpha, beta)`` (arXiv 2006.13858, equation 2).
 
-    Over ReLU it is AReLU: positives get 1 + sigmoid(beta), negatives clamp(alpha). At x = 0 alone their derivatives differ:
-    here what the product gives, the activation's own plus sigmoid(beta); there 0, as the authors' code has it.
+    L is the pre-activation modulated by its attention. Over ReLU it is AReLU: positives get 1 +
+    sigmoid(beta), negatives clamp(alpha). Only the derivatives at x = 0 differ: here it is that of
+    the sum, the activation's own plus sigmoid(beta); in AReLU it is 0, as in the authors' code.
 
     Args:
         activation: any element-wise module that works out of place; None for L alone.
         alpha: initial attention of negative elements, in [0.01, 0.99].
         beta: initial attention of positive elements, before the sigmoid.
-        num_parameters: 1 for one alpha and beta, C for one pair a channel.
+        num_parameters: 1 for one alpha and beta, C for one pair per channel.
         channel_dim: dimension of those channels.
 
     Shape:
-        any -> same; C channels in ``channel_dim`` where ``num_parameters`` is C > 1.
+        any -> same; C channels in ``channel_dim`` if ``num_parameters`` is C > 1.
 
     Raises:
-        ConfigError: alpha out of its range, beta no number, ``num_parameters`` less than 1.
+        ConfigError: alpha is out of its range, beta is NaN or infinite, or ``num_parameters`` is
+            less than 1.
     """
 
     def __init__(
@@ -76,9 +82,10 @@ class ELSA(nn.Module):
         self.beta = nn.Parameter(torch.full((num_parameters,), float(beta)))
 
     def attention(self, x: Tensor) -> Tensor:
-        """Phi, of the shape of ``x``."""
+        """Return Phi, in the shape of ``x``."""
         return attention_map(x, self.alpha, self.beta, channel_dim=self.channel_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ``activation(x) + L(x)``."""
         attended = modulate(x, self.attention(x))
         return attended if self.activation is None else self.activation(x) + attended

@@ -1,7 +1,8 @@
-"""AReLU on the processor in one pass over memory each way: a small C file, built on first use where there is a compiler.
+"""AReLU on the CPU in one pass over memory in each direction.
 
-ATen needs several passes forward and a dozen backward for what ReLU does in one. Without a compiler everything works as before,
-slower, and ``kernel_state`` says why.
+The kernel is a small C file, built on first use if there is a compiler. ATen needs several passes
+forward and a dozen backward where ReLU needs one. Without a compiler everything still works, only
+slower, and ``kernel_state`` gives the reason.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ _ONE_THREAD = 65_536
 
 
 def kernel_state() -> str:
-    """What AReLU runs on the processor, in words: "fused (...)" or "portable: " and why."""
+    """Describe how AReLU runs on the CPU: "fused (...)", or "portable: " and the reason."""
     return _build()[1]
 
 
 def serves(x: Tensor, channels: int, channel_dim: int) -> bool:
-    """Whether the kernel can take ``x``: a format that it knows, in the processor's memory without gaps, not being traced."""
+    """Whether the kernel can process ``x``.
+
+    It needs a supported dtype and contiguous CPU memory, and ``x`` must not be traced.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, torch.nn.Parameter)
@@ -42,11 +46,25 @@ def serves(x: Tensor, channels: int, channel_dim: int) -> bool:
     )
 
 
-def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int, *, inplace: bool) -> Tensor:
-    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere, in ``x`` itself or in a tensor like it.
+def forward(
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    cap: float | None,
+    channel_dim: int,
+    *,
+    inplace: bool,
+) -> Tensor:
+    """Compute ``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere.
+
+    The result is written to ``x`` itself or to a tensor like it.
 
     Args:
-        positive, negative: slopes, shape (1,) or (C,), without gaps, in the format that ``x`` is computed in.
+        x: the map.
+        positive, negative: slopes, shape (1,) or (C,), contiguous, in the dtype of the computation.
+        cap: upper bound of the output, or None.
+        channel_dim: dimension of the channels.
+        inplace: write to ``x``.
     """
     y = x if inplace else torch.empty_like(x)
     run, _ = _library()[x.dtype]
@@ -58,15 +76,20 @@ def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, ch
 
 
 def backward(
-    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int,
+    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None,
+    channel_dim: int,
     *, output: bool, summed: bool,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
-    """(gradient of x, sums of grad * kept where kept > 0 and where kept < 0); nothing flows where the cap was reached.
+    """Return (gradient of x, sums of grad * kept where kept > 0 and where kept < 0).
+
+    The gradient is 0 where the cap was reached.
 
     Args:
-        grad: of the output, as ``kept`` in shape.
-        kept: the input, or with ``output`` the output.
-        summed: whether the sums, each (1,) or (C,) in float64, are wanted; they cost nothing.
+        grad: gradient of the output, same shape as ``kept``.
+        kept: the input, or the output if ``output`` is set.
+        positive, negative, cap, channel_dim: as in ``forward``.
+        output: whether ``kept`` is the output.
+        summed: whether to return the sums, each (1,) or (C,) in float64; they cost nothing extra.
     """
     if grad.stride() != kept.stride() or grad.dtype is not kept.dtype or type(grad) is not Tensor:
         grad = torch.empty_like(kept).copy_(grad)
@@ -76,7 +99,8 @@ def backward(
     sums = torch.empty((form[1], 2), dtype=torch.float64)
     _, run = _library()[kept.dtype]
     run(
-        grad.data_ptr(), kept.data_ptr(), grad_x.data_ptr(), *form, positive.data_ptr(), negative.data_ptr(),
+        grad.data_ptr(), kept.data_ptr(), grad_x.data_ptr(), *form, positive.data_ptr(),
+        negative.data_ptr(),
         _cap(cap), output, partial.data_ptr(), sums.data_ptr(), _threads(kept),
     )  # fmt: skip
     return grad_x, (sums[:, 0], sums[:, 1]) if summed else None
@@ -84,7 +108,7 @@ def backward(
 
 def _form(x: Tensor, slope: Tensor, channel_dim: int) -> tuple[int, int, int]:
     form = blocks_of(x, slope.numel(), channel_dim)
-    assert form is not None  # ``serves`` has looked
+    assert form is not None  # checked by ``serves``
     return form
 
 
@@ -97,7 +121,7 @@ def _threads(x: Tensor) -> int:
 
 
 def _room(form: tuple[int, int, int]) -> int:
-    """How many numbers a backward pass needs to sum in."""
+    """Return how many numbers a backward pass needs for its sums."""
     library = _build()[0]
     assert library is not None
     return int(library.two_slope_partial(*form))
@@ -105,19 +129,21 @@ def _room(form: tuple[int, int, int]) -> int:
 
 @lru_cache(maxsize=1)
 def _library() -> dict[torch.dtype, tuple[Any, Any]]:
-    """{format: (forward, backward)}."""
+    """Return {dtype: (forward, backward)}."""
     library = _build()[0]
     assert library is not None
     return {dtype: _passes(library, name) for dtype, name in _FORMATS.items()}
 
 
 def _passes(library: ctypes.CDLL, name: str) -> tuple[Any, Any]:
-    return getattr(library, f"two_slope_forward_{name}"), getattr(library, f"two_slope_backward_{name}")
+    return getattr(library, f"two_slope_forward_{name}"), getattr(
+        library, f"two_slope_backward_{name}"
+    )
 
 
 @lru_cache(maxsize=1)
 def _build() -> tuple[ctypes.CDLL | None, str]:
-    """(the library, what it is); (None, why there is none)."""
+    """Return (the library, its description), or (None, the reason)."""
     library, state = native.build(SOURCE, [BODY])
     return None if library is None else _declared(library), state
 
@@ -128,6 +154,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in _FORMATS.values():
         forward_pass, backward_pass = _passes(library, name)
         forward_pass.argtypes = [pointer] * 2 + [size] * 3 + [pointer] * 2 + [number, count]
-        backward_pass.argtypes = [pointer] * 3 + [size] * 3 + [pointer] * 2 + [number, count] + [pointer] * 2 + [count]
+        backward_pass.argtypes = (
+            [pointer] * 3 + [size] * 3 + [pointer] * 2 + [number, count] + [pointer] * 2 + [count]
+        )
         forward_pass.restype = backward_pass.restype = None
     return library

@@ -1,7 +1,7 @@
-"""The two-slope map as operators of torch's own kind, ``torch.ops.arelu_tl.two_slope`` and its backward.
+"""The two-slope map as custom torch operators: ``torch.ops.arelu_tl.two_slope`` and its backward.
 
-They run the body that serves a map best, and compilers and exporters take them for one step of which they know the shapes and
-the gradient. ``arelu`` itself does not go through them: see ``functional``.
+They run the best body for a map. Compilers and exporters treat them as one step with known shapes
+and gradient. ``arelu`` itself does not use them: see ``functional``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from arelu_tl.activation.layout import accumulation_dtype, as_stored, check_para
 
 
 @torch.library.custom_op("arelu_tl::two_slope", mutates_args=())
-def two_slope(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1) -> Tensor:
-    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
+def two_slope(
+    x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1
+) -> Tensor:
+    """Compute ``min(cap, positive * x)`` where x >= 0, ``negative * x`` where x < 0.
 
     Args:
-        x: any shape that has dimension ``channel_dim`` where slopes are per channel, any floating dtype.
+        x: any floating dtype, any shape (with dimension ``channel_dim`` if slopes are per channel).
         positive: slope on the positive side, shape (1,) or (C,); greater than 0.
         negative: slope on the negative side, same shape; at least 0, at most ``positive``.
-        cap: upper bound of the output; its gradient at and above the bound is 0, as at x = 0.
+        cap: upper bound of the output; the gradient at and above the bound is 0, as at x = 0.
         channel_dim: dimension that (C,) slopes belong to.
 
     Returns:
@@ -32,31 +34,51 @@ def two_slope(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None =
     """
     check_parameters(x, positive, channel_dim)
     body = body_for(x, positive.numel(), channel_dim)
-    return body.forward(x, *_slopes(x, positive, negative), _cap(x, cap), channel_dim, inplace=False)
+    return body.forward(
+        x, *_slopes(x, positive, negative), _cap(x, cap), channel_dim, inplace=False
+    )
 
 
 @two_slope.register_fake
-def _(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1) -> Tensor:
+def _(
+    x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1
+) -> Tensor:
     check_parameters(x, positive, channel_dim)
     return torch.empty_like(x)
 
 
 @torch.library.custom_op("arelu_tl::two_slope_backward", mutates_args=())
 def two_slope_backward(
-    grad: Tensor, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1
+    grad: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    cap: float | None = None,
+    channel_dim: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``two_slope`` to x, positive and negative, given that of its output."""
+    """Return the gradients of ``two_slope`` for x, positive and negative, from its output's."""
     body = body_for(x, positive.numel(), channel_dim)
     grad_x, sums = body.backward(
-        grad, x, *_slopes(x, positive, negative), _cap(x, cap), channel_dim, output=False, summed=True
-    )  # fmt: skip
+        grad,
+        x,
+        *_slopes(x, positive, negative),
+        _cap(x, cap),
+        channel_dim,
+        output=False,
+        summed=True,
+    )
     assert sums is not None
     return grad_x, sums[0].to(positive.dtype, copy=True), sums[1].to(negative.dtype, copy=True)
 
 
 @two_slope_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, positive: Tensor, negative: Tensor, cap: float | None = None, channel_dim: int = 1
+    grad: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    cap: float | None = None,
+    channel_dim: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(positive), torch.empty_like(negative)
 
@@ -69,10 +91,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, positive, negative = ctx.saved_tensors
     if not torch.is_grad_enabled():
-        return (*two_slope_backward(grad, x, positive, negative, ctx.cap, ctx.channel_dim), None, None)
-    # They are to be differentiated in their turn, which torch does with its own operators.
+        return (
+            *two_slope_backward(grad, x, positive, negative, ctx.cap, ctx.channel_dim),
+            None,
+            None,
+        )
+    # These may be differentiated again, which torch can do with its own operators.
     slopes, cap = _slopes(x, positive, negative), _cap(x, ctx.cap)
-    grad_x, sums = portable.differentiable_backward(grad, x, *slopes, cap, ctx.channel_dim, output=False, summed=True)
+    grad_x, sums = portable.differentiable_backward(
+        grad, x, *slopes, cap, ctx.channel_dim, output=False, summed=True
+    )
     assert sums is not None
     return grad_x, sums[0].to(positive.dtype), sums[1].to(negative.dtype), None, None
 

@@ -1,4 +1,7 @@
-"""The two-slope map by ATen's operators: what every device and every number format has, and what compilers can look into."""
+"""The two-slope map by ATen's operators.
+
+They exist for every device and dtype, and compilers can look into them.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,33 @@ from arelu_tl.activation.layout import accumulation_dtype, blocks_of, over_chann
 
 _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.grad_input
-# Elements that ATen's operators take in turn before the next are taken: what lies between two of them stays in the cache, so
-# that main memory is read and written about once. Fewer, and starting the operators, or threads that wait for each other after
-# each, is what takes the time.
+# Number of elements that ATen's operators process at a time: intermediate results stay in the
+# cache, so that main memory is read and written about once. With smaller blocks, starting the
+# operators and waiting for threads after each would dominate.
 _BLOCK = 524_288
 
 Sums = tuple[Tensor, Tensor]
 
 
-def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int, *, inplace: bool) -> Tensor:
-    """``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere, in ``x`` itself or in a tensor like it.
+def forward(
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    cap: float | None,
+    channel_dim: int,
+    *,
+    inplace: bool,
+) -> Tensor:
+    """Compute ``min(cap, positive * x)`` where x >= 0, ``negative * x`` elsewhere.
+
+    The result is written to ``x`` itself or to a tensor like it.
 
     Args:
-        positive, negative: slopes, shape (1,) or (C,), in the format that ``x`` is computed in.
+        x: the map.
+        positive, negative: slopes, shape (1,) or (C,), in the dtype of the computation.
+        cap: upper bound of the output, or None.
+        channel_dim: dimension of the channels.
+        inplace: write to ``x``.
     """
     form = _in_blocks(x, positive.numel(), channel_dim)
     if form is None:
@@ -32,12 +49,16 @@ def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, ch
     y = x if inplace else torch.empty_like(x)
     pos, neg = (_slope_of_blocks(slope) for slope in (positive, negative))
     parts = _parts(form)
-    one, two = _scratch(x, form, parts), _scratch(x, form, parts) if x.dtype is not positive.dtype else None
+    one, two = (
+        _scratch(x, form, parts),
+        _scratch(x, form, parts) if x.dtype is not positive.dtype else None,
+    )
     for source, target in zip(_cut(x, form, parts), _cut(y, form, parts), strict=True):
         suppressed = one if len(one) == len(source) else one[: len(source)]
         if two is None:
-            # Both slopes are positive and negative <= positive, so the larger product is the right branch, and each product
-            # is rounded once: the result equals the paper's relu(x) * p - relu(-x) * n to the last bit.
+            # Both slopes are positive and negative <= positive, so the larger product is the right
+            # branch. Each product is rounded once, so the result equals the paper's relu(x) * p -
+            # relu(-x) * n bit for bit.
             torch.mul(source, neg, out=suppressed)
             amplified = torch.mul(source, pos, out=target)
             torch.maximum(amplified, suppressed, out=target)
@@ -52,19 +73,26 @@ def forward(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, ch
 
 
 def backward(
-    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int,
+    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None,
+    channel_dim: int,
     *, output: bool, summed: bool,
 ) -> tuple[Tensor, Sums | None]:  # fmt: skip
-    """(gradient of x, sums of grad * kept where kept > 0 and where kept < 0); nothing flows where the cap was reached.
+    """Return (gradient of x, sums of grad * kept where kept > 0 and where kept < 0).
+
+    The gradient is 0 where the cap was reached.
 
     Args:
-        grad: of the output, as ``kept`` in shape.
-        kept: the input, or with ``output`` the output.
-        summed: whether the sums, each (1,) or (C,), are wanted.
+        grad: gradient of the output, same shape as ``kept``.
+        kept: the input, or the output if ``output`` is set.
+        positive, negative, cap, channel_dim: as in ``forward``.
+        output: whether ``kept`` is the output.
+        summed: whether to return the sums, each (1,) or (C,).
     """
     form = _in_blocks(kept, positive.numel(), channel_dim)
     if form is None:
-        return differentiable_backward(grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed)
+        return differentiable_backward(
+            grad, kept, positive, negative, cap, channel_dim, output=output, summed=summed
+        )
     if grad.stride() != kept.stride() or type(grad) is not Tensor:
         grad = torch.empty_like(kept).copy_(grad)
     grad_x = torch.empty_like(kept)
@@ -73,18 +101,24 @@ def backward(
     parts = _parts(form)
     scratch = [_scratch(kept, form, parts) for _ in range(1 if kept.dtype is positive.dtype else 4)]
     above, below = [], []
-    for upstream, at, target in zip(*(_cut(t, form, parts) for t in (grad, kept, grad_x)), strict=True):
+    for upstream, at, target in zip(
+        *(_cut(t, form, parts) for t in (grad, kept, grad_x)), strict=True
+    ):
         first, *others = (t if len(t) == len(at) else t[: len(at)] for t in scratch)
-        second, g, k = (others[0], others[1].copy_(upstream), others[2].copy_(at)) if others else (target, upstream, at)
+        second, g, k = (
+            (others[0], others[1].copy_(upstream), others[2].copy_(at))
+            if others
+            else (target, upstream, at)
+        )
         if cap is not None:
             g = g.masked_fill(k >= cap if output else k * pos >= cap, 0)
         _threshold_backward(g, k, 0, grad_input=second)
-        # The gradient where k < 0 and no gradient at 0 itself, as the paper's code has it.
+        # The gradient where k < 0; it is 0 at 0 itself, as in the paper's code.
         _hardtanh_backward(g, k, -math.inf, 0, grad_input=first)
         if summed:
             above.append(_sum_of_products(second, k))
             below.append(_sum_of_products(first, k))
-        # One of the two is 0, so that the sum is rounded no more than the product.
+        # One of the two is 0, so the sum adds no rounding to that of the product.
         second.mul_(pos)
         if one_slope is None:
             second.add_(first.mul_(neg))
@@ -102,20 +136,27 @@ def backward(
 
 
 def _in_blocks(x: Tensor, channels: int, channel_dim: int) -> tuple[int, int, int] | None:
-    """The form that ``x`` is worked on in by blocks; None where it is taken whole: by a compiler, on a GPU, with gaps."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) not in (Tensor, torch.nn.Parameter):
+    """Return the form in which ``x`` is processed by blocks.
+
+    None if it is processed as a whole: by a compiler, on a GPU, or with gaps.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    ):
         return None
     return blocks_of(x, channels, channel_dim)
 
 
 def _parts(form: tuple[int, int, int]) -> int:
-    """Entries of the leading dimension that make a block."""
+    """Return how many entries of the leading dimension make a block."""
     outer, channels, inner = form
     return _BLOCK if channels == 1 else max(1, min(outer, _BLOCK // max(1, channels * inner)))
 
 
 def _cut(x: Tensor, form: tuple[int, int, int], parts: int) -> tuple[Tensor, ...]:
-    """``x`` block by block, each of one dimension or, with slopes for channels, as (outer, C, inner)."""
+    """Split ``x`` into blocks, flat or, with slopes per channel, as (outer, C, inner)."""
     if x.numel() == 0:
         return ()
     outer, channels, inner = form
@@ -139,17 +180,26 @@ def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a, b).view(1) if a.dim() == 1 else (a * b).sum((0, 2))
 
 
-def _forward_of_all(x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int) -> Tensor:
+def _forward_of_all(
+    x: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int
+) -> Tensor:
     wide = x.to(positive.dtype)
-    y = torch.maximum(wide * over_channels(positive, x, channel_dim), wide * over_channels(negative, x, channel_dim))
+    y = torch.maximum(
+        wide * over_channels(positive, x, channel_dim),
+        wide * over_channels(negative, x, channel_dim),
+    )
     return (y if cap is None else y.clamp(max=cap)).to(x.dtype)
 
 
 def differentiable_backward(
-    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None, channel_dim: int,
+    grad: Tensor, kept: Tensor, positive: Tensor, negative: Tensor, cap: float | None,
+    channel_dim: int,
     *, output: bool, summed: bool,
 ) -> tuple[Tensor, Sums | None]:  # fmt: skip
-    """``backward`` of the map as a whole by operators out of place, which torch differentiates in each of the tensors."""
+    """Compute ``backward`` for the whole map by out-of-place operators.
+
+    torch can differentiate it in each of the tensors.
+    """
     g, k = grad.to(positive.dtype), kept.to(positive.dtype)
     pos, neg = (over_channels(slope, kept, channel_dim) for slope in (positive, negative))
     if cap is not None:
@@ -157,8 +207,10 @@ def differentiable_backward(
     grad_x = torch.where(k > 0, g * pos, (g * neg).masked_fill(k == 0, 0)).to(kept.dtype)
     if not summed:
         return grad_x, None
-    # Widened before they were multiplied: under a loss scale the products themselves leave float16's range.
-    # No clamp: to a surgery around the compiler that traces this, it would be a ReLU of the net's.
+    # Widened before the multiplication: under a loss scale the products themselves exceed float16's
+    # range.
+    # No clamp: surgery on a net that traces this through a compiler would take it for a ReLU of the
+    # net.
     product = g * k
     products = product.masked_fill(k <= 0, 0), product.masked_fill(k >= 0, 0)
     if positive.numel() == 1:

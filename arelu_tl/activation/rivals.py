@@ -1,8 +1,8 @@
-"""The paper's rivals that torch has no module for: APL, Combine, PAU and SLAF, which learn, and Maxout.
+"""The paper's rivals that torch lacks: APL, Combine, PAU and SLAF, which learn, and Maxout.
 
-Every one is plain tensor operations, so that autograd, ``torch.func`` and any device take it; a symbolic trace, which cannot see
-how many parameters there are, takes each for one step. Parameters may be kept wider than
-the maps that they act on; the result has the map's format.
+All are plain tensor operations, so that autograd, ``torch.func`` and any device support them. A
+symbolic trace, which cannot see how many parameters there are, records each as one step. Parameters
+may have a wider dtype than the maps; the result has the map's dtype.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from arelu_tl.activation.layout import accumulation_dtype
 from arelu_tl.errors import ConfigError
 
-# Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], which they are within 0.03 of.
+# Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], with an error below 0.03.
 _PAU_NUMERATOR = (
-    0.02979246288526298, 0.6183773789612337, 2.3233520651936353, 3.052026602542499, 1.4854800210559198, 0.251037168372098,
+    0.02979246288526298, 0.6183773789612337, 2.3233520651936353, 3.052026602542499,
+    1.4854800210559198, 0.251037168372098,
 )  # fmt: skip
 _PAU_DENOMINATOR = (-1.1420122633320064, 4.393228336652794, 0.8715444974667658, 0.34720651626640646)
 
@@ -25,15 +26,16 @@ _Device = torch.device | str | None
 
 
 class Positive(nn.Module):
-    """max(0, x) as a rival's part: equal to ReLU in values and gradients, NaN for NaN.
+    """max(0, x) as a part of a rival: equal to ReLU in values and gradients, and NaN for NaN.
 
-    Written without torch's ReLU because surgery, which lets none stay in a net, would find it.
+    It does not use torch's ReLU, which surgery would find: it lets no ReLU stay in a net.
 
     Shape:
         any -> same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         return _positive(x)
 
 
@@ -46,10 +48,10 @@ class APL(nn.Module):
 
         y = max(0, x) + sum_s a_s * max(0, b_s - x)
 
-    Starts as the AReLU authors' code does: one hinge, a = 0.2, b = 0.5.
+    It starts as in the AReLU authors' code: one hinge, a = 0.2, b = 0.5.
 
     Args:
-        hinges: terms of the sum; two parameters each.
+        hinges: number of terms of the sum, with two parameters each.
         a, b: initial values of every term.
         device, dtype: of the parameters, as in torch.nn.
 
@@ -61,7 +63,13 @@ class APL(nn.Module):
     """
 
     def __init__(
-        self, hinges: int = 1, *, a: float = 0.2, b: float = 0.5, device: _Device = None, dtype: torch.dtype | None = None
+        self,
+        hinges: int = 1,
+        *,
+        a: float = 0.2,
+        b: float = 0.5,
+        device: _Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if hinges < 1:
@@ -70,6 +78,7 @@ class APL(nn.Module):
         self.b = nn.Parameter(torch.full((hinges,), b, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         return _apl(x, self.a, self.b)
 
 
@@ -82,11 +91,11 @@ def _apl(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 class Combine(nn.Module):
-    """Learned combination of the identity and ReLU (Manessi and Rozza, arXiv 1801.09403), weights adding up to 1.
+    """Learned combination of the identity and ReLU (Manessi and Rozza, arXiv 1801.09403).
 
         y = p * x + (1 - p) * max(0, x)
 
-    Starts as ReLU, p = 0: the AReLU authors' ``Mixture``.
+    The weights add up to 1. It starts as ReLU, p = 0, like the AReLU authors' ``Mixture``.
 
     Args:
         p: initial share of the identity.
@@ -96,22 +105,28 @@ class Combine(nn.Module):
         any -> same.
     """
 
-    def __init__(self, p: float = 0.0, *, device: _Device = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, p: float = 0.0, *, device: _Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.p = nn.Parameter(torch.full((1,), p, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         p = self.p.to(x.dtype).reshape(())
         return p * x + (1 - p) * _positive(x)
 
 
 class PAU(nn.Module):
-    """Pade activation unit of degree 5 over 4, in its form without poles (Molina, Schramowski, Kersting, arXiv 1907.06732).
+    """Padé activation unit of degree 5 over 4, in its form without poles.
+
+    Molina, Schramowski, Kersting, arXiv 1907.06732:
 
         y = (a0 + a1 x + ... + a5 x^5) / (1 + |b1 x| + ... + |b4 x^4|)
 
-    Starts as its authors' fit to a leaky ReLU of slope 0.01. Beyond |x| = 1 both polynomials are divided by x^4, so that no power
-    overflows and the quotient is exact wherever it is finite; what is narrower than float32 is computed in float32.
+    It starts as its authors' fit to a leaky ReLU of slope 0.01. Beyond |x| = 1 both polynomials are
+    divided by x^4, so that no power overflows and the quotient is exact wherever it is finite. A
+    dtype narrower than float32 is computed in float32.
 
     Args:
         device, dtype: of the parameters, as in torch.nn.
@@ -126,6 +141,7 @@ class PAU(nn.Module):
         self.denominator = nn.Parameter(torch.tensor(_PAU_DENOMINATOR, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         return _pau(x, self.numerator, self.denominator)
 
 
@@ -135,32 +151,35 @@ def _pau(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     z = x.to(wide)
     a, b = numerator.to(wide).unbind(), denominator.to(wide).abs().unbind()
     near = z.abs() <= 1
-    # Each branch sees arguments of at most 1 only: what it is not asked for must not make its gradient a NaN either.
+    # Each branch only sees arguments of at most 1, so that the branch not selected cannot make the
+    # gradient NaN.
     small = torch.where(near, z, 0)
     inverse = 1 / torch.where(near, 1, z)
     near_y = _polynomial(a, small) / _polynomial((1, *b), small.abs())
-    far_y = (a[5] * torch.where(near, 0, z) + _polynomial(a[4::-1], inverse)) / _polynomial((*b[::-1], 1), inverse.abs())
+    far_y = (a[5] * torch.where(near, 0, z) + _polynomial(a[4::-1], inverse)) / _polynomial(
+        (*b[::-1], 1), inverse.abs()
+    )
     return torch.where(near, near_y, far_y).to(x.dtype)
 
 
 def _polynomial(coefficients: tuple[Tensor | float, ...], x: Tensor) -> Tensor:
-    """c0 + c1 x + c2 x^2 + ..., by Horner's rule."""
+    """Evaluate c0 + c1 x + c2 x^2 + ... by Horner's rule."""
     *rest, y = coefficients
     for c in reversed(rest):
         y = y * x + c
-    assert isinstance(y, Tensor)  # as some coefficient, or x, is
+    assert isinstance(y, Tensor)  # because x or a coefficient is
     return y
 
 
 class SLAF(nn.Module):
-    """Self-learnable activation function: a polynomial (Goyal, Goyal, Lall, arXiv 1906.09529, equation 1).
+    """Self-learnable activation function, a polynomial (Goyal et al., arXiv 1906.09529, eq. 1).
 
         y = c_0 + c_1 x + ... + c_(k-1) x^(k-1)
 
-    Starts as the AReLU authors' code does: k = 2 and ones, which makes it the straight line 1 + x.
+    It starts as in the AReLU authors' code: k = 2 and all ones, the straight line 1 + x.
 
     Args:
-        terms: k; a parameter each.
+        terms: k, the number of parameters.
         device, dtype: of the parameters, as in torch.nn.
 
     Shape:
@@ -170,13 +189,16 @@ class SLAF(nn.Module):
         ConfigError: ``terms`` is less than 1.
     """
 
-    def __init__(self, terms: int = 2, *, device: _Device = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, terms: int = 2, *, device: _Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         if terms < 1:
             raise ConfigError(f"SLAF has at least one term: {terms}")
         self.coefficients = nn.Parameter(torch.ones(terms, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         return _slaf(x, self.coefficients)
 
 
@@ -186,9 +208,10 @@ def _slaf(x: Tensor, coefficients: Tensor) -> Tensor:
 
 
 class Maxout(nn.Module):
-    """The greatest of each ``pool_size`` neighbouring channels (Goodfellow et al., arXiv 1302.4389); of equals the first.
+    """The maximum of each ``pool_size`` adjacent channels (Goodfellow et al., arXiv 1302.4389).
 
-    The AReLU authors' code pools one channel, which makes it the identity; so does the catalogue.
+    If several are equal, the first counts. The AReLU authors' code pools one channel, which makes
+    it the identity; so does the catalogue.
 
     Shape:
         (B, C, ...) -> (B, C / pool_size, ...).
@@ -204,9 +227,11 @@ class Maxout(nn.Module):
         self.pool_size = pool_size
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
         return _maxout(x, self.pool_size)
 
     def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
         return f"pool_size={self.pool_size}"
 
 

@@ -1,16 +1,18 @@
-"""The two-slope map for Triton: one kernel forward, and one backward for each of the two ways in which channels can lie.
+"""The two-slope map for Triton: one forward kernel, and one backward kernel per channel layout.
 
-A map is (outer, channels, inner), element (o, c, i) at (o * channels + c) * inner + i; see ``layout.blocks_of``. Everything is
-computed in float32. A backward kernel leaves one pair of sums a block, and nothing is added atomically: what sums them up goes
-through them in a fixed order, so that a step gives the same bits each time.
+A map is (outer, channels, inner), with element (o, c, i) at (o * channels + c) * inner + i; see
+``layout.blocks_of``. Everything is computed in float32. A backward kernel leaves one pair of sums
+per block and adds nothing atomically: a second step adds the sums in a fixed order, so that a
+training step gives the same bits each time.
 """
 
 import triton
 import triton.language as tl
 
 
+# Triton writes constants in capitals, hence noqa: N803.
 @triton.jit
-def _acted(v, positive, negative, cap, CAPPED: tl.constexpr):  # noqa: N803 (Triton's way to write constants)
+def _acted(v, positive, negative, cap, CAPPED: tl.constexpr):  # noqa: N803
     y = tl.where(v >= 0, v * positive, v * negative)
     if CAPPED:
         y = tl.where(y > cap, cap, y)
@@ -18,8 +20,11 @@ def _acted(v, positive, negative, cap, CAPPED: tl.constexpr):  # noqa: N803 (Tri
 
 
 @triton.jit
-def _derived(grad, kept, positive, negative, cap, CAPPED: tl.constexpr, OUTPUT: tl.constexpr):  # noqa: N803
-    """(gradient of x, product for the positive sum, product for the negative sum)"""
+def _derived(
+    grad, kept, positive, negative, cap,
+    CAPPED: tl.constexpr, OUTPUT: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    """Return (gradient of x, product for the positive sum, product for the negative sum)."""
     if CAPPED:
         grad = tl.where((kept if OUTPUT else kept * positive) >= cap, 0.0, grad)
     grad_x = tl.where(kept == 0, 0.0, grad * tl.where(kept > 0, positive, negative))
@@ -30,9 +35,13 @@ def _derived(grad, kept, positive, negative, cap, CAPPED: tl.constexpr, OUTPUT: 
 @triton.jit
 def forward(
     x, y, positive, negative, n, channels, inner, cap,
-    SITE: tl.constexpr, CAPPED: tl.constexpr, LARGE: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    SITE: tl.constexpr, CAPPED: tl.constexpr,  # noqa: N803
+    LARGE: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """Grid (blocks of the whole map). SITE: one slope a side for all of it. LARGE: it has too many elements for 32 bits."""
+    """Compute the map; grid (blocks of the whole map).
+
+    SITE: one slope per side for the whole map. LARGE: it has too many elements for 32 bits.
+    """
     block = tl.program_id(0)
     if LARGE:
         block = block.to(tl.int64)
@@ -47,18 +56,25 @@ def forward(
 @triton.jit
 def backward(
     grad, kept, grad_x, partial, positive, negative, each, channels, inner, cap,
-    SITE: tl.constexpr, CAPPED: tl.constexpr, OUTPUT: tl.constexpr, LARGE: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    SITE: tl.constexpr, CAPPED: tl.constexpr, OUTPUT: tl.constexpr,  # noqa: N803
+    LARGE: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """Grid (blocks of a channel, channels), for channels of which elements lie side by side; each: outer * inner."""
+    """Compute the gradients of maps whose channels have adjacent elements.
+
+    Grid (blocks of a channel, channels); each: outer * inner.
+    """
     part, channel = tl.program_id(0), tl.program_id(1)
     first = part.to(tl.int64) * BLOCK if LARGE else part * BLOCK
     element = first + tl.arange(0, BLOCK)
     inside = element < each
-    # Said in full, it would not be seen that neighbours are neighbours, which are loaded several at a time.
+    # With the general formula, the compiler would not see that neighbours are adjacent, and would
+    # not load several at a time.
     at = element if SITE else (element // inner * channels + channel) * inner + element % inner
     g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
     k = tl.load(kept + at, mask=inside, other=0.0).to(tl.float32)
-    on_x, above, below = _derived(g, k, tl.load(positive + channel), tl.load(negative + channel), cap, CAPPED, OUTPUT)
+    on_x, above, below = _derived(
+        g, k, tl.load(positive + channel), tl.load(negative + channel), cap, CAPPED, OUTPUT
+    )
     tl.store(grad_x + at, on_x.to(grad_x.dtype.element_ty), mask=inside)
     sums = partial + (channel * tl.num_programs(0) + part) * 2
     tl.store(sums, tl.sum(above, axis=0))
@@ -68,9 +84,13 @@ def backward(
 @triton.jit
 def backward_side_by_side(
     grad, kept, grad_x, partial, positive, negative, rows, channels, cap,
-    CAPPED: tl.constexpr, OUTPUT: tl.constexpr, LARGE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
+    CAPPED: tl.constexpr, OUTPUT: tl.constexpr,  # noqa: N803
+    LARGE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """Grid (blocks of rows, blocks of channels), for maps of which the channels lie side by side (inner is 1)."""
+    """Compute the gradients of maps whose channels are adjacent (inner is 1).
+
+    Grid (blocks of rows, blocks of channels).
+    """
     part = tl.program_id(0)
     first = part.to(tl.int64) * ROWS if LARGE else part * ROWS
     row = first + tl.arange(0, ROWS)

@@ -1,1 +1,1 @@
-"""Statistics over run records: pure functions that import no torch."""
+"""Statistics over run records: pure functions that do not import torch."""

@@ -1,9 +1,10 @@
-"""One arm at one rate over its seeds: means, spreads, and the mean curve that figures draw."""
+"""Summarise one arm at one rate over its seeds: means, spreads, and the mean curve for figures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from arelu_tl.analysis.results import Cell, Spread
 
 
 def make_cells(entrants: Sequence[Entrant], targets: Mapping[float, float]) -> list[Cell]:
-    """A cell for each arm and rate among ``entrants``, by rate, with the target of its rate."""
+    """Make a cell for each arm and rate of ``entrants``, sorted by rate, with the rate's target."""
     grouped: dict[tuple[float, str], list[Entrant]] = defaultdict(list)
     for each in entrants:
         grouped[each.lr, each.arm].append(each)
@@ -27,7 +28,8 @@ def _cell(arm: str, lr: float, members: Sequence[Entrant], target: float) -> Cel
     drifts = [((each.run.surgery or {}).get("drift") or {}).get("relative") for each in members]
 
     def mean_recorded(key: str) -> float | None:
-        return _mean([each.run.summary.get(key) for each in members])
+        recorded: list[Mapping[str, Any]] = [each.run.summary for each in members]
+        return _mean([summary.get(key) for summary in recorded])
 
     return Cell(
         arm=arm,
@@ -52,8 +54,8 @@ def _cell(arm: str, lr: float, members: Sequence[Entrant], target: float) -> Cel
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    told = [value for value in values if value is not None]
-    return float(np.mean(told)) if told else None
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -62,28 +64,37 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _mean_curve(curves: Sequence[Curve]) -> dict[str, list[float]]:
-    """Mean, least and greatest of the runs at each step that all of them were evaluated at."""
+    """Return mean, minimum and maximum over the runs at each step at which all were evaluated."""
     steps = curves[0].steps
     for curve in curves[1:]:
         steps = np.intersect1d(steps, curve.steps)
-    told: dict[str, list[float]] = {"step": [int(step) for step in steps]}
+    mean: dict[str, list[float]] = {"step": [int(step) for step in steps]}
     for key in ("top1", "loss", "seconds"):
         values = np.stack([getattr(c, key)[np.searchsorted(c.steps, steps)] for c in curves])
-        told[key] = values.mean(0).tolist()
+        mean[key] = values.mean(0).tolist()
         if key != "seconds":
-            told[f"{key}_low"], told[f"{key}_high"] = values.min(0).tolist(), values.max(0).tolist()
-    return told
+            mean[f"{key}_low"], mean[f"{key}_high"] = (
+                values.min(0).tolist(),
+                values.max(0).tolist(),
+            )
+    return mean
 
 
 def to_target(curves: Sequence[Curve], target: float) -> tuple[TimeToTarget, TimeToTarget]:
-    """(steps, seconds) to the target of several runs."""
+    """Return the (steps, seconds) that several runs needed to reach the target."""
     reached = [curve.reached(target) for curve in curves]
-    steps = [None if at is None else float(c.steps[at]) for c, at in zip(curves, reached, strict=True)]
-    seconds = [None if at is None else float(c.seconds[at]) for c, at in zip(curves, reached, strict=True)]
-    return time_to_target(steps, [c.end for c in curves]), time_to_target(seconds, [float(c.seconds[-1]) for c in curves])
+    steps = [
+        None if at is None else float(c.steps[at]) for c, at in zip(curves, reached, strict=True)
+    ]
+    seconds = [
+        None if at is None else float(c.seconds[at]) for c, at in zip(curves, reached, strict=True)
+    ]
+    return time_to_target(steps, [c.end for c in curves]), time_to_target(
+        seconds, [float(c.seconds[-1]) for c in curves]
+    )
 
 
 def seconds_per_step(entrant: Entrant) -> float | None:
-    """Seconds of training a step; None before the first."""
+    """Return the seconds of training per step; None before the first step."""
     curve = entrant.curve
     return float(curve.seconds[-1] / curve.end) if curve.end else None

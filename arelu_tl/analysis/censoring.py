@@ -11,14 +11,16 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """How long several runs took to reach a target, those that never did counted as censored, not dropped.
+    """How long several runs took to reach a target.
+
+    Runs that never did count as censored; they are not dropped.
 
     Attributes:
-        reached, of: runs that reached it, and all runs.
-        median: Kaplan and Meier's; None where fewer than half of the runs reached it.
-        restricted_mean: mean of the time to the target or to the run's end, whichever came first; a lower bound of the mean
-            where a run never reached it.
-        values: of each run; None where it never did.
+        reached, of: number of runs that reached it, and of all runs.
+        median: the Kaplan-Meier median; None if fewer than half of the runs reached it.
+        restricted_mean: mean of the time to the target or to the run's end, whichever came first; a
+            lower bound of the mean if a run never reached it.
+        values: time of each run; None if it never reached the target.
     """
 
     reached: int
@@ -29,8 +31,14 @@ class TimeToTarget:
 
 
 def time_to_target(values: Sequence[float | None], ends: Sequence[float]) -> TimeToTarget:
-    """Summarise the times at which runs reached a target; ``values`` is None, and ``ends`` counts, where one did not."""
-    times = np.array([end if value is None else value for value, end in zip(values, ends, strict=True)], dtype=float)
+    """Summarise the times at which runs reached a target.
+
+    Where a run did not, its entry in ``values`` is None, and its entry in ``ends`` counts.
+    """
+    times = np.array(
+        [end if value is None else value for value, end in zip(values, ends, strict=True)],
+        dtype=float,
+    )
     censored = np.array([value is None for value in values])
     survival = stats.ecdf(stats.CensoredData.right_censored(times, censored)).sf
     under = np.flatnonzero(survival.probabilities <= 0.5)

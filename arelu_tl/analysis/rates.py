@@ -1,13 +1,14 @@
-"""Best rate against best rate: what each arm reaches at the learning rate that a person would tune it to.
+"""Compare best rate with best rate: each arm at the learning rate to which a person would tune it.
 
-Choosing the rate and the checkpoint by the very pictures that then judge them would flatter both arms, and most the one that
-had more to choose from. So the choice is cross-fitted: the validation pictures fall into folds; for each fold, an arm's rate is
-the one whose best checkpoints were most accurate on the *other* folds (mean over seeds), a run's checkpoint is its best on the
-other folds, and only then are they judged on the fold that was left out.
+If the same pictures chose the rate and the checkpoint and then judged them, the result would be too
+good for both arms, and most for the one with more to choose from. So the choice is cross-fitted.
+The validation pictures are split into folds. For each fold, an arm's rate is the one whose best
+checkpoints were most accurate on the *other* folds (mean over seeds), and a run's checkpoint is its
+best on the other folds. Only then are they judged on the fold that was left out.
 
-The seeds are not spared in the same way: choosing for each seed by the others makes the seeds' results depend on each other,
-and intervals too short (``tests/analysis/simulation.py`` has shown it). What luck of seeds the choice picks up, it picks up
-for both arms.
+The seeds are not held out in the same way: choosing for each seed by the others makes the seeds'
+results depend on each other, and intervals too short (as ``tests/analysis/simulation.py`` has
+shown). A choice that benefits from lucky seeds does so for both arms.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class BestRate:
         lr: the rate that was chosen most often.
         choices: how often each rate was chosen, as shares of 1.
         accuracy: cross-fitted accuracy of each seed, float64 (S,).
-        correct: the same a picture, float64 (S, N) of 0 and 1; None where pictures were not recorded, and then all of them
-            have both chosen and judged.
+        correct: the same per picture, float64 (S, N) of 0 and 1; None if pictures were not
+            recorded, in which case all pictures have both chosen and judged.
     """
 
     lr: float
@@ -47,8 +48,10 @@ def best_rate(curves: Mapping[float, Sequence[Curve]], *, cross_fit: bool = True
     """Choose an arm's rate and judge it.
 
     Args:
-        curves: for each rate tried, one curve a seed, the same seeds in the same order at every rate.
-        cross_fit: False where pictures cannot be told apart in all that is compared; all of them then choose and judge.
+        curves: for each rate tried, one curve per seed, with the same seeds in the same order at
+            every rate.
+        cross_fit: False if some run in the comparison has no results per picture; then all pictures
+            both choose and judge.
     """
     rates = sorted(curves)
     seeds = len(curves[rates[0]])
@@ -58,7 +61,7 @@ def best_rate(curves: Mapping[float, Sequence[Curve]], *, cross_fit: bool = True
     right = None if folds is None else np.zeros((seeds, len(folds)))
     accuracy = np.zeros(seeds)
     for fold in range(counted[rates[0]][0].shape[1]):
-        # Accuracy of each run's best checkpoint on all pictures but those of the fold.
+        # Accuracy of each run's best checkpoint on all pictures outside the fold.
         scores = [np.mean([each[:, fold].max() for each in counted[lr]]) for lr in rates]
         lr = rates[int(np.argmax(scores))]
         chosen[lr] += 1
@@ -81,7 +84,10 @@ def best_rate(curves: Mapping[float, Sequence[Curve]], *, cross_fit: bool = True
 
 
 def _folds(curves: Mapping[float, Sequence[Curve]]) -> NDArray[np.int64] | None:
-    """The fold of each picture (N,), the same for both arms; None where a run has not recorded its pictures, or others."""
+    """Return the fold of each picture (N,), the same for both arms.
+
+    None if a run has not recorded its pictures, or has others.
+    """
     counts = {each.pictures for of_seeds in curves.values() for each in of_seeds}
     pictures = counts.pop()
     if counts or pictures is None or pictures < 2:
@@ -91,9 +97,14 @@ def _folds(curves: Mapping[float, Sequence[Curve]]) -> NDArray[np.int64] | None:
 
 
 def _outside(curve: Curve, folds: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """Accuracy of each evaluation on the pictures outside of each fold (K, F); on all of them (K, 1) without folds."""
+    """Return the accuracy of each evaluation on the pictures outside each fold, (K, F).
+
+    Without folds, it is the accuracy on all pictures, (K, 1).
+    """
     if folds is None:
         return curve.top1[:, None]
     members = np.eye(int(folds.max()) + 1, dtype=np.float32)[folds]
     inside = curve.correct().astype(np.float32) @ members
-    return np.asarray((inside.sum(1, keepdims=True) - inside) / (len(folds) - members.sum(0)), dtype=float)
+    return np.asarray(
+        (inside.sum(1, keepdims=True) - inside) / (len(folds) - members.sum(0)), dtype=float
+    )

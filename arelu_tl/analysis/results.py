@@ -1,4 +1,7 @@
-"""What a comparison finds, as data: the content of comparison.json, which tables, figures and the report are drawn from."""
+"""The findings of a comparison as data: the content of comparison.json.
+
+Tables, figures and the report are made from it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.pairing import BASELINE, Failure
 from arelu_tl.analysis.statistics import PairedDifference
 
-# What a verdict can say of several seeds beside the words of its own, and of one seed, which knows of itself alone.
+# Verdicts shared by all comparisons: of several seeds, and of one seed, which only describes
+# itself.
 NOT_DETECTABLE: Final = "no detectable difference"
 AHEAD: Final = "ahead in this run"
 BEHIND: Final = "behind in this run"
@@ -19,9 +23,11 @@ BEHIND: Final = "behind in this run"
 
 @dataclass(frozen=True)
 class Spread:
-    """Attributes:
-    mean, sd: over the runs; sd is None for one.
-    values: of each run, in the order of the seeds.
+    """Mean and standard deviation of a quantity over runs.
+
+    Attributes:
+        mean, sd: over the runs; sd is None for one.
+        values: of each run, in the order of the seeds.
     """
 
     mean: float
@@ -31,14 +37,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one rate, over its seeds. Accuracies 0..1, losses in nats, times in seconds of training.
+    """One arm at one rate, over its seeds.
+
+    Accuracies are 0..1, losses in nats, times in seconds of training.
 
     Attributes:
         runs: the run folders, in the order of ``seeds``.
-        steps: last step that all figures are up to.
-        steps_to_target, seconds_to_target: until ``target``, 95% of the baseline's best at this rate unless it was given.
-        drift: of surgery, mean over the runs; None for the baseline.
-        curve: for figures: steps, and for each the mean, least and greatest top1 and loss, and the mean seconds.
+        steps: last step that all figures cover.
+        steps_to_target, seconds_to_target: time until ``target``, which is 95% of the baseline's
+            best at this rate unless given.
+        drift: drift of surgery, mean over the runs; None for the baseline.
+        curve: for figures: steps; at each step the mean, minimum and maximum of top1 and loss, and
+            the mean seconds.
     """
 
     arm: str
@@ -66,9 +76,9 @@ class PairResult:
     """The two runs of one seed, the arm's first.
 
     Attributes:
-        mcnemar_p: exact McNemar test of their best checkpoints on the same pictures; None without predictions. It is about these
-            two nets and says nothing of the arms.
-        proof: hashes of what both runs share; an entry is None where a run has not recorded it.
+        mcnemar_p: exact McNemar test of their best checkpoints on the same pictures; None without
+            predictions. It concerns these two nets and says nothing about the arms.
+        proof: hashes of what both runs share; an entry is None if a run has not recorded it.
     """
 
     seed: int
@@ -87,7 +97,7 @@ class PairResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the arm costs as a multiple of its reference, mean over the pairs; None where it was not recorded."""
+    """The arm's cost as a multiple of its reference's, mean over the pairs; None if unrecorded."""
 
     seconds_per_step: float | None
     images_per_second: float | None
@@ -96,16 +106,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class RateComparison:
-    """An arm beside its reference at one rate.
+    """An arm compared with its reference at one rate.
 
     Attributes:
-        steps: last step that both were evaluated at, of the longest pair.
-        cut: whether a run of a pair went on beyond what it is compared up to.
+        steps: last step at which both were evaluated, of the longest pair.
+        cut: whether a run of a pair continued beyond the compared range.
         aulc: the difference that the verdict is about.
-        failures: of the arm and of the reference at this rate.
-        p_corrected: p of ``aulc``, corrected (Holm) for all comparisons with the baseline in this report; None for one seed.
-        one_seed: whether the verdict is of one run each, so that it says nothing of the arms.
-        verdict: "faster" or "slower", of one seed "ahead in this run" or "behind in this run"; "no detectable difference".
+        failures: failed runs of the arm and of the reference at this rate.
+        p_corrected: p of ``aulc``, corrected (Holm) for all comparisons with the baseline in this
+            report; None for one seed.
+        one_seed: whether the verdict is about one run each, and so says nothing about the arms.
+        verdict: "faster" or "slower"; for one seed "ahead in this run" or "behind in this run"; or
+            "no detectable difference".
         sentence: the verdict in words.
     """
 
@@ -133,21 +145,27 @@ class RateComparison:
 
 @dataclass(frozen=True)
 class BestRateComparison:
-    """An arm at its best rate beside its reference at its own.
+    """An arm at its best rate compared with its reference at its own.
 
     Attributes:
-        rates_tried: how many rates each had to choose from: those that all ``seeds`` have finished.
-        rates_begun: how many there are any runs of.
-        cross_fitted: whether the pictures that judge are others than those that chose; not where they were not recorded.
+        rates_tried: number of rates that each side could choose from: those that all ``seeds`` have
+            finished.
+        rates_begun: number of rates with any runs.
+        cross_fitted: whether the choice used other pictures than the judgement; False if results
+            per picture were not recorded.
         choices, reference_choices: how often each rate was chosen, as shares.
         accuracy: cross-fitted accuracy of the best checkpoints, arm minus reference.
         arm_accuracy, reference_accuracy: the two sides of it.
-        aulc: (arm, reference) mean accuracy on the way at the rates chosen most often.
+        aulc: (arm, reference) mean accuracy over the course of training, at the rates chosen most
+            often.
         steps_to_target: (arm, reference) at those rates, to 95% of the reference's best there.
-        p_corrected: p of ``accuracy``, corrected (Holm) for all comparisons with the baseline in this report; None for one seed.
-        at_edge: those whose best rate is the "smallest" or "largest" that was tried, so that a better one may lie beyond.
-        one_seed: whether the verdict is of one seed, by which the rates were chosen, too.
-        verdict: "better" or "worse", of one seed "ahead in this run" or "behind in this run"; "no detectable difference".
+        p_corrected: p of ``accuracy``, corrected (Holm) for all comparisons with the baseline in
+            this report; None for one seed.
+        at_edge: sides whose best rate is the "smallest" or "largest" tried, so that a better one
+            may lie beyond.
+        one_seed: whether the verdict is about one seed, which also chose the rates.
+        verdict: "better" or "worse"; for one seed "ahead in this run" or "behind in this run"; or
+            "no detectable difference".
     """
 
     arm: str
@@ -179,16 +197,18 @@ class Comparison:
 
     Attributes:
         cells: each arm at each rate.
-        rates: each arm beside the baseline at each rate.
-        best: each arm beside the baseline, best rate against best rate.
-        controls: the full swap beside its controls at each rate.
-        gain: in sentences, whose the gain is.
-        unpaired: runs without a partner, not in any comparison.
-        unfinished: runs that count in no mean yet, because others of their rate are further.
-        repeated: runs that do not count, because another stands for their cell, or because they failed under other settings.
+        rates: each arm against the baseline at each rate.
+        best: each arm against the baseline, best rate against best rate.
+        controls: the full swap against its controls at each rate.
+        gain: what the gain is due to, in sentences.
+        unpaired: runs without a partner, which are in no comparison.
+        unfinished: runs that are not yet included in means, because others of their rate are
+            further ahead.
+        repeated: runs that do not count, because another represents their cell, or because they
+            failed under other settings.
         failed, waiting, allowed: see ``pairing.Field``.
-        uneven: what became of the two runs of a pair in unlike ways while they trained, in sentences.
-        warnings: what a reader must know to read the rest.
+        uneven: events in which the trainings of a pair differed, in sentences.
+        warnings: what a reader must know to interpret the rest.
     """
 
     cells: list[Cell]
@@ -211,40 +231,72 @@ class Comparison:
         return sorted({cell.arm for cell in self.cells}, key=lambda arm: (arm != BASELINE, arm))
 
     def cell(self, arm: str, lr: float) -> Cell | None:
-        """What is known of ``arm`` at ``lr``."""
+        """Return the results of ``arm`` at ``lr``, or None."""
         return next((each for each in self.cells if (each.arm, each.lr) == (arm, lr)), None)
 
     @property
     def judged(self) -> list[RateComparison | BestRateComparison]:
-        """Everything that has a verdict of an arm beside the baseline, in the order in which it is told."""
+        """Everything with a verdict on an arm against the baseline, in the order of the report."""
         return [*self.rates, *self.best]
 
     def failing(self, verdicts: Collection[str], *, one_seed: bool = False) -> list[str]:
-        """Whoever got one of ``verdicts`` ("slower", "worse"), in words; with ``one_seed`` also who is behind in one run."""
+        """Describe the arms that got one of ``verdicts`` ("slower", "worse").
+
+        With ``one_seed``, arms that are behind in a single run are included.
+        """
         rates, best = self._asked(verdicts)
-        found = [f"{e.arm} is slower than {e.reference} at learning rate {e.lr:g}" for e in rates if e.verdict == "slower"]
-        found += [f"{e.arm} is worse than {e.reference} at their best rates" for e in best if e.verdict == "worse"]
+        found = [
+            f"{e.arm} is slower than {e.reference} at learning rate {e.lr:g}"
+            for e in rates
+            if e.verdict == "slower"
+        ]
+        found += [
+            f"{e.arm} is worse than {e.reference} at their best rates"
+            for e in best
+            if e.verdict == "worse"
+        ]
         if one_seed:
-            found += [f"{e.arm} is behind {e.reference} in one run at {e.lr:g}" for e in rates if e.verdict == BEHIND]
-            found += [f"{e.arm} is behind {e.reference} in one run at their best rates" for e in best if e.verdict == BEHIND]
+            found += [
+                f"{e.arm} is behind {e.reference} in one run at {e.lr:g}"
+                for e in rates
+                if e.verdict == BEHIND
+            ]
+            found += [
+                f"{e.arm} is behind {e.reference} in one run at their best rates"
+                for e in best
+                if e.verdict == BEHIND
+            ]
         lost = [place for place, seeds in self._lost(verdicts).items() if seeds > 1 or one_seed]
-        return found + [f"{arm} failed in every run at learning rate {lr:g}" for arm, lr in sorted(lost)]
+        return found + [
+            f"{arm} failed in every run at learning rate {lr:g}" for arm, lr in sorted(lost)
+        ]
 
     def of_one_seed(self, verdicts: Collection[str]) -> list[str]:
-        """Whom ``failing`` with ``verdicts`` says nothing of, because there is one seed: "arelu at learning rate 0.001"."""
+        """List the comparisons that ``failing`` with ``verdicts`` cannot judge.
+
+        They have only one seed. Example: "arelu at learning rate 0.001".
+        """
         rates, best = self._asked(verdicts)
-        once = [(e.arm, e.lr) for e in rates if e.one_seed] + [place for place, n in self._lost(verdicts).items() if n == 1]
+        once = [(e.arm, e.lr) for e in rates if e.one_seed] + [
+            place for place, n in self._lost(verdicts).items() if n == 1
+        ]
         found = [f"{arm} at learning rate {lr:g}" for arm, lr in sorted(once)]
         return found + [f"{e.arm} at its best rate" for e in best if e.one_seed]
 
-    def _asked(self, verdicts: Collection[str]) -> tuple[list[RateComparison], list[BestRateComparison]]:
+    def _asked(
+        self, verdicts: Collection[str]
+    ) -> tuple[list[RateComparison], list[BestRateComparison]]:
         return self.rates if "slower" in verdicts else [], self.best if "worse" in verdicts else []
 
     def _lost(self, verdicts: Collection[str]) -> Counter[tuple[str, float]]:
-        """In how many seeds an arm failed where it never gets through, and so has no curve to be slower by."""
+        """Count the failed seeds of arms that fail in all, and so have no curve to be slower."""
         failed = {(f.arm, f.lr, f.seed) for f in self.failed} if "slower" in verdicts else set()
-        return Counter((arm, lr) for arm, lr, _ in failed if self.cell(arm, lr) is None and self.cell(BASELINE, lr))
+        return Counter(
+            (arm, lr)
+            for arm, lr, _ in failed
+            if self.cell(arm, lr) is None and self.cell(BASELINE, lr)
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Content of comparison.json."""
+        """Return the content of comparison.json."""
         return asdict(self)

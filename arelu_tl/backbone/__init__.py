@@ -1,1 +1,1 @@
-"""A timm model, its data configuration, and the weights it starts with."""
+"""A timm model, its data configuration, and its initial weights."""

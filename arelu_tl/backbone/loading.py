@@ -1,4 +1,4 @@
-"""From a model's name to a timm model with weights and the data configuration that goes with them."""
+"""Load a timm model by name, with its weights and its data configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from timm.data import resolve_data_config
 from timm.models import parse_model_name
 from torch import nn
 
-from arelu_tl.backbone.embedded import EMBEDDED_ARCHITECTURE, embedded_source, embedded_weights, load_embedded
+from arelu_tl.backbone.embedded import (
+    EMBEDDED_ARCHITECTURE,
+    embedded_source,
+    embedded_weights,
+    load_embedded,
+)
 from arelu_tl.backbone.weights_file import load_weights_file
 from arelu_tl.errors import BackboneError
 from arelu_tl.records.storage import sha256_file
@@ -25,16 +30,18 @@ from arelu_tl.records.weights import require_finite
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model as it was pretrained, its classifier still on.
+    """A pretrained model with its original classifier.
 
     Attributes:
         model: the timm model, in eval mode, on the CPU.
-        name: the name it was asked for by.
-        data_config: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode; plain JSON types.
-        weights: where the weights came from, in words; "random" where none were loaded.
-        license: licence of the weights where timm knows it.
-        model_args: what ``timm.create_model`` was told beyond the architecture's defaults (a folder's or a hub model's own
-            arguments, as output_stride), JSON types; needed to build the same architecture again.
+        name: the requested name.
+        data_config: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode; plain JSON
+            types.
+        weights: description of the weights' source; "random" if none were loaded.
+        license: licence of the weights, if timm knows it.
+        model_args: arguments of ``timm.create_model`` that differ from the architecture's defaults
+            (those of a folder or a hub model, such as output_stride), in JSON types; needed to
+            rebuild the architecture.
     """
 
     model: nn.Module
@@ -59,23 +66,28 @@ def load_backbone(
 
     Args:
         name: ``arch``, ``arch.tag``, ``hf-hub:USER/NAME`` or ``local-dir:PATH``.
-        pretrained: False leaves timm's random initialisation.
-        pretrained_path: a file of weights (safetensors, or a checkpoint read with ``weights_only=True``) instead of
-            timm's download; see ``load_weights_file``. What had to be done to them is said in ``weights``.
-        img_size: side of the square input in pixels, the pretrained model's own when None.
+        pretrained: False keeps timm's random initialisation.
+        pretrained_path: a file of weights (safetensors, or a checkpoint read with
+            ``weights_only=True``) to use instead of timm's download; see ``load_weights_file``.
+            ``weights`` reports any conversion.
+        img_size: side of the square input in pixels; that of the pretrained model if None.
         drop: dropout rate before the classifier.
-        drop_path: stochastic depth rate, the architecture's default when None.
-        seed: of the random weights, where none are loaded; the global generator is left alone.
+        drop_path: stochastic depth rate; the architecture's default if None.
+        seed: seed of the random weights, if none are loaded; the global generator is not changed.
 
     Raises:
-        BackboneError: the model is unknown; its weights are out of reach or do not fit.
-        ArtefactError: the file of weights is damaged, could run something, or holds NaN or infinities.
+        BackboneError: the model is unknown, or its weights are unreachable or do not fit.
+        ArtefactError: the file of weights is damaged, could execute code, or holds NaN or infinite
+            values.
     """
     model: nn.Module
     if pretrained_path is not None:
         model = build_architecture(name, img_size=img_size, drop=drop, drop_path=drop_path)
         done = load_weights_file(model, pretrained_path, name, classifier_names(model))
-        weights = f"file {pretrained_path.name} ({'; '.join([f'SHA-256 {sha256_file(pretrained_path)[:16]}', *done])})"
+        weights = (
+            f"file {pretrained_path.name} "
+            f"({'; '.join([f'SHA-256 {sha256_file(pretrained_path)[:16]}', *done])})"
+        )
     elif not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -89,9 +101,13 @@ def load_backbone(
     else:
         model = _download(name, img_size=img_size, drop=drop, drop_path=drop_path)
         require_finite(
-            model.state_dict(), f"the weights of {name}", lambda: build_architecture(name, img_size=img_size).state_dict()
+            model.state_dict(),
+            f"the weights of {name}",
+            lambda: build_architecture(name, img_size=img_size).state_dict(),
         )
-        weights = str(pretrained_cfg(model).get("hf_hub_id") or pretrained_cfg(model).get("url") or name)
+        weights = str(
+            pretrained_cfg(model).get("hf_hub_id") or pretrained_cfg(model).get("url") or name
+        )
     model.eval()
     return Backbone(
         model=model,
@@ -99,7 +115,9 @@ def load_backbone(
         data_config=_data_config(model, img_size),
         weights=weights,
         # timm knows the licence of its own weights, not that of a file.
-        license=pretrained_cfg(model).get("license") if pretrained and pretrained_path is None else None,
+        license=pretrained_cfg(model).get("license")
+        if pretrained and pretrained_path is None
+        else None,
         model_args=_model_args(model),
     )
 
@@ -113,17 +131,29 @@ def build_architecture(
     drop_path: float | None = None,
     model_args: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The bare architecture with random weights; nothing is downloaded except the description of an ``hf-hub:`` model.
+    """Build the bare architecture with random weights.
+
+    Nothing is downloaded except the description of an ``hf-hub:`` model.
 
     Raises:
-        BackboneError: timm does not know it, or it does not take such settings.
+        BackboneError: timm does not know the architecture, or it does not take such settings.
     """
     kwargs = dict(model_args or {})
-    return _create(name, kwargs, pretrained=False, num_classes=num_classes, img_size=img_size, drop=drop, drop_path=drop_path)
+    return _create(
+        name,
+        kwargs,
+        pretrained=False,
+        num_classes=num_classes,
+        img_size=img_size,
+        drop=drop,
+        drop_path=drop_path,
+    )
 
 
-# Arguments that a rebuilt model is given anew, or that only matter while it trains.
-_OWN_ARGS = frozenset({"num_classes", "img_size", "drop_rate", "drop_path_rate", "pretrained", "pretrained_cfg"})
+# Arguments that are set anew when a model is rebuilt, or that matter only in training.
+_OWN_ARGS = frozenset(
+    {"num_classes", "img_size", "drop_rate", "drop_path_rate", "pretrained", "pretrained_cfg"}
+)
 
 
 def _model_args(model: nn.Module) -> dict[str, Any]:
@@ -151,7 +181,7 @@ def _create(
         kwargs["drop_path_rate"] = drop_path
     attempts = [kwargs]
     if img_size is not None and scheme == "timm" and not _has_fixed_size(location):
-        # Fully convolutional models take any size and have no such argument.
+        # Fully convolutional models take any size and lack this argument.
         attempts = [kwargs]
     elif img_size is not None:
         attempts = [{**kwargs, "img_size": img_size}, kwargs]
@@ -161,11 +191,14 @@ def _create(
         except TypeError as error:
             if "img_size" in str(error) and attempt + 1 < len(attempts):
                 continue
-            raise BackboneError(f"{name} does not take these settings: {_one_line(error)}") from error
+            raise BackboneError(
+                f"{name} does not take these settings: {_one_line(error)}"
+            ) from error
         except Exception as error:
             if scheme == "hf-hub" and _is_out_of_reach(error):
                 raise _unreachable(name, scheme, location, error) from error
-            # What somebody else has made can be damaged in any way; an architecture of timm's own failing is a defect.
+            # Other people's models can be broken in any way, but an error in timm's own
+            # architecture is a bug.
             if scheme == "timm":
                 raise
             raise BackboneError(f"{name} cannot be loaded: {_one_line(error)}") from error
@@ -178,15 +211,17 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def _check_name(name: str) -> tuple[str, str]:
-    """(scheme, rest) of a model name whose architecture timm knows.
+    """Split a model name whose architecture timm knows into (scheme, rest).
 
     Raises:
-        BackboneError: it does not; the nearest names are given.
+        BackboneError: timm does not know it; the message lists the nearest names.
     """
     try:
         scheme, location = parse_model_name(name)
     except (ValueError, AssertionError) as error:
-        raise BackboneError(f"{name!r} is no model name: {_place(name) or _one_line(error)}") from None
+        raise BackboneError(
+            f"{name!r} is no model name: {_place(name) or _one_line(error)}"
+        ) from None
     scheme = scheme or "timm"
     if scheme != "timm":
         if scheme == "local-dir" and not (Path(location) / "config.json").is_file():
@@ -198,15 +233,24 @@ def _check_name(name: str) -> tuple[str, str]:
     if tag:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
         if tag not in tags:
-            raise BackboneError(f"unknown weights {name!r}: {architecture} has {', '.join(tags) or 'none'}")
+            raise BackboneError(
+                f"unknown weights {name!r}: {architecture} has {', '.join(tags) or 'none'}"
+            )
     return scheme, location
 
 
 def _place(name: str) -> str:
-    """Where that goes which is there under this name."""
+    """Return the location that a name refers to."""
     if Path(name).is_dir():
-        return f"a model's folder is named local-dir:{name}, a trained run is given to evaluate, predict or export"
-    return "a file of weights is given as --pretrained-path, its architecture as --model" if Path(name).is_file() else ""
+        return (
+            f"a model's folder is named local-dir:{name}, a trained run is given to evaluate, "
+            "predict or export"
+        )
+    return (
+        "a file of weights is given as --pretrained-path, its architecture as --model"
+        if Path(name).is_file()
+        else ""
+    )
 
 
 def _near(architecture: str) -> str:
@@ -214,13 +258,16 @@ def _near(architecture: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
 
 
-def _download(name: str, *, img_size: int | None, drop: float, drop_path: float | None) -> nn.Module:
+def _download(
+    name: str, *, img_size: int | None, drop: float, drop_path: float | None
+) -> nn.Module:
     scheme, location = _check_name(name)
     if scheme == "timm":
         config = timm.get_pretrained_cfg(location, allow_unregistered=False)
         if config is None or not config.has_weights:
             raise BackboneError(
-                f"timm has no pretrained weights for {name!r}: give --pretrained-path FILE or start from --no-pretrained"
+                f"timm has no pretrained weights for {name!r}: give --pretrained-path FILE or "
+                "start from --no-pretrained"
             )
     try:
         _probe_hub(_hub_file(scheme, location))
@@ -243,7 +290,7 @@ def _unreachable(name: str, scheme: str, location: str, error: Exception) -> Bac
 
 
 def _hub_file(scheme: str, location: str) -> tuple[str, str] | None:
-    """(repository, file name) of the weights on the hub; None where they lie elsewhere."""
+    """Return (repository, file name) of the weights on the hub; None if they are elsewhere."""
     if scheme == "local-dir":
         return None
     if scheme != "timm":
@@ -255,7 +302,10 @@ def _hub_file(scheme: str, location: str) -> tuple[str, str] | None:
 
 
 def _probe_hub(wanted: tuple[str, str] | None) -> None:
-    """One quick request when the weights are not in the cache, because the hub's client retries for minutes."""
+    """Make one quick request if the weights are not in the cache.
+
+    Otherwise the hub's client would retry for minutes.
+    """
     from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
@@ -265,13 +315,32 @@ def _probe_hub(wanted: tuple[str, str] | None) -> None:
 
 
 def _is_out_of_reach(error: BaseException) -> bool:
-    """Whether a download failed for want of network or file; any other exception is a defect, and stays one."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    """Whether a download failed because the network or the file was missing.
 
-    kinds = (OSError, LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError)
+    Any other exception is a bug, and is not translated.
+    """
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    kinds = (
+        OSError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        HfHubHTTPError,
+        HFValidationError,
+    )
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests"}:
+        if isinstance(seen, kinds) or type(seen).__module__.partition(".")[0] in {
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "requests",
+        }:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
@@ -280,11 +349,19 @@ def _is_out_of_reach(error: BaseException) -> bool:
 def _reason(error: BaseException) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return "HF_HUB_OFFLINE is set and the cache does not hold it"
-    return "no network, or the hub does not answer" if not _is_missing(error) else "the hub has no such file"
+    return (
+        "no network, or the hub does not answer"
+        if not _is_missing(error)
+        else "the hub has no such file"
+    )
 
 
 def _is_missing(error: BaseException) -> bool:
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     missing = (EntryNotFoundError, RepositoryNotFoundError)
     return isinstance(error, missing) and not isinstance(error, LocalEntryNotFoundError)
@@ -299,14 +376,24 @@ def _wanted_file(scheme: str, location: str) -> str:
 
 
 def expected_data_config(name: str, img_size: int | None) -> dict[str, Any] | None:
-    """What ``load_backbone`` will give as ``data_config``, without building anything.
+    """Return the ``data_config`` that ``load_backbone`` will give, without building anything.
 
-    None for what timm does not describe itself: a model of the hub or a folder, or one that does not exist.
+    None for models that timm does not describe itself: a model of the hub or a folder, or a name
+    that does not exist.
     """
+    # load_backbone reports what is wrong with the name
     try:
         scheme, location = parse_model_name(name)
-        config = timm.get_pretrained_cfg(location, allow_unregistered=False) if scheme in (None, "", "timm") else None
-    except (ValueError, AssertionError, RuntimeError):  # load_backbone says what is wrong with the name
+        config = (
+            timm.get_pretrained_cfg(location, allow_unregistered=False)
+            if scheme in (None, "", "timm")
+            else None
+        )
+    except (
+        ValueError,
+        AssertionError,
+        RuntimeError,
+    ):
         return None
     return None if config is None else _plain_data_config(img_size, pretrained_cfg=config.to_dict())
 
@@ -317,15 +404,17 @@ def _data_config(model: nn.Module, img_size: int | None) -> dict[str, Any]:
 
 def _plain_data_config(img_size: int | None, **described: Any) -> dict[str, Any]:
     config = resolve_data_config({} if img_size is None else {"img_size": img_size}, **described)
-    # Tuples would come back from JSON as lists; the same types everywhere let records be compared.
+    # JSON would turn tuples into lists; using lists everywhere keeps records comparable.
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
 
 def reset_head(model: nn.Module, num_classes: int, *, seed: int) -> None:
-    """Give ``model`` a new classifier whose initial values depend on ``seed`` alone, whatever was drawn before.
+    """Give ``model`` a new classifier whose initial values depend only on ``seed``.
+
+    Earlier use of the global generator has no influence.
 
     Raises:
-        BackboneError: the model cannot be given one.
+        BackboneError: the model's classifier cannot be replaced.
     """
     reset: Callable[..., None] | None = getattr(model, "reset_classifier", None)
     if reset is None:
@@ -336,25 +425,28 @@ def reset_head(model: nn.Module, num_classes: int, *, seed: int) -> None:
 
 
 def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
-    """timm's description of the model and its weights; {} for a module that is not timm's."""
+    """Return timm's description of the model and its weights; {} for a module not from timm."""
     config: dict[str, Any] | None = getattr(model, "pretrained_cfg", None)
     return config or {}
 
 
 def classifier_names(model: nn.Module) -> list[str]:
-    """Qualified names of the modules that make up the classifier, as timm's own configuration tells."""
-    told = pretrained_cfg(model).get("classifier")
-    names = [told] if isinstance(told, str) else list(told or [])
-    # timm's configuration of a distilled architecture names a second head that the plain one lacks.
+    """Return qualified names of the classifier's modules, as timm's configuration lists them."""
+    listed = pretrained_cfg(model).get("classifier")
+    names = [listed] if isinstance(listed, str) else list(listed or [])
+    # timm's configuration of a distilled architecture names a second head, which the plain one
+    # lacks.
     present = {name for name, _ in model.named_modules()}
     return [name for name in names if name in present]
 
 
 def activation_counts(model: nn.Module) -> dict[str, int]:
-    """{class name: how often} of the modules that are activations, most frequent first."""
+    """Count the activation modules as {class name: count}, most frequent first."""
     kinds = ("timm.layers.activations", nn.modules.activation.__name__)
     counts = Counter(
-        type(m).__name__ for m in model.modules() if type(m).__module__ in kinds and not isinstance(m, nn.MultiheadAttention)
+        type(m).__name__
+        for m in model.modules()
+        if type(m).__module__ in kinds and not isinstance(m, nn.MultiheadAttention)
     )
     return dict(counts.most_common())
 

@@ -1,4 +1,4 @@
-"""Run a model in eval or training mode and leave every module's own mode as it was found."""
+"""Run a model in eval or training mode, and restore every module's own mode afterwards."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:
-    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+    """Eval mode within the block; afterwards each module's own mode is restored.
+
+    A frozen BatchNorm therefore stays frozen.
+    """
     return _in_mode(model, False)
 
 
 def training(model: nn.Module) -> AbstractContextManager[None]:
-    """Training mode inside; afterwards each module has its own mode back."""
+    """Training mode within the block; afterwards each module's own mode is restored."""
     return _in_mode(model, True)

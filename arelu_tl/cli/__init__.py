@@ -1,1 +1,4 @@
-"""The command line: one file per command; commands import torch inside their functions; one error handler."""
+"""The command line: one file per command, and one error handler.
+
+Commands import torch inside their functions.
+"""

@@ -1,15 +1,18 @@
-"""The Typer application and the one place where errors become a line and an exit code."""
+"""The Typer application, and the one place that turns an error into a line and an exit code."""
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib
+import importlib.util
 import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,29 +22,29 @@ from arelu_tl.errors import AreluTlError
 from arelu_tl.records.home import argument_at_home
 from arelu_tl.version import __version__
 
-# In the order of --help. A command's module, with the configuration that its options are made of, is imported when the command
-# is asked for: a page of help that lists nine commands needs none of them.
-SUMMARIES = {
-    "demo": "Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes on two cores.",
-    "check": "Check a folder of pictures as finetune does, and say all that it would refuse or warn of.",
-    "finetune": "Fine-tune a backbone with AReLU in place of every ReLU, beside the unmodified one, on a folder of pictures.",
-    "sweep": "Train a grid of arms, learning rates and seeds on one folder of pictures; go on where it was left, and compare.",
-    "compare": "Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on.",
-    "inspect": "List every ReLU site of a backbone, what surgery would do to it, and the drift it would cause.",
-    "evaluate": "Evaluate a trained model: accuracy, F1, calibration, each class's precision and recall, confusion matrix.",
-    "predict": "Label pictures with a trained model.",
-    "export": "Export a trained model with class names and preprocessing inside, proved to answer as the trained one does.",
-    "explain": "What the activation does inside a net, as pictures: gradients by depth, feature maps, learned curves.",
-    "reproduce": "The paper's MNIST-Conv comparison over all its activations: accuracy after the first epoch, table and curves.",
-}
-# Of a command whose name is a package: its verbs.
-VERBS = {
-    "explain": {
-        "gradients": "Norm and vanishing share of the gradients by depth, at the start and along training, for both arms.",
-        "features": "Maps before and after the activation, attention, and what the answer rests on, for a picture in both arms.",
-        "activations": "Every site's learned curve beside its initial one; without a RUN, the shapes of the whole catalogue.",
-    },
-}
+# In the order of --help; a command is the function of the same name in the module of that name.
+COMMANDS = (
+    "demo", "check", "finetune", "sweep", "compare", "inspect", "evaluate", "predict", "export",
+    "explain", "reproduce",
+)  # fmt: skip
+# The verbs of the commands that are packages.
+VERBS = {"explain": ("gradients", "features", "activations")}
+
+
+def _summary(module: str) -> str:
+    """Return the first paragraph of the docstring of a command, or of its package.
+
+    The page of --help that lists the commands needs no more of them. Reading the source saves
+    importing what their options are made of.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(module)
+    source = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    name = module.rpartition(".")[2]
+    functions = [each for each in source.body if isinstance(each, ast.FunctionDef)]
+    told = next((each for each in functions if each.name == name), source)
+    return " ".join((ast.get_docstring(told) or "").partition("\n\n")[0].split())
 
 
 def _print_version(asked: bool) -> None:
@@ -52,14 +55,21 @@ def _print_version(asked: bool) -> None:
 
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Does AReLU make fine-tuning on your pictures converge faster, and is it worth keeping?"""
 
 
 def _application(words: Sequence[str]) -> typer.Typer:
-    """The commands by name; only the one that ``words``, those of the command line that are no options, ask for can run."""
+    """Build the application with every command listed and only the requested one runnable.
+
+    Args:
+        words: the words of the command line that are not options; the first names the command.
+    """
     app = typer.Typer(
         name="arelu-tl",
         cls=Group,
@@ -71,21 +81,24 @@ def _application(words: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_top)
-    _add_commands(app, "arelu_tl.cli", SUMMARIES, words)
+    _add_commands(app, "arelu_tl.cli", COMMANDS, words)
     return app
 
 
-def _add_commands(app: typer.Typer, package: str, summaries: Mapping[str, str], words: Sequence[str]) -> None:
-    """Add the commands of ``package``, of which the first of ``words`` asks for one, and the next for its verb."""
-    for name, summary in summaries.items():
+def _add_commands(
+    app: typer.Typer, package: str, names: Sequence[str], words: Sequence[str]
+) -> None:
+    """Add the commands of ``package``: all listed, only the one that ``words`` ask for runnable."""
+    for name in names:
+        module = f"{package}.{name}"
         if not words or name != words[0]:
-            app.command(name, cls=Command, help=summary)(_not_asked)
+            app.command(name, cls=Command, help=_summary(module))(_not_asked)
         elif name in VERBS:
             verbs = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
-            _add_commands(verbs, f"{package}.{name}", VERBS[name], words[1:])
-            app.add_typer(verbs, name=name, help=summary)
+            _add_commands(verbs, module, VERBS[name], words[1:])
+            app.add_typer(verbs, name=name, help=_summary(module))
         else:
-            app.command(name, cls=Command)(getattr(importlib.import_module(f"{package}.{name}"), name))
+            app.command(name, cls=Command)(getattr(importlib.import_module(module), name))
 
 
 def _not_asked() -> None:
@@ -93,11 +106,13 @@ def _not_asked() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit code."""
-    arguments = [argument_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    """Run the command line and exit the process with its code."""
+    arguments = [
+        argument_at_home(word) for word in (sys.argv[1:] if arguments is None else arguments)
+    ]
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
-        # A name that is no valid text (or that the terminal's encoding lacks) is shown escaped.
+        # A name that is not valid text, or that the terminal cannot encode, is shown escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -105,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _application(words)(args=arguments, standalone_mode=False)
     except BrokenPipeError:
         code = 0
-    except Exception as error:  # noqa: BLE001  the top of the program: everything becomes a line and a code
+    except Exception as error:  # noqa: BLE001  the top level turns every error into a line
         code = _tell(error, debug)
     except KeyboardInterrupt:
         if debug:
@@ -114,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (head, less) has left; nothing is wrong, and the interpreter shall not complain at its end either.
+        # The reader (head, less) has closed the pipe, which is no error. Without this the
+        # interpreter would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -126,18 +142,30 @@ def _tell(error: Exception, debug: bool) -> int:
         return 130
     if isinstance(error, typer.TyperException):
         message = str(getattr(error, "format_message", lambda: error)())
-        return _say(f"{_one_line(message)} (see --help)" if message else "", int(getattr(error, "exit_code", 2)))
+        return _say(
+            f"{_one_line(message)} (see --help)" if message else "",
+            int(getattr(error, "exit_code", 2)),
+        )
     if isinstance(error, AreluTlError):
         return _say(_one_line(_unwrap(str(error))), error.exit_code)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return _say(f"{_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", 2)
-    told = f"unexpected {type(error).__name__}: {_one_line(str(error))} (a defect of ours: run again with --debug)"
-    return _say(told, 1)
+        return _say(
+            f"{_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", 2
+        )
+    message = (
+        f"unexpected {type(error).__name__}: {_one_line(str(error))} "
+        "(a defect of ours: run again with --debug)"
+    )
+    return _say(message, 1)
 
 
 def _say(line: str, code: int) -> int:
-    """Print an error and return the exit code; of processes that train together the first to fail speaks for all."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":  # torch is imported for nobody else
+    """Print an error and return the exit code.
+
+    Of several processes that train together, only the first to fail prints, and all return its
+    code.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # import torch for nothing else
         from arelu_tl.training.distributed import is_one_of_many, speaks_first
 
         if is_one_of_many():
@@ -150,14 +178,14 @@ def _say(line: str, code: int) -> int:
 
 
 def _unwrap(message: str) -> str:
-    """An error of a loader's worker process arrives with that process's traceback; its last line is what was said."""
+    """Reduce an error of a loader's worker process, which carries a traceback, to its last line."""
     if "Original Traceback" not in message:
         return message
     return re.sub(r"^[\w.]+: ", "", message.strip().splitlines()[-1])
 
 
 def _one_line(message: str) -> str:
-    """On one line, with what a terminal would act on written as an escape."""
+    """Join the message into one line and escape the terminal's control characters."""
     from arelu_tl.render.text import visible
 
     return " ".join(map(visible, message.split()))

@@ -1,4 +1,7 @@
-"""arelu-tl check DATA: look at a folder of pictures as finetune does; trains nothing, imports no torch."""
+"""arelu-tl check DATA: check a folder of pictures as finetune does.
+
+Trains nothing and imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, merge_config, require_folder, with_config_options
+from arelu_tl.cli.options import (
+    Debug,
+    Json,
+    Quiet,
+    Wide,
+    merge_config,
+    require_folder,
+    with_config_options,
+)
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.render.console import Shown, line
 from arelu_tl.render.grid import Column, Grid
 
-if TYPE_CHECKING:  # the command's help needs none of it
+if TYPE_CHECKING:  # the command's help must not import them
     from arelu_tl.data.folder import PictureFolder
     from arelu_tl.data.similar import Copies
     from arelu_tl.experiment.check import Check
 
 _SHOWN = (
-    "train_split", "val_split", "layout", "val_fraction", "split_seed", "on_bad_image", "allow_duplicates", "follow_links",
-    "cache", "cache_limit",
+    "train_split", "val_split", "layout", "val_fraction", "split_seed", "on_bad_image",
+    "allow_duplicates", "follow_links", "cache", "cache_limit",
 )  # fmt: skip
 
 
 @with_config_options(leave_out=set(FinetuneConfig.model_fields) - set(_SHOWN))
 def check(
     settings: dict[str, Any],
-    data: Annotated[Path | None, typer.Argument(help="Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of pictures: ROOT/{train,val}/CLASS/* or ROOT/CLASS/*."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file of options; the command line wins."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for check.json, rejected.csv and duplicates.csv.", show_default="nothing is written",
+            help="Folder for check.json, rejected.csv and duplicates.csv.",
+            show_default="nothing is written",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -41,10 +59,10 @@ def check(
     quiet: Quiet = False,
     wide: Wide = False,
     debug: Debug = False,
-) -> None:  # fmt: skip
+) -> None:
     """Check a folder of pictures as finetune does, and say all that it would refuse or warn of.
 
-    The exit code is 2 where finetune would refuse the folder.
+    The exit code is 2 if finetune would refuse the folder.
     """
     if data is not None:
         settings["data"] = data
@@ -68,16 +86,19 @@ def check(
     sink.report(*check_report(found), *files, data=found.to_json())
     if found.problems:
         number = len(found.problems)
-        raise DataError(f"{merged.data}: finetune would refuse it for {number} reason{'s' * (number != 1)}, told above")
+        raise DataError(
+            f"{merged.data}: finetune would refuse it for {number} reason{'s' * (number != 1)}, "
+            "told above"
+        )
 
 
-# Of classes, files and groups; all of them are in the report's files.
+# Rows shown of classes, and of files and groups; the report's files list all of them.
 _MOST = 40
 _FEW = 10
 
 
 def check_report(check: Check) -> list[Shown]:
-    """Tables of what was found, then warnings, then why finetune would refuse it, or that it would not."""
+    """Tables of the findings, then warnings, then finetune's reasons to refuse, if any."""
     parts: list[Shown] = []
     folder = check.folder
     if folder is not None:
@@ -88,12 +109,14 @@ def check_report(check: Check) -> list[Shown]:
             parts += [_copies_table(folder.copies), ""]
         if endings := folder.endings():
             parts.append(line(f"files: {endings}"))
-        if told := folder.passed.line():
-            parts.append(line(told))
-        # An error says it already.
+        if passed := folder.passed.line():
+            parts.append(line(passed))
+        # The refusal below says it already.
         refused = any("--allow-duplicates" in problem for problem in check.problems)
-        warnings = [told for told in folder.warnings() if not (refused and "more than one split" in told)]
-        parts += [line(told, style="yellow") for told in warnings]
+        warnings = [
+            text for text in folder.warnings() if not (refused and "more than one split" in text)
+        ]
+        parts += [line(text, style="yellow") for text in warnings]
     parts += [line(("refused:", "red"), f" {problem}") for problem in check.problems]
     if not check.problems:
         parts.append(line(f"{check.root} can be trained on", style="green"))
@@ -103,8 +126,11 @@ def check_report(check: Check) -> list[Shown]:
 def _classes_table(folder: PictureFolder) -> Grid:
     counts = folder.counts()
     ours = ", split by us" if folder.layout == "flat" else ""
-    table = Grid([Column("class", "name"), *map(Column, counts)], title=f"{len(folder.classes)} classes{ours}")
-    # The largest and the smallest are what one asks for.
+    table = Grid(
+        [Column("class", "name"), *map(Column, counts)],
+        title=f"{len(folder.classes)} classes{ours}",
+    )
+    # Of many classes, show the largest and the smallest.
     train = counts["train"]
     names = sorted(folder.classes, key=lambda name: -train.get(name, 0))
     shown = names if len(names) <= _MOST else [*names[: _MOST // 2], *names[-_MOST // 2 :]]
@@ -119,7 +145,7 @@ def _classes_table(folder: PictureFolder) -> Grid:
 
 
 def _rejected_table(folder: PictureFolder) -> Grid:
-    title = f"{len(folder.rejected)} files that are no pictures{_told_first(folder.rejected)}"
+    title = f"{len(folder.rejected)} files that are no pictures{_first_few(folder.rejected)}"
     table = Grid([Column("file", "name"), Column("reason", "text")], title=title)
     for each in folder.rejected[:_FEW]:
         table.add(each.path, each.reason)
@@ -127,15 +153,27 @@ def _rejected_table(folder: PictureFolder) -> Grid:
 
 
 def _copies_table(copies: Sequence[Copies]) -> Grid:
-    columns = [Column("files", "text"), Column("same", "text", gives_way=1), Column("where", "text")]
-    table = Grid(columns, title=f"{len(copies)} pictures that stand more than once{_told_first(copies)}")
+    columns = [
+        Column("files", "text"),
+        Column("same", "text", gives_way=1),
+        Column("where", "text"),
+    ]
+    table = Grid(
+        columns, title=f"{len(copies)} pictures that stand more than once{_first_few(copies)}"
+    )
     for group in copies[:_FEW]:
         files = " = ".join(group.paths[:4])
         more = f" and {len(group.paths) - 4} more" if len(group.paths) > 4 else ""
-        where = "several splits" if group.across_splits else "several classes" if group.across_classes else "one class"
+        where = (
+            "several splits"
+            if group.across_splits
+            else "several classes"
+            if group.across_classes
+            else "one class"
+        )
         table.add(files + more, "bytes" if group.exact else "looks", where)
     return table
 
 
-def _told_first(rows: Sequence[object]) -> str:
+def _first_few(rows: Sequence[object]) -> str:
     return f", the first {_FEW}" if len(rows) > _FEW else ""

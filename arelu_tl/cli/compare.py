@@ -1,4 +1,4 @@
-"""arelu-tl compare PATH...: what the numbers of finished or running runs allow to be said; trains nothing."""
+"""arelu-tl compare PATH...: what the results of finished or running runs show; trains nothing."""
 
 from __future__ import annotations
 
@@ -12,33 +12,53 @@ from arelu_tl.errors import ConfigError, GateError
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, studies, or folders of studies.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Runs, studies, or folders of studies.")
+    ],
     target: Annotated[
-        float | None, typer.Option(help="Validation accuracy for steps-to-target.", show_default="95% of the baseline's best")
+        float | None,
+        typer.Option(
+            help="Validation accuracy for steps-to-target.",
+            show_default="95% of the baseline's best",
+        ),
     ] = None,
     allow_difference: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Compare although this setting (or dataset, head_init, weights, order) differs."),
+        typer.Option(
+            metavar="KEY",
+            help="Compare although this setting (or dataset, head_init, weights, order) differs.",
+        ),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="slower|worse", help="Exit with 1 if an arm is slower than relu at some rate, or worse at its best."
+            metavar="slower|worse",
+            help="Exit with 1 if an arm is slower than relu at some rate, or worse at its best.",
         ),
     ] = None,
     one_seed: Annotated[
-        bool, typer.Option("--one-seed", help="Let --fail-if take one run's word, which another seed may not bear out.")
+        bool,
+        typer.Option(
+            "--one-seed",
+            help="Let --fail-if take one run's word, which another seed may not bear out.",
+        ),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the report.", show_default="PATH, where there is one that is no run")
+        Path | None,
+        typer.Option(
+            help="Folder for the report.", show_default="PATH, where there is one that is no run"
+        ),
     ] = None,
-    report: Annotated[bool, typer.Option(help="Write comparison.json, the figures and report.html.")] = True,
+    report: Annotated[
+        bool, typer.Option(help="Write comparison.json, the figures and report.html.")
+    ] = True,
     json: Json = False,
     quiet: Quiet = False,
     wide: Wide = False,
     debug: Debug = False,
 ) -> None:
-    """Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to hand on."""
+    """Compare runs that differ in nothing but the arm: statistics, verdicts, figures, and a page to
+    hand on."""
     from arelu_tl.analysis.comparison import compare_runs
     from arelu_tl.records.runs import find_runs, is_run
 
@@ -58,7 +78,7 @@ def compare(
     from arelu_tl.cli.reporting import show_comparison
     from arelu_tl.render.console import Output
 
-    # A part of a study must not take the place of the whole study's report.
+    # The report of a part of a study must not overwrite the report of the whole study.
     place = output or (paths[0] if len(paths) == 1 and not is_run(paths[0]) else None)
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     show_comparison(comparison, runs, place if report else None, sink)
@@ -66,20 +86,31 @@ def compare(
         sink.note("for figures and report.html name a folder with --output")
     if failed := comparison.failing(fail_if or (), one_seed=one_seed):
         raise GateError(f"--fail-if: {'; '.join(failed)}")
-    # To let it pass would look like an answer.
+    # To pass here would look like an answer.
     if not one_seed and (unknown := comparison.of_one_seed(fail_if or ())):
         asked = f"--fail-if {' --fail-if '.join(dict.fromkeys(fail_if or ()))}"
-        raise ConfigError(f"{asked}: one seed cannot gate ({'; '.join(unknown)}); add seeds, or insist with --one-seed")
+        raise ConfigError(
+            f"{asked}: one seed cannot gate ({'; '.join(unknown)}); add seeds, or insist with "
+            "--one-seed"
+        )
 
 
 def _require_one_study(path: Path) -> None:
-    """
+    """Refuse a reproduction of several studies.
+
     Raises:
         ConfigError: ``path`` is a reproduction, whose studies differ in more than the arm.
     """
     from arelu_tl.paper import config as reproduction
     from arelu_tl.records.runs import is_study
 
-    studies = sorted(p for p in path.iterdir() if is_study(p)) if (path / reproduction.CONFIG).is_file() else []
+    studies = (
+        sorted(p for p in path.iterdir() if is_study(p))
+        if (path / reproduction.CONFIG).is_file()
+        else []
+    )
     if len(studies) > 1:
-        raise ConfigError(f"{path} holds a study for each optimiser or direction; compare {' or '.join(map(str, studies))}")
+        raise ConfigError(
+            f"{path} holds a study for each optimiser or direction; compare "
+            f"{' or '.join(map(str, studies))}"
+        )

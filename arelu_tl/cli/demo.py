@@ -1,4 +1,4 @@
-"""arelu-tl demo: the main job on real digits with the embedded backbone, offline."""
+"""arelu-tl demo: fine-tune the embedded backbone on real digits, offline."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder that the study folder is made in.")] = Path("runs"),
-    data: Annotated[Path, typer.Option(help="Folder that the digits are written to.")] = Path("demo-data"),
+    output: Annotated[Path, typer.Option(help="Folder that the study folder is made in.")] = Path(
+        "runs"
+    ),
+    data: Annotated[Path, typer.Option(help="Folder that the digits are written to.")] = Path(
+        "demo-data"
+    ),
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
     epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of head initialisation, order and augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of head initialisation, order and augmentation.")
+    ] = 0,
     json: Json = False,
     quiet: Quiet = False,
     wide: Wide = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes on two cores."""
+    """Fine-tune the embedded backbone on real MNIST digits, AReLU beside ReLU: no network, minutes
+    on two cores."""
     from arelu_tl.records.config import check_config
 
     given = {"lr": lr, "epochs": epochs, "seed": seed, "output": output, "name": "demo"}
@@ -34,4 +41,8 @@ def demo(
 
     if leads_here():
         write_digits(data)
-    run_study(check_config({**DEMO_SETTINGS, **given, "data": data}), None, Output(as_json=json, quiet=quiet, wide=wide))
+    run_study(
+        check_config({**DEMO_SETTINGS, **given, "data": data}),
+        None,
+        Output(as_json=json, quiet=quiet, wide=wide),
+    )

@@ -1,4 +1,4 @@
-"""Pages of --help that can be read at any width: no name is cut, and no text is taken for markup."""
+"""Pages of --help for any terminal width: names are never cut, and no text is read as markup."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ _INDENT, _GAP = 2, 2
 
 
 class Command(TyperCommand):
-    """A command whose page lists its options panel by panel."""
+    """A command whose page of help lists its options by panel."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_parameters(self, ctx, formatter)
 
 
 class Group(TyperGroup):
-    """Commands, each with all that is said of it."""
+    """A group of commands, each listed with its whole summary."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_parameters(self, ctx, formatter)
-        rows = [(name, command.help or "") for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
+        rows = [
+            (name, command.help or "")
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name))
+        ]
         _write_section(formatter, "Commands", rows)
 
 
@@ -35,28 +39,36 @@ def _write_parameters(command: Command | Group, ctx: Any, formatter: Any) -> Non
         record = parameter.get_help_record(ctx)
         if record is not None:
             argument = parameter.param_type_name == "argument"
-            panel = getattr(parameter, "rich_help_panel", None) or ("Arguments" if argument else "Options")
+            panel = getattr(parameter, "rich_help_panel", None) or (
+                "Arguments" if argument else "Options"
+            )
             panels[panel].append(_without_long_choice(*record))
-    for name in sorted(panels, key=lambda name: ("Arguments", "Options").index(name) if name in ("Arguments", "Options") else 2):
+    for name in sorted(
+        panels,
+        key=lambda name: (
+            ("Arguments", "Options").index(name) if name in ("Arguments", "Options") else 2
+        ),
+    ):
         _write_section(formatter, name, panels[name])
 
 
-def _without_long_choice(names: str, told: str) -> tuple[str, str]:
-    """An option's names and its help; many values to choose from stand in the help, where lines can be broken."""
+def _without_long_choice(names: str, text: str) -> tuple[str, str]:
+    """An option's names and help; a long list of choices moves into the help, which wraps."""
     found = re.fullmatch(r"(.*) <([^<>]*\|[^<>]*)>", names)
     if found is None or len(names) <= 2 * _LONGEST_NAME:
-        return names, told
-    return f"{found[1]} <one of these>", f"{told} These are: {', '.join(found[2].split('|'))}."
+        return names, text
+    return f"{found[1]} <one of these>", f"{text} These are: {', '.join(found[2].split('|'))}."
 
 
 def _write_section(formatter: Any, name: str, rows: list[tuple[str, str]]) -> None:
     column = min(max(len(first) for first, _ in rows), _LONGEST_NAME) + _INDENT + _GAP
     formatter.write(f"\n{name}:\n")
-    for first, told in rows:
+    for first, text in rows:
         start = " " * _INDENT + first
         beside = len(start) + _GAP <= column
         lines = textwrap.wrap(
-            told, formatter.width, initial_indent=(start if beside else "").ljust(column), subsequent_indent=" " * column,
+            text, formatter.width,
+            initial_indent=(start if beside else "").ljust(column), subsequent_indent=" " * column,
             break_on_hyphens=False, break_long_words=False,
         )  # fmt: skip
         formatter.write("\n".join([*[start] * (not beside), *(lines or [start] * beside)]) + "\n")

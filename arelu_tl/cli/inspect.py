@@ -12,8 +12,8 @@ from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config
 
 _SHOWN = (
-    "pretrained", "pretrained_path", "img_size", "arm", "init", "alpha", "beta", "include", "exclude", "granularity",
-    "share_sites", "batchnorm", "drift_budget", "calibration_images",
+    "pretrained", "pretrained_path", "img_size", "arm", "init", "alpha", "beta", "include",
+    "exclude", "granularity", "share_sites", "batchnorm", "drift_budget", "calibration_images",
 )  # fmt: skip
 
 
@@ -21,17 +21,25 @@ _SHOWN = (
 def inspect(
     settings: dict[str, Any],
     model: Annotated[
-        str | None, typer.Argument(help="timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH.")
+        str | None,
+        typer.Argument(help="timm backbone: arch, arch.tag, hf-hub:USER/NAME or local-dir:PATH."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures to calibrate with and measure drift on.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw alpha0 by depth into this PNG file.")] = None,
-    list_supported: Annotated[bool, typer.Option(help="List timm's architectures that run a ReLU, and stop.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to calibrate with and measure drift on.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw alpha0 by depth into this PNG file.")
+    ] = None,
+    list_supported: Annotated[
+        bool, typer.Option(help="List timm's architectures that run a ReLU, and stop.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     wide: Wide = False,
     debug: Debug = False,
 ) -> None:
-    """List every ReLU site of a backbone, what surgery would do to it, and the drift it would cause."""
+    """List every ReLU site of a backbone, what surgery would do to it, and the drift it would
+    cause."""
     if list_supported:
         _list_supported(model, as_json=json, wide=wide)
         return
@@ -60,7 +68,7 @@ def inspect(
 
 
 def _list_supported(pattern: str | None, *, as_json: bool, wide: bool) -> None:
-    """All rows, or those whose name matches ``pattern``; needs neither torch nor timm."""
+    """Print all rows, or those whose name matches ``pattern``; imports neither torch nor timm."""
     from dataclasses import asdict
     from fnmatch import fnmatchcase
 
@@ -72,7 +80,13 @@ def _list_supported(pattern: str | None, *, as_json: bool, wide: bool) -> None:
     chosen = [row for row in rows if fnmatchcase(row.name, wanted)]
     if not chosen:
         raise ConfigError(f"no architecture of timm {release} that runs a ReLU matches {pattern!r}")
-    total = f"timm {release}, architectures that run a ReLU: {len(chosen)}; refused: {sum(bool(r.refusal) for r in chosen)}"
+    total = (
+        f"timm {release}, architectures that run a ReLU: {len(chosen)}; "
+        f"refused: {sum(bool(r.refusal) for r in chosen)}"
+    )
     Output(as_json=as_json, wide=wide).report(
-        survey_table(chosen), line(total), data={"timm": release, "architectures": [asdict(row) for row in chosen]}, paged=True
+        survey_table(chosen),
+        line(total),
+        data={"timm": release, "architectures": [asdict(row) for row in chosen]},
+        paged=True,
     )

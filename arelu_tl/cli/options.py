@@ -1,4 +1,4 @@
-"""Command-line options made from the configuration's fields, so that names, help and defaults are written once."""
+"""Command-line options made from the configuration's fields, the only source of their defaults."""
 
 from __future__ import annotations
 
@@ -15,31 +15,53 @@ from pydantic.fields import FieldInfo
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
 
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the report and errors.", rich_help_panel="Output")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel="Output")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Say nothing but the report and errors.", rich_help_panel="Output"
+    ),
+]
 Wide = Annotated[
     bool,
-    typer.Option("--wide", help="Tables with all their columns, however wide the terminal.", rich_help_panel="Output"),
+    typer.Option(
+        "--wide",
+        help="Tables with all their columns, however wide the terminal.",
+        rich_help_panel="Output",
+    ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Output")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Output")
+]
 
 
 def with_config_options(
     *, leave_out: Collection[str] = (), model: type[BaseModel] = FinetuneConfig
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command ``f(settings, ...)``: each field becomes an option, and those given arrive as ``settings``.
+    """Decorate a command ``f(settings, ...)`` so that each field becomes an option.
 
-    The command's other parameters stay as they are, before the generated ones. ``settings`` (a dict of the given values
-    only) lets a YAML file stand beneath the command line.
+    The generated options follow the command's other parameters, which stay as they are.
+    ``settings`` is a dict of the values that were given, and of no others, so that a YAML file can
+    supply the rest.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
-        fields = {name: field for name, field in model.model_fields.items() if name not in leave_out}
+        own = [
+            p
+            for name, p in inspect.signature(command, eval_str=True).parameters.items()
+            if name != "settings"
+        ]
+        fields = {
+            name: field for name, field in model.model_fields.items() if name not in leave_out
+        }
 
         def run(**values: Any) -> None:
             given = {name: values.pop(name) for name in fields}
-            command(settings={k: v for k, v in given.items() if v is not None and v != []}, **values)
+            command(
+                settings={k: v for k, v in given.items() if v is not None and v != []}, **values
+            )
 
         parameters = own + [_parameter(name, field) for name, field in fields.items()]
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -59,17 +81,23 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if kind is bool and not name.startswith("no_"):
         flag = f"{flag}/--no-{name.replace('_', '-')}"
     names = [flag, *([str(extra["short"])] if extra.get("short") else [])]
-    # Written into the help rather than left to typer, whose own value must stay None: "not given", so that YAML counts.
+    # The default is written into the help. Typer's own default stays None, which means "not
+    # given", so that the YAML file's value counts.
     option = typer.Option(
         *names,
-        help=f"{field.description}{_told_default(name, field.default)}",
+        help=f"{field.description}{_default_note(name, field.default)}",
         rich_help_panel=str(extra.get("panel", "Options")),
         show_default=False,
     )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
 
 
-def _told_default(name: str, default: Any) -> str:
+def _default_note(name: str, default: Any) -> str:
     if default is None or default is False or default == []:
         return ""
     if default is True:
@@ -84,7 +112,7 @@ def _plain_type(annotation: Any) -> Any:
         return _plain_type(get_args(annotation)[0])
     if origin in (Union, UnionType):
         kinds = [a for a in get_args(annotation) if a is not NoneType]
-        # A number or a word (``auto``): the configuration tells which it is, and what is wrong with it.
+        # A number or a word (``auto``): the configuration parses and validates it.
         return str if len(kinds) > 1 else _plain_type(kinds[0])
     if origin is Literal or origin in (list, tuple) or annotation in (str, int, float, bool, Path):
         return annotation
@@ -92,12 +120,18 @@ def _plain_type(annotation: Any) -> Any:
 
 
 Moved = Annotated[
-    Path | None, typer.Option("--data", help="DATA as an option; with --resume: where the study's pictures are now.")
+    Path | None,
+    typer.Option(
+        "--data", help="DATA as an option; with --resume: where the study's pictures are now."
+    ),
 ]
 
 
 def one_folder(argument: Path | None, option: Path | None) -> Path | None:
-    """The folder of pictures, whichever way it was named.
+    """Return the folder of pictures, given as an argument or as an option.
+
+    Raises:
+        ConfigError: it is given as both.
 
     Raises:
         ConfigError: in both ways.
@@ -110,7 +144,7 @@ def one_folder(argument: Path | None, option: Path | None) -> Path | None:
 
 
 def require_folder(path: Path) -> None:
-    """Tell a mistyped path at once, before seconds are spent on importing torch.
+    """Report a mistyped path at once, before the seconds that importing torch takes.
 
     Raises:
         DataError: ``path`` is not a folder.
@@ -125,9 +159,13 @@ _Model = TypeVar("_Model", bound=BaseModel)
 @overload
 def merge_config(config_file: Path | None, settings: dict[str, Any]) -> FinetuneConfig: ...
 @overload
-def merge_config(config_file: Path | None, settings: dict[str, Any], model: type[_Model]) -> _Model: ...
-def merge_config(config_file: Path | None, settings: dict[str, Any], model: type[BaseModel] = FinetuneConfig) -> BaseModel:
-    """YAML beneath, command line on top, everything validated together.
+def merge_config(
+    config_file: Path | None, settings: dict[str, Any], model: type[_Model]
+) -> _Model: ...
+def merge_config(
+    config_file: Path | None, settings: dict[str, Any], model: type[BaseModel] = FinetuneConfig
+) -> BaseModel:
+    """Merge the YAML file and the command line, which wins, and validate the result.
 
     Raises:
         ConfigError: see ``check_config`` and ``read_yaml``.

@@ -17,18 +17,34 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or an .onnx file, which needs no torch.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, an exported folder, or an .onnx file, which needs no torch."
+        ),
+    ],
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Pictures, folders of them (to any depth), or quoted patterns as '*/*.jpg'."),
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Pictures, folders of them (to any depth), or quoted patterns as '*/*.jpg'.",
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Labels for each picture.")] = 3,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Pictures at a time.")
+    ] = 32,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file.")
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps; the best there is when not given, cpu for an .onnx file."
+        ),
     ] = None,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Print a row for each picture, as it is done.", rich_help_panel="Output")
+        bool,
+        typer.Option(
+            "--csv", help="Print a row for each picture, as it is done.", rich_help_panel="Output"
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -37,7 +53,8 @@ def predict(
 ) -> None:
     """Label pictures with a trained model.
 
-    A picture that is missing or cannot be read is named on stderr and left out, and the exit code is 2.
+    A picture that is missing or cannot be read is named on stderr and left out, and the exit code
+    is 2.
     """
     if csv and json:
         raise ConfigError("--csv or --json, not both")
@@ -60,25 +77,27 @@ def predict(
     if not found.paths:
         raise DataError("no picture to label")
     classifier = open_classifier(model, device)
-    told: list[Prediction] = []
-    show = _csv_printer(min(top, len(classifier.classes))) if csv else told.append
-    # Rows on a terminal are their own progress, and a bar would stand between them.
+    predictions: list[Prediction] = []
+    show = _csv_printer(min(top, len(classifier.classes))) if csv else predictions.append
+    # On a terminal the rows themselves show the progress; a bar would break them up.
     with PictureBar(output, "labelling", hidden=csv and sys.stdout.isatty()) as bar:
-        for each in predict_pictures(classifier, found.paths, top=top, batch_size=batch_size, progress=bar):
+        for each in predict_pictures(
+            classifier, found.paths, top=top, batch_size=batch_size, progress=bar
+        ):
             if isinstance(each, Prediction):
                 show(each)
             else:
                 left_out.append(each)
                 output.warn(*rejected_line(each))
     if not csv:
-        output.report(predictions_table(told), data=predictions_json(told))
+        output.report(predictions_table(predictions), data=predictions_json(predictions))
     if left_out:
         asked = len(found.paths) + len(found.missing)
         raise DataError(f"left out: {len(left_out)} of {asked} ({by_reason(left_out)})")
 
 
 def _csv_printer(top: int) -> Callable[[Prediction], None]:
-    """Prints the header now, and then each prediction that it is called with."""
+    """Print the header, and return a function that prints a prediction's row."""
     from arelu_tl.models.tables import predictions_header, predictions_row
     from arelu_tl.records.csv_table import csv_lines
 

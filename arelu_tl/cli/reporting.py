@@ -1,4 +1,7 @@
-"""Show a comparison and leave its files: what compare, finetune, demo and sweep end with. Imports no torch."""
+"""Print a comparison and write its files, for compare, finetune, demo and sweep.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,28 @@ def show_comparison(
     output: Output,
     *more: Shown,
 ) -> None:
-    """Print ``comparison`` and then ``more``; with ``folder`` write comparison.json, the figures and the page there.
+    """Print ``comparison`` and then ``more``.
+
+    With ``folder``, write comparison.json, the figures and the report's page there.
 
     Raises:
         StorageError: ``folder`` cannot be written.
     """
-    told = comparison.to_json()
+    data = comparison.to_json()
     written: list[Shown] = []
     if folder is not None:
         make_folder(folder)
-        write_json(folder / runs.COMPARISON, told, indent=None)
+        write_json(folder / runs.COMPARISON, data, indent=None)
         files = write_report_files(comparison, compared, folder, title=study_title(compared))
         written = ["report: " + ", ".join(map(str, files))]
-    output.report(*comparison_report(comparison), *written, *more, data=told)
+    output.report(*comparison_report(comparison), *written, *more, data=data)
 
 
 def study_title(compared: Sequence[runs.RunRecord]) -> str:
-    """The models and the folders of pictures that were compared; what comes from no folder (``reproduce``) has no name here."""
+    """The models and the picture folders of the compared runs.
+
+    Runs of ``reproduce`` have no folder, so none is named.
+    """
     models = sorted({run.config.model for run in compared})
     folders = sorted({run.config.data.name for run in compared if run.config.data is not None})
     return ", ".join(models) + (f" on {', '.join(folders)}" if folders else "")

@@ -1,1 +1,1 @@
-"""A folder of pictures: scanned and checked, split, augmented, cached, and fed to the loop in batches."""
+"""Folders of pictures: scan and check, split, augment, cache, and load in batches."""

@@ -1,4 +1,4 @@
-"""Where reduced pictures are kept: on disk for the next study too, in memory for as long as a study runs, or nowhere."""
+"""Where reduced pictures are kept: on disk for later studies, in memory during one, or nowhere."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ if sys.platform != "win32":
 
 CacheKind = Literal["auto", "ram", "disk", "off"]
 MEMORY = Path("/dev/shm")
-# Below it a cache would hold a few dozen pictures and be in the way of everything else.
+# With less room a cache would hold only a few dozen pictures, and get in the way of other programs.
 _LEAST_ROOM = 100_000_000
 _HELD = "held"
 
 
 @contextmanager
 def open_cache(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
-    """A store that every study of this user shares while the block lasts; None for "off", and where "auto" finds no place.
+    """Open a store for the duration of the block; all studies of this user share it.
 
-    "auto" is the disk: what was written a moment ago is read from memory there too, the system takes that memory back when
-    something else needs it, and the next study finds the pictures ready. It is memory only where there is no disk with room.
+    It is None for "off", and if "auto" finds no place.
+
+    "auto" means the disk: recent files are read from the page cache there too, the system reclaims
+    that memory when it is needed, and the next study finds the pictures ready. "auto" uses memory
+    only if no disk has room.
 
     Args:
-        limit: bytes at most; of the disk never more than a quarter of what is free, of the memory never more than half.
+        limit: maximum size in bytes; also at most a quarter of the free disk, or half of the free
+            memory.
 
     Raises:
-        ConfigError: "ram" where the system has no folder in memory.
-        StorageError: the folder cannot be made, is somebody else's, or others can write to it or exchange it.
+        ConfigError: "ram" on a system without a folder in memory.
+        StorageError: the folder cannot be made, belongs to somebody else, or others can write to it
+            or replace it.
     """
     if kind == "off":
         yield None
@@ -56,8 +61,10 @@ def _open(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
             if kind == "auto":
                 continue
             if isinstance(error, OSError) and not isinstance(error, StorageError):
-                told = os.strerror(error.errno or 0)
-                raise StorageError(f"--cache {place}: {root or 'no home folder'}: {told}: pass --cache off") from error
+                reason = os.strerror(error.errno or 0)
+                raise StorageError(
+                    f"--cache {place}: {root or 'no home folder'}: {reason}: pass --cache off"
+                ) from error
             raise
         try:
             store = PictureStore(root, limit)
@@ -78,11 +85,13 @@ def _open(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
 
 
 def _disk_folder() -> Path:
-    told = os.environ.get("XDG_CACHE_HOME", "")
+    configured = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        home = Path(told) if Path(told).is_absolute() else Path.home() / ".cache"
+        home = Path(configured) if Path(configured).is_absolute() else Path.home() / ".cache"
     except RuntimeError:
-        raise StorageError("--cache disk: this user has no home folder: set XDG_CACHE_HOME, or pass --cache off") from None
+        raise StorageError(
+            "--cache disk: this user has no home folder: set XDG_CACHE_HOME, or pass --cache off"
+        ) from None
     return home / "arelu-tl" / "pictures"
 
 
@@ -93,11 +102,16 @@ def _memory_folder() -> Path:
 
 
 def _enter(root: Path) -> int:
-    """Make the folder; a descriptor of a file in it, on which ``_lock`` works."""
+    """Make the folder, and return a descriptor of a file in it, which ``_lock`` uses."""
     while True:
         make_private(root)
-        # Where everybody may write, somebody could have made it before us; elsewhere, exchange it.
-        if fault := f"{root} belongs to somebody else" if root.is_symlink() else who_else_writes(root):
+        # In a folder that everybody can write to, somebody may have made it before us; elsewhere,
+        # somebody with access may replace it.
+        if (
+            fault := f"{root} belongs to somebody else"
+            if root.is_symlink()
+            else who_else_writes(root)
+        ):
             raise StorageError(f"{fault}: pass another --cache")
         try:
             descriptor = os.open(root / _HELD, os.O_RDWR | os.O_CREAT, 0o600)
@@ -105,12 +119,15 @@ def _enter(root: Path) -> int:
             if os.path.samestat(os.fstat(descriptor), (root / _HELD).stat()):
                 return descriptor
             os.close(descriptor)
-        except FileNotFoundError:  # whoever was here last removed it before we held it
+        except FileNotFoundError:  # the last user removed the folder before we held the lock
             continue
 
 
 def _lock(descriptor: int, *, alone: bool) -> bool:
-    """Hold the folder with others, or alone if nobody else does. Without locks (some network file systems) never alone."""
+    """Lock the folder, shared or (without waiting) alone; return whether it succeeded.
+
+    Where the file system has no locks, like some network file systems, it never succeeds.
+    """
     if sys.platform == "win32":
         return False
     try:
@@ -121,7 +138,7 @@ def _lock(descriptor: int, *, alone: bool) -> bool:
 
 
 def _room(root: Path, disk: bool, used: int) -> int:
-    """Bytes that the store may have, with what it has already."""
+    """Bytes that the store may use, including what it uses already."""
     free = shutil.disk_usage(root).free + used
     if disk:
         return free // 4

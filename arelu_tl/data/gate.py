@@ -1,4 +1,4 @@
-"""The gate: every picture is decoded once to its end, and what training needs of it is kept while it is at hand."""
+"""The check of all pictures: decode each one fully once, and cache what training needs of it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,41 @@ from arelu_tl.records.storage import sha256_file
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that looks like a picture and cannot be read as one."""
+    """A file that looks like a picture but cannot be read as one."""
 
     path: str
     reason: str
 
 
 def by_reason(rejected: Iterable[Rejected], most: int = 3) -> str:
-    """What cannot be read: of each of the ``most`` commonest reasons how many files, and a few of them."""
+    """Summarise files that cannot be read.
+
+    For each of the ``most`` commonest reasons: how many files, and a few of their paths.
+    """
     paths: dict[str, list[str]] = {}
     for each in rejected:
         paths.setdefault(each.reason, []).append(each.path)
     commonest = sorted(paths, key=lambda reason: -len(paths[reason]))
-    told = [_counted(reason, paths[reason]) for reason in commonest[:most]]
-    return "; ".join([*told, "..."] if len(paths) > most else told)
+    summaries = [_counted(reason, paths[reason]) for reason in commonest[:most]]
+    return "; ".join([*summaries, "..."] if len(paths) > most else summaries)
 
 
 def _counted(reason: str, paths: list[str]) -> str:
-    return f"{len(paths)} files, {reason}: {some(paths)}" if len(paths) > 1 else f"{paths[0]} ({reason})"
+    return (
+        f"{len(paths)} files, {reason}: {some(paths)}"
+        if len(paths) > 1
+        else f"{paths[0]} ({reason})"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Attributes:
-    digests: {path: SHA-256} of the good ones.
-    looks: {SHA-256: what such a picture looks like}.
-    rejected: the bad ones.
+    """The result of ``check_pictures``.
+
+    Attributes:
+        digests: {path: SHA-256} of the valid pictures.
+        looks: {SHA-256: look of that picture}.
+        rejected: the invalid files.
     """
 
     digests: dict[str, str]
@@ -63,10 +72,12 @@ def check_pictures(
     cache: PictureStore | None = None,
     recipes: Mapping[str, Recipe] | None = None,
 ) -> Checked:
-    """Decode each picture to its end. A file whose bytes ``cache`` knows to be good is only hashed.
+    """Decode each picture to its end; a file that ``cache`` knows to be valid is only hashed.
 
     Args:
-        recipes: {path: what of the picture ``cache`` is given}.
+        threads: None for one per core.
+        progress: called with (done, total) after each picture.
+        recipes: {path: recipe whose result is put into ``cache``}.
     """
     recipes = recipes or {}
 
@@ -83,7 +94,9 @@ def check_pictures(
 
     checked = Checked({}, {}, [])
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for done, (path, (digest, look, reason)) in enumerate(zip(paths, pool.map(examine, paths), strict=True), start=1):
+        for done, (path, (digest, look, reason)) in enumerate(
+            zip(paths, pool.map(examine, paths), strict=True), start=1
+        ):
             if look is None:
                 checked.rejected.append(Rejected(path, reason))
             else:
@@ -97,12 +110,17 @@ def check_pictures(
 def _decode(content: bytes, digest: str, recipe: Recipe | None, cache: PictureStore | None) -> Look:
     known = cache.verdict(digest) if cache is not None else None
     look = Look.unpack(known) if known is not None and len(known) == LOOK_BYTES else None
-    wanted = cache is not None and recipe is not None and not cache.holds(recipe, digest) and not cache.full
+    wanted = (
+        cache is not None
+        and recipe is not None
+        and not cache.holds(recipe, digest)
+        and not cache.full
+    )
     if look is not None and not wanted:
         return look
     picture = recipe.open(content) if recipe is not None and wanted else Whole().open(content)
     if cache is not None and recipe is not None and wanted:
-        # A picture that the transform cannot serve is one all the same: that is told when it is needed.
+        # A valid picture that the transform cannot process is reported when it is needed.
         with suppress(UndecodableError):
             cache.put(recipe, digest, recipe.reduce(picture))
     if look is None:
@@ -113,13 +131,15 @@ def _decode(content: bytes, digest: str, recipe: Recipe | None, cache: PictureSt
 
 
 def hash_pictures(root: Path, paths: list[str], threads: int | None = None) -> dict[str, str]:
-    """{path: SHA-256} of the files that can be read."""
+    """{path: SHA-256} of the readable files."""
 
     def digest(path: str) -> str:
         try:
             return sha256_file(root / path)
-        except OSError:  # the gate says so
+        except OSError:  # check_pictures reports it
             return ""
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return {path: found for path, found in zip(paths, pool.map(digest, paths), strict=True) if found}
+        return {
+            path: found for path, found in zip(paths, pool.map(digest, paths), strict=True) if found
+        }

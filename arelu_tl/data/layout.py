@@ -1,4 +1,4 @@
-"""Which of its two layouts a folder of pictures has: one folder a class, or one a split with those of the classes in it."""
+"""Detect the layout of a folder of pictures: class folders, or split folders with class folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from arelu_tl.data.listing import entries_of, holds_pictures, is_folder
 from arelu_tl.data.passed_over import PassedOver, is_litter, some
 from arelu_tl.errors import DataError
 from arelu_tl.records.runs import holds_results
-
-Layout = Literal["auto", "flat", "split"]
+from arelu_tl.records.settings import Layout
 
 _TRAIN_NAMES = ("train", "training")
 _VAL_NAMES = ("val", "valid", "validation")
@@ -22,10 +21,13 @@ _TEST_NAMES = ("test", "testing")
 
 @dataclass(frozen=True)
 class Splits:
-    """Attributes:
-    layout: "split" where the folder has training and validation pictures apart, "flat" where they are still to be.
-    folders: {"train", "val", "test": the split's folder}; "val" only where the layout is "split".
-    passed: what lies beside those folders.
+    """The splits of a folder of pictures.
+
+    Attributes:
+        layout: "split" if the folder separates training and validation pictures, "flat" if they
+            still have to be split.
+        folders: {"train", "val", "test": the split's folder}; "val" only if the layout is "split".
+        passed: what else is beside those folders.
     """
 
     layout: Literal["flat", "split"]
@@ -33,14 +35,17 @@ class Splits:
     passed: PassedOver
 
 
-def find_splits(root: Path, train_split: str = "train", val_split: str | None = None, layout: Layout = "auto") -> Splits:
-    """Where the pictures for training lie.
+def find_splits(
+    root: Path, train_split: str = "train", val_split: str | None = None, layout: Layout = "auto"
+) -> Splits:
+    """Find the folders of the pictures for training.
 
-    A folder ``train`` is the training split, unless pictures lie in folders beside it that are no splits: then it may as well
-    be a class, and only ``layout`` or the name of a split decides.
+    A folder ``train`` is the training split, unless folders beside it that are not splits contain
+    pictures: then it may also be a class, and only ``layout`` or a split name resolves that.
 
     Raises:
-        DataError: a folder that was named, or that the layout needs, is not there; both layouts could be meant.
+        DataError: a folder that was named, or that the layout needs, is missing; or the layout is
+            ambiguous.
     """
     if layout == "flat":
         return Splits("flat", {"train": root}, PassedOver())
@@ -53,8 +58,8 @@ def find_splits(root: Path, train_split: str = "train", val_split: str | None = 
         other = here.folder(_VAL_NAMES + _TEST_NAMES)
         if other is not None and any(map(is_folder, entries_of(other))):
             raise DataError(
-                f"{root}: has {other.name!r} but no 'train': name the training folder with --train-split, "
-                f"or, where {other.name!r} is a class, pass --layout flat"
+                f"{root}: has {other.name!r} but no 'train': name the training folder with "
+                f"--train-split, or, where {other.name!r} is a class, pass --layout flat"
             )
         return Splits("flat", {"train": root}, PassedOver())
     val = here.folder((val_split,) if val_split is not None else _VAL_NAMES)
@@ -65,18 +70,25 @@ def find_splits(root: Path, train_split: str = "train", val_split: str | None = 
             raise DataError(f"{root}: {train_split!r} cannot be training and validation at once")
         val = None
     test = here.folder(_TEST_NAMES)
-    folders = {"train": train, **({"val": val} if val else {}), **({"test": test} if test and test not in (train, val) else {})}
+    folders = {
+        "train": train,
+        **({"val": val} if val else {}),
+        **({"test": test} if test and test not in (train, val) else {}),
+    }
     if not named and (classes := here.classes(folders.values())):
         raise DataError(_both_readings(root, train, folders.values(), classes))
     return Splits("split" if val is not None else "flat", folders, here.passed)
 
 
-def find_evaluated(root: Path, classes: Collection[str], split: str | None = None, layout: Layout = "auto") -> Path:
-    """The folder whose folders are the classes that a trained model shall be evaluated on; the validation split if there is one.
+def find_evaluated(
+    root: Path, classes: Collection[str], split: str | None = None, layout: Layout = "auto"
+) -> Path:
+    """Find the folder of class folders for evaluation: the validation split if there is one.
 
     Args:
-        classes: the model's, which tell whether ``train`` and ``val`` are classes where ``layout`` leaves that open.
-        split: folder to take instead.
+        classes: the model's class names; they decide whether ``train`` and ``val`` are classes if
+            ``layout`` is "auto".
+        split: folder to use instead.
 
     Raises:
         DataError: there is no such folder.
@@ -89,13 +101,17 @@ def find_evaluated(root: Path, classes: Collection[str], split: str | None = Non
     found = here.folder(_VAL_NAMES) or here.folder(_TRAIN_NAMES)
     if layout == "split" and found is None:
         raise DataError(f"{root}: no folder 'val' or 'train' in it")
-    if layout == "flat" or found is None or (layout == "auto" and set(here.classes()) <= set(classes)):
+    if (
+        layout == "flat"
+        or found is None
+        or (layout == "auto" and set(here.classes()) <= set(classes))
+    ):
         return root
     return found
 
 
 class _Root:
-    """The folders in the folder of pictures that may be splits or classes.
+    """The folders directly below the root that may be splits or classes.
 
     Attributes:
         passed: what else is there.
@@ -118,21 +134,31 @@ class _Root:
                 self._folders[entry.name] = Path(entry.path)
 
     def folder(self, names: Sequence[str]) -> Path | None:
-        """The folder that has one of the names, exactly or but for upper and lower case."""
+        """Return the folder with one of the names; exact matches first, then ignoring case."""
         for name in names:
             if name in self._folders:
                 return self._folders[name]
         folded = {name.casefold() for name in names}
-        return next((path for name, path in self._folders.items() if name.casefold() in folded), None)
+        return next(
+            (path for name, path in self._folders.items() if name.casefold() in folded), None
+        )
 
     def classes(self, splits: Collection[Path] = ()) -> list[str]:
-        """Names of the folders that hold pictures, but for ``splits``."""
-        return [name for name, path in self._folders.items() if path not in splits and holds_pictures(path)]
+        """Return the names of the folders with pictures, except ``splits``."""
+        return [
+            name
+            for name, path in self._folders.items()
+            if path not in splits and holds_pictures(path)
+        ]
 
 
 def _both_readings(root: Path, train: Path, splits: Collection[Path], beside: Sequence[str]) -> str:
     inside = _Root(train).classes()
-    split = f"classes {some(inside)} of {train.name!r}, without {some(beside)}" if inside else f"no class in {train.name!r}"
+    split = (
+        f"classes {some(inside)} of {train.name!r}, without {some(beside)}"
+        if inside
+        else f"no class in {train.name!r}"
+    )
     flat = sorted([*(path.name for path in splits), *beside])
     return (
         f"{root}: {train.name!r} may be the training pictures or a class, for {some(beside)} "

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures of which class; only those are opened whose names do not tell."""
+"""List the pictures of each class in a folder; a file is opened only if its name does not tell."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from arelu_tl.records.runs import holds_results
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link on the way to pictures.
+    """A symbolic link that was met while listing pictures.
 
     Attributes:
         path: relative to the folder of pictures.
-        leads: where to: "inside" the folder of pictures, "outside" it, back to a folder that it lies in ("loop"), or to one that
-            has been listed already ("again").
-        followed: whether what it leads to is listed.
+        leads: its target: "inside" or "outside" the folder of pictures, a folder that contains the
+            link ("loop"), or a folder that has already been listed ("again").
+        followed: whether its target is listed.
     """
 
     path: str
@@ -35,11 +35,11 @@ class Link:
 
 @dataclass
 class Listing:
-    """One split.
+    """The pictures of one split.
 
     Attributes:
         pictures: {class: paths relative to the folder of pictures, in natural order}.
-        passed: what is there and none of them.
+        passed: everything else in the folder.
         links: every link that was met.
     """
 
@@ -49,32 +49,39 @@ class Listing:
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key under which "img2" comes before "img10"; the text itself breaks ties, so that the order is total."""
+    """Sort key that orders "img2" before "img10".
+
+    The text itself breaks ties, so the order is total.
+    """
     parts = re.split(r"(\d+)", text.casefold())
-    # int() takes any Unicode decimal that \d matches.
+    # int() accepts every Unicode decimal that \d matches.
     return [(0, int(p), "") if i % 2 else (1, 0, p) for i, p in enumerate(parts)], text
 
 
 def require_folder(root: Path) -> None:
-    """
+    """Check that the folder exists.
+
     Raises:
-        DataError: ``root`` is no folder.
+        DataError: ``root`` is not a folder.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
 
 
-def list_split(root: Path, folder: Path, *, leave_out: Collection[Path] = (), follow_links: bool = False) -> Listing:
+def list_split(
+    root: Path, folder: Path, *, leave_out: Collection[Path] = (), follow_links: bool = False
+) -> Listing:
     """List a split's folder, each class to any depth.
 
-    No folder is listed twice, so that the listing ends whatever links there are: where a link leads to one that has been, or
-    back to one that it lies in, it is passed over. So are folders of our own results, and what systems leave.
+    No folder is listed twice, so the listing ends whatever links there are: a link to a folder that
+    has been listed, or that contains the link, is passed over. So are folders of our own results,
+    and system files.
 
     Args:
         root: the folder of pictures.
-        folder: in it, or it itself.
-        leave_out: folders that are no class unless they hold pictures: where results will go.
-        follow_links: whether to follow those that lead out of ``root``.
+        folder: the split's folder: a folder in ``root``, or ``root`` itself.
+        leave_out: folders for results, which are no class unless they contain pictures.
+        follow_links: whether to follow links that lead out of ``root``.
 
     Raises:
         DataError: a folder cannot be read.
@@ -97,13 +104,17 @@ def list_split(root: Path, folder: Path, *, leave_out: Collection[Path] = (), fo
     walk.follow()
     for name, paths in list(listing.pictures.items()):
         paths.sort(key=natural_key)
-        if not paths and (name in walk.with_results or os.path.realpath(folder / name) in results_go):
+        if not paths and (
+            name in walk.with_results or os.path.realpath(folder / name) in results_go
+        ):
             del listing.pictures[name]
     return listing
 
 
 def list_all(folder: Path) -> Listing:
-    """Every picture in ``folder`` and below, of the one class ""; links are followed, into each folder once.
+    """List every picture in ``folder`` and below, as the single class "".
+
+    Links are followed, but no folder is listed twice.
 
     Raises:
         DataError: a folder cannot be read.
@@ -117,7 +128,13 @@ def list_all(folder: Path) -> Listing:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether there is a picture in ``folder`` or below that a listing would find; links to folders in it are not followed."""
+    """Whether ``folder`` or a folder below it has a picture that a listing would find.
+
+    Links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
     places = [folder]
     while places:
         entries = entries_of(places.pop())
@@ -135,10 +152,10 @@ def holds_pictures(folder: Path) -> bool:
 
 
 class _Walk:
-    """Lists folders, none of them twice; what is a folder of its own before links to it are.
+    """A walk that lists no folder twice; real folders come before links to them.
 
     Attributes:
-        with_results: classes in which there are folders of our own results.
+        with_results: classes that contain folders of our own results.
     """
 
     def __init__(self, root: Path, listing: Listing, follow_links: bool) -> None:
@@ -149,19 +166,22 @@ class _Walk:
         self.with_results: set[str] = set()
 
     def enter(self, name: str, top: os.DirEntry[str]) -> None:
-        """List a folder for the class ``name``, or keep it for later where it is a link."""
+        """List a folder for the class ``name``; postpone it if it is a link."""
         if top.is_symlink():
             self._links.append((name, top.path))
         else:
             self._walk(name, [top.path])
 
     def all_of(self, name: str, folder: Path) -> None:
-        """List ``folder`` for the class ``name``, also where it is one of our own results: it was asked for."""
+        """List ``folder`` for the class ``name``, even if it holds our own results.
+
+        The user named this folder explicitly.
+        """
         self._entered.add(_identity(folder))
         self._walk(name, self._list(name, entries_of(folder)))
 
     def follow(self) -> None:
-        """List what the links lead to."""
+        """List the targets of the postponed links."""
         while self._links:
             name, path = self._links.popleft()
             if self.may_follow(path):
@@ -182,7 +202,7 @@ class _Walk:
                 places += self._list(name, entries)
 
     def _list(self, name: str, entries: list[os.DirEntry[str]]) -> list[str]:
-        """Take a folder's pictures, and return the folders in it."""
+        """Add a folder's pictures, and return the folders in it."""
         folders = []
         for entry in entries:
             if is_litter(entry.name):
@@ -199,7 +219,7 @@ class _Walk:
         return folders
 
     def may_follow(self, path: str) -> bool:
-        """Note where a link leads, and whether it is followed."""
+        """Record where a link leads, and return whether to follow it."""
         target = Path(os.path.realpath(path))
         leads: Literal["inside", "outside", "loop", "again"] = "inside"
         if _leads_back(path, target):
@@ -213,16 +233,22 @@ class _Walk:
         return followed
 
     def relative(self, path: str) -> str:
+        """``path`` relative to the folder of pictures, with forward slashes."""
         return Path(path).relative_to(self._root).as_posix()
 
 
 def _leads_back(path: str, target: Path) -> bool:
-    """Whether a link leads to a folder that it lies in, by whatever way, or in a circle of links."""
-    # A circle is resolved as far as it can be.
+    """Whether a link leads to a folder that contains it, by any path, or into a circle of links."""
+    # realpath resolves a circle of links as far as it can, and returns a link.
     return target.is_symlink() or Path(os.path.realpath(Path(path).parent)).is_relative_to(target)
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder in natural order.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: natural_key(entry.name))
@@ -231,6 +257,7 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a circle of links
@@ -243,14 +270,19 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def same_letters(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that look alike: the same letters, accents written into them or after them."""
+    """Groups of names that look the same but encode their accents differently."""
     return _groups(names, lambda name: unicodedata.normalize("NFC", name))
 
 
 def same_but_for_case(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ only in upper and lower case, and not in how their accents are written alone."""
+    """Groups of names that differ in case.
+
+    Names that differ only in the encoding of their accents do not form a group.
+    """
     groups = _groups(names, lambda name: unicodedata.normalize("NFC", name).casefold())
-    return [group for group in groups if len({unicodedata.normalize("NFC", name) for name in group}) > 1]
+    return [
+        group for group in groups if len({unicodedata.normalize("NFC", name) for name in group}) > 1
+    ]
 
 
 def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:

@@ -1,7 +1,7 @@
-"""From a picture file to the 8-bit picture that a transform begins with: what is worth doing once, and keeping.
+"""From a picture file to the 8-bit picture that a transform starts from, which may be cached.
 
-A recipe is a function of the file's bytes. Training and validation see what it makes of them, whether that comes from a
-cache or is made anew.
+A recipe is a function of the file's bytes. Training and validation use its result, whether that is
+read from a cache or computed again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from PIL import Image, features
 from arelu_tl.data.decode import open_picture
 from arelu_tl.data.preprocess import Preprocessing
 
-# Raise it with any change of what the recipes here, or open_picture, make of a file.
+# Increase it whenever the recipes here, or open_picture, change their result for a file.
 _VERSION = 2
 
 
 @functools.cache
 def decoder() -> str:
-    """What else decides on the pixels: this module's version, Pillow's, and that of its JPEG library."""
-    return f"{_VERSION} Pillow {PIL.__version__} jpeg {features.version('jpg')} {features.version('libjpeg_turbo')}"
+    """What else decides the pixels: the versions of this module, Pillow and its JPEG library."""
+    return (
+        f"{_VERSION} Pillow {PIL.__version__} "
+        f"jpeg {features.version('jpg')} {features.version('libjpeg_turbo')}"
+    )
 
 
 def _key(words: str) -> str:
@@ -35,33 +38,33 @@ def _key(words: str) -> str:
 
 
 class Recipe(Protocol):
-    """Two steps, because the first alone tells whether a file is a picture.
+    """A computation in two steps, because the first alone decides whether a file is a picture.
 
     Attributes:
-        key: 16 hex digits; equal where recipes make the same pixels of every file.
+        key: 16 hex digits, equal for recipes that make the same pixels of every file.
     """
 
     @property
     def key(self) -> str: ...
 
     def open(self, content: bytes) -> Image.Image:
-        """A file's content as an RGB picture, decoded to its end.
+        """Decode a file's content to its end, as an RGB picture.
 
         Raises:
-            UndecodableError: see ``open_picture``, whose verdict it shares.
+            UndecodableError: as ``open_picture``, with the same verdict for every recipe.
         """
 
     def reduce(self, picture: Image.Image) -> Image.Image:
-        """What is kept of it.
+        """Compute what is kept of the picture.
 
         Raises:
-            UndecodableError: the transform cannot serve such a picture.
+            UndecodableError: the transform cannot process such a picture.
         """
 
 
 @dataclass(frozen=True)
 class Whole:
-    """The picture as it is."""
+    """The picture unchanged."""
 
     @property
     def key(self) -> str:
@@ -76,11 +79,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class Reduced:
-    """For random crops: smaller, its shorter side ``side`` pixels; never enlarged.
+    """For random crops: scaled down until its shorter side has ``side`` pixels; never enlarged.
 
-    A JPEG many times larger is decoded at a half, a quarter or an eighth of its size, whichever is still large enough. The
-    rest is a bicubic filter over all pixels: nearly as sharp as Lanczos's, and what does not fit into a cache is reduced anew
-    every time.
+    A JPEG that is at least twice as large is decoded at a half, a quarter or an eighth of its size,
+    as long as that is large enough. The rest is a bicubic filter over all pixels. It is nearly as
+    sharp as Lanczos; speed matters because a picture that does not fit into the cache is reduced
+    again at every use.
     """
 
     side: int
@@ -96,20 +100,25 @@ class Reduced:
         shorter = min(picture.size)
         if shorter <= self.side:
             return picture
-        width, height = (max(self.side, round(length * self.side / shorter)) for length in picture.size)
+        width, height = (
+            max(self.side, round(length * self.side / shorter)) for length in picture.size
+        )
         return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 class Evaluated:
-    """For evaluation: all that timm's evaluation transform does before it makes numbers of the pixels, and as it does it."""
+    """For evaluation: timm's evaluation transform, bit for bit, up to the normalisation."""
 
     def __init__(self, data_config: Mapping[str, Any]) -> None:
-        """
+        """Set up the transform.
+
         Raises:
-            ArtefactError: see ``Preprocessing``.
+            ArtefactError: as ``Preprocessing``.
         """
         self._resized = Preprocessing(data_config).resized
-        settings = {k: data_config.get(k) for k in ("input_size", "interpolation", "crop_pct", "crop_mode")}
+        settings = {
+            k: data_config.get(k) for k in ("input_size", "interpolation", "crop_pct", "crop_mode")
+        }
         if settings["crop_mode"] == "border":
             settings["mean"] = list(data_config["mean"])  # the border's colour
         self.key = _key(f"evaluated {json.dumps(settings, sort_keys=True)}")
@@ -122,13 +131,15 @@ class Evaluated:
 
 
 def for_crops(data_config: Mapping[str, Any], least_area: float) -> Reduced:
-    """What random crops to the input's (height, width) need, so that one of the least area still fills it.
+    """The recipe for random crops: large enough for a crop of the least area to fill the input.
 
-    A crop of that share of a square picture, itself square, then has as many pixels as the input, and needs no enlargement;
-    of a longer picture it has more. Crops that timm makes up to a third wider than high, or higher than wide, may lack up to
-    15% in one direction and have as much to spare in the other.
+    A square crop of that share of a square picture has as many pixels as the input, and needs no
+    enlargement; of a longer picture it has more. timm's crops are up to a third wider than high, or
+    higher than wide: they may lack up to 15% in one direction, and have as much to spare in the
+    other.
 
     Args:
+        data_config: input_size (3, H, W).
         least_area: the least share of the picture's area that a crop keeps, 0..1.
     """
     _, height, width = data_config["input_size"]

@@ -1,7 +1,8 @@
-"""Reduced pictures as files, in a folder that any number of processes read and fill at once.
+"""Reduced pictures as files, in a folder that any number of processes read and write at once.
 
-A file is a picture's pixels beneath a header with a checksum over all of it. It is written beside and renamed in, so that a
-writer that dies leaves nothing that could be read; whatever is found short, altered or in the wrong place is made anew.
+A file is a header with a checksum over everything, followed by the picture's pixels. It is written
+under a temporary name and renamed, so a writer that dies leaves nothing readable. A file that is
+truncated, altered or in the wrong place is made again.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ from arelu_tl.data.recipe import Recipe, decoder
 if sys.platform != "win32":
     import fcntl
 
-# Magic, recipe, SHA-256 of the picture's file, height, width; then the checksum of these and the pixels.
+# Magic, recipe, SHA-256 of the picture's file, height, width; then the checksum of these and the
+# pixels.
 _FIELDS = struct.Struct("<8s16s32sII")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
 _MAGIC = b"ARELUTL1"
 _USAGE, _GOOD = "usage", "good"
-# 418 bytes a picture: verdicts on three hundred thousand.
+# At 418 bytes per picture, verdicts on three hundred thousand pictures.
 _MOST_VERDICT_BYTES = 128_000_000
 _VERDICT = re.compile(rb"([0-9a-f]{64}) ([A-Za-z0-9+/=]+)")
-# A file's time comes from a clock that lags behind the one we read.
+# File times come from a clock that lags behind time.time().
 _CLOCK_SECONDS = 2.0
 _evicting = threading.Lock()
 _numbers = itertools.count()
@@ -46,16 +48,18 @@ _numbers = itertools.count()
 
 @dataclass
 class PictureStore:
-    """Kept pictures, by recipe and SHA-256 of the picture's file. Travels to other processes, which need not have the folder.
+    """Cached pictures, by recipe and SHA-256 of the picture's file.
 
-    Nothing here fails for want of disk, rights or luck: what cannot be kept is made anew whenever it is needed.
+    Can be pickled for other processes, even where the folder does not exist. No method fails for
+    lack of disk space, access rights or the like: a picture that cannot be kept is made again at
+    every use.
 
     Attributes:
         root: the folder.
-        limit: bytes that all files in it may have together. To make room for new ones, those are removed that nobody has
-            used since this study began, the longest unused first.
+        limit: maximum size of all its files together, in bytes. To make room, files that were not
+            used since this study began are removed, the least recently used first.
         began: when this study began, in seconds since 1970.
-        full: no more is kept.
+        full: whether the store has stopped keeping pictures.
     """
 
     root: Path
@@ -66,15 +70,16 @@ class PictureStore:
     _unused: deque[tuple[float, int, Path]] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
-        # Verdicts were for the gate; megabytes that no other process asks for.
+        # Only the check of the pictures needs the verdicts; they are megabytes.
         return {**self.__dict__, "_good": {}, "_unused": None}
 
     def get(self, recipe: Recipe, digest: str) -> Image.Image | None:
-        """What ``recipe`` once made of the picture; None where it is not here."""
+        """The kept result of ``recipe`` for the picture; None if there is none."""
         path = self._path(recipe, digest)
         try:
-            # Read and not mapped: a map's pages count into the peak memory that a run reports (330 MiB of pictures mapped raised
-            # it by 333 MiB, read by none), and both ways they lie in memory once for all processes.
+            # Read, not mapped: mapped pages count into the peak memory that a run reports (330 MiB
+            # of mapped pictures raised it by 333 MiB, reading by none). Either way all processes
+            # share one copy in the page cache.
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             try:
                 status = os.fstat(descriptor)
@@ -87,12 +92,12 @@ class PictureStore:
                 self._account(-status.st_size)
             elif status.st_mtime < self.began - _CLOCK_SECONDS:
                 os.utime(path)
-        except OSError:  # never kept, evicted, or of another machine or user
+        except OSError:  # never kept, evicted, or on another machine or of another user
             return None
         return picture
 
     def holds(self, recipe: Recipe, digest: str) -> bool:
-        """Whether it is here, as far as can be told without reading it; it then counts as used."""
+        """Whether the picture's file exists, without reading it; marks it as used."""
         try:
             os.utime(self._path(recipe, digest))
         except OSError:
@@ -100,14 +105,14 @@ class PictureStore:
         return True
 
     def size(self, recipe: Recipe, digest: str) -> int:
-        """Bytes that it takes here; 0 where it is not here."""
+        """Bytes that the picture takes in the store; 0 if it is not kept."""
         try:
             return self._path(recipe, digest).stat().st_size
         except OSError:
             return 0
 
     def put(self, recipe: Recipe, digest: str, picture: Image.Image) -> None:
-        """Keep what ``recipe`` has made of a picture, from any thread or process."""
+        """Keep the result of ``recipe`` for a picture; safe from any thread or process."""
         path = self._path(recipe, digest)
         if self.full or path.exists():
             return
@@ -118,7 +123,7 @@ class PictureStore:
                 self.full = True
                 return
             try:
-                # Never the store's own folder: it has been removed, or was never on this machine.
+                # Never make the root itself: it was removed, or was never on this machine.
                 path.parent.parent.mkdir(mode=0o700, exist_ok=True)
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 beside.write_bytes(content)
@@ -127,17 +132,18 @@ class PictureStore:
                 beside.unlink(missing_ok=True)
                 self._account(-len(content))
                 raise
-        except OSError:  # a full disk, say
+        except OSError:  # for example a full disk
             self.full = True
 
     def verdict(self, digest: str) -> bytes | None:
-        """What was noted of the file with this SHA-256, which is known to decode to its end; None where it is not."""
+        """The note on the file with this SHA-256, if it is known to be valid; otherwise None."""
         return self._good.get(digest)
 
     def note_good(self, digest: str, noted: bytes) -> None:
-        """Remember that a file does, and a few bytes about it."""
+        """Record that a file is valid, with a few bytes about it."""
         try:
-            # One write of one line: other writers' come before or after it. A dead writer's half line is no verdict.
+            # One write per line, so lines of concurrent writers do not mix. A half line, from a
+            # writer that died, does not parse as a verdict.
             descriptor = os.open(self._verdicts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(descriptor, f"{digest} {base64.b64encode(noted).decode()}\n".encode())
@@ -147,7 +153,10 @@ class PictureStore:
             self.full = True
 
     def tidy(self) -> None:
-        """Count what is here, and remove what dead writers left and what is beyond the limit. Only where nobody else is."""
+        """Recount the size, and remove leftovers of dead writers and files beyond the limit.
+
+        Only for a process that holds the folder alone.
+        """
         for path in self.root.glob("*/*/*.tmp"):
             path.unlink()
         files = self._files()
@@ -160,12 +169,12 @@ class PictureStore:
         with self._usage() as descriptor:
             _write_total(descriptor, total)
         for path in self.root.glob(f"{_GOOD}-*"):
-            # Another Pillow's, or more than anybody's pictures.
+            # Written for another version of Pillow, or grown beyond any real use.
             if path != self._verdicts or path.stat().st_size > _MOST_VERDICT_BYTES:
                 path.unlink()
 
     def load_verdicts(self) -> None:
-        """Read which files are known to decode."""
+        """Read which files are known to be valid."""
         try:
             lines = self._verdicts.read_bytes().splitlines()
         except OSError:
@@ -177,7 +186,7 @@ class PictureStore:
                     self._good[found[1].decode()] = base64.b64decode(found[2], validate=True)
 
     def used(self) -> int:
-        """Bytes in it, as its writers have counted them; 0 where there is none."""
+        """Bytes used, as counted by the writers; 0 if the folder is not accessible."""
         try:
             with self._usage() as descriptor:
                 return self._total(descriptor)
@@ -189,28 +198,30 @@ class PictureStore:
         return self.root / f"{_GOOD}-{zlib.crc32(decoder().encode()):08x}"
 
     def _path(self, recipe: Recipe, digest: str) -> Path:
-        # Folders of many thousands of files are slow to search on some file systems.
+        # Folders with many thousands of files are slow on some file systems.
         return self.root / recipe.key / digest[:2] / digest
 
     def _reserve(self, size: int) -> bool:
-        """Count a file of ``size`` bytes in, after making room for it if need be; False where there is none."""
+        """Add ``size`` bytes to the count, evicting files if needed; False if there is no room."""
         while not self._account(size):
             with _evicting:
                 if self._unused is None:
-                    self._unused = deque(each for each in self._files() if each[0] < self.began - _CLOCK_SECONDS)
+                    self._unused = deque(
+                        each for each in self._files() if each[0] < self.began - _CLOCK_SECONDS
+                    )
                 if not self._unused:
                     return False
                 listed, freed, path = self._unused.popleft()
             try:
-                if path.stat().st_mtime == listed:  # nobody has used it meanwhile
+                if path.stat().st_mtime == listed:  # not used in the meantime
                     path.unlink()
                     self._account(-freed)
-            except FileNotFoundError:  # somebody else has made room of it, and counted it out
+            except FileNotFoundError:  # another process evicted it, and updated the count
                 continue
         return True
 
     def _account(self, change: int) -> bool:
-        """Add to the count; False, and nothing added, where it would exceed the limit."""
+        """Add to the count; False, without adding, if it would exceed the limit."""
         with self._usage() as descriptor:
             total = self._total(descriptor) + change
             if change > 0 and total > self.limit:
@@ -221,11 +232,13 @@ class PictureStore:
     def _total(self, descriptor: int) -> int:
         os.lseek(descriptor, 0, os.SEEK_SET)
         written = os.read(descriptor, 32)
-        return int(written) if written.strip().isdigit() else sum(size for _, size, _ in self._files())
+        return (
+            int(written) if written.strip().isdigit() else sum(size for _, size, _ in self._files())
+        )
 
     @contextmanager
     def _usage(self) -> Iterator[int]:
-        """The file with the count, all others kept out of it."""
+        """Open the file with the count, locked against all other processes."""
         descriptor = os.open(self.root / _USAGE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if sys.platform != "win32":
@@ -235,7 +248,7 @@ class PictureStore:
             os.close(descriptor)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every kept picture, the longest unused first."""
+        """(time of last use, bytes, path) of every kept picture, least recently used first."""
         found = []
         for path in self.root.glob("*/*/*"):
             try:
@@ -252,13 +265,15 @@ def _write_total(descriptor: int, total: int) -> None:
 
 
 def _pack(recipe: Recipe, digest: str, picture: Image.Image) -> bytes:
-    fields = _FIELDS.pack(_MAGIC, recipe.key.encode(), bytes.fromhex(digest), picture.height, picture.width)
+    fields = _FIELDS.pack(
+        _MAGIC, recipe.key.encode(), bytes.fromhex(digest), picture.height, picture.width
+    )
     pixels = picture.tobytes()
     return b"".join((fields, _CHECKSUM.pack(zlib.crc32(pixels, zlib.crc32(fields))), pixels))
 
 
 def _unpack(content: bytes, recipe: Recipe, digest: str) -> Image.Image | None:
-    """The picture; None unless it is whole, unaltered and the one asked for."""
+    """The picture; None unless it is complete, unaltered and the one asked for."""
     if len(content) < _HEADER_BYTES:
         return None
     fields, pixels = content[: _FIELDS.size], memoryview(content)[_HEADER_BYTES:]

@@ -1,4 +1,8 @@
-"""The model that a run trains: operated on when the run begins, and built again from what it recorded when it goes on."""
+"""Build a run's model, batches, optimiser, schedule and loop settings from its configuration.
+
+Only this module, ``pictures`` and ``devices`` read the configuration keys that affect training.
+Surgery is applied when a run begins; a resumed run rebuilds its model from the recorded surgery.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
@@ -24,8 +29,9 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.weights import require_finite
 from arelu_tl.surgery.apply import restore_sites
 from arelu_tl.surgery.calibrate import calibration_batches
-from arelu_tl.surgery.convert import SurgeryReport, convert
+from arelu_tl.surgery.convert import SurgeryReport, operate
 from arelu_tl.training.distributed import ALONE, World
+from arelu_tl.training.features import FeatureBatches
 from arelu_tl.training.fit import FitSettings
 from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, make_schedule
 from arelu_tl.training.recompute import enable_grad_checkpointing
@@ -36,9 +42,9 @@ class RunStart:
     """How a run began, and the model that it trains.
 
     Attributes:
-        backbone: its model has its sites exchanged and its new head on.
-        report: of surgery; None for the unmodified arm.
-        pairing: what the other run of a pair must share: dataset, head_init, weights.
+        backbone: its model after surgery, with the new head.
+        report: surgery report; None for the unmodified arm.
+        pairing: what both runs of a pair must share: dataset, head_init, weights.
     """
 
     backbone: Backbone
@@ -46,7 +52,10 @@ class RunStart:
     pairing: dict[str, Any]
 
     def to_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, beside surgery.json: another machine would compute it a little differently."""
+        """Return what a checkpoint stores in addition to surgery.json.
+
+        It is stored because another machine would compute slightly different values.
+        """
         return {"backbone": record_backbone(self.backbone), "pairing": self.pairing}
 
 
@@ -55,9 +64,9 @@ class SavedRun:
     """Where a run stopped.
 
     Attributes:
-        checkpoint: its folder.
-        weights: the model's.
-        state: everything else.
+        checkpoint: checkpoint folder.
+        weights: the model's state dict.
+        state: everything else in the checkpoint.
         surgery: content of the run's surgery.json; None for the unmodified arm.
     """
 
@@ -68,26 +77,35 @@ class SavedRun:
 
 
 def begin(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> RunStart:
-    """The start of a run that has not begun yet.
+    """Start a new run.
 
     Raises:
         BackboneError, SurgeryError, ConfigError: see ``load_backbone`` and ``convert``.
     """
     backbone, report, head = prepare_model(config, folder, device)
-    return RunStart(backbone, report, {"dataset": folder.fingerprint(), "head_init": head, "weights": backbone.weights})
+    return RunStart(
+        backbone,
+        report,
+        {"dataset": folder.fingerprint(), "head_init": head, "weights": backbone.weights},
+    )
 
 
 def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: SavedRun) -> RunStart:
-    """The same, of a run that has begun, with the weights that it had where it stopped.
+    """Restore a run from its last checkpoint, with the weights saved there.
 
-    Neither pretrained weights nor pictures are needed: what surgery and calibration came to is recorded.
+    Neither pretrained weights nor pictures are needed, because the results of surgery and
+    calibration are recorded.
 
     Raises:
-        ArtefactError: the records do not belong together, or the weights hold NaN or infinities.
+        ArtefactError: the records do not match one another, or the weights hold NaN or infinite
+            values.
     """
     try:
         recorded = saved.state["start"]
-        backbone, pairing = rebuild_backbone(recorded["backbone"], saved.checkpoint), dict(recorded["pairing"])
+        backbone, pairing = (
+            rebuild_backbone(recorded["backbone"], saved.checkpoint),
+            dict(recorded["pairing"]),
+        )
         model = backbone.model.to(device)
         report = None
         if saved.surgery is not None:
@@ -108,19 +126,24 @@ _UNFIT = (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, Attrib
 
 
 def _unfit(saved: SavedRun, error: Exception) -> ArtefactError:
-    told = " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())[:300]
     return ArtefactError(
-        f"{saved.checkpoint}: what it says of how its run began does not fit ({type(error).__name__}: {told}): "
-        f"to train the run anew, remove {saved.checkpoint.parent}"
+        f"{saved.checkpoint}: what it says of how its run began does not fit "
+        f"({type(error).__name__}: {message}): to train the run anew, remove "
+        f"{saved.checkpoint.parent}"
     )
 
 
 def prepare_model(
     config: FinetuneConfig, folder: PictureFolder, device: torch.device
 ) -> tuple[Backbone, SurgeryReport | None, str]:
-    """The model of ``config.arm`` on ``device``, ready to train, its surgery report, and its new head's digest.
+    """Prepare the model of ``config.arm`` for training on ``device``.
 
-    Surgery happens while the pretrained classifier is still on, so that the drift is that of the whole pretrained net.
+    Surgery happens before the pretrained classifier is replaced, so that the measured drift is that
+    of the whole pretrained network.
+
+    Returns:
+        (backbone, surgery report or None, digest of the new head).
     """
     backbone = load_backbone(
         config.model,
@@ -135,7 +158,9 @@ def prepare_model(
     report = None
     if config.arm != "relu":
         calibration = calibration_pictures(config, folder, backbone, device)
-        report = convert(model, **surgery_settings(config), example_input=calibration[0][:1], calibration=calibration)
+        report = operate(
+            model, config.surgery(), example_input=calibration[0][:1], calibration=calibration
+        )
     _finish(model, config, len(folder.classes), device)
     return backbone, report, state_digest(model, classifier_names(model))
 
@@ -147,18 +172,15 @@ def _finish(model: nn.Module, config: FinetuneConfig, classes: int, device: torc
         enable_grad_checkpointing(model)
 
 
-def surgery_settings(config: FinetuneConfig) -> dict[str, Any]:
-    """What of ``config`` goes to ``convert``."""
-    keys = (
-        "arm", "init", "alpha", "beta", "include", "exclude", "granularity", "share_sites", "batchnorm", "drift_budget",
-        "inplace",
-    )  # fmt: skip
-    return {key: getattr(config, key) for key in keys}
+def calibration_pictures(
+    config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device
+) -> list[Tensor]:
+    """Return the first training pictures of a seeded order, preprocessed as for evaluation.
 
-
-def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device) -> list[Tensor]:
-    """The first training pictures of a seeded order, as evaluation would see them: batches (B, C, H, W), B about 32."""
-    # One picture a batch keeps the number exact whatever the size of the set is.
+    Returns:
+        Batches of shape (B, C, H, W), B about 32.
+    """
+    # With batches of one picture, the number of pictures is exact for any size of the set.
     batches = make_train_batches(
         folder.root,
         folder.splits["train"],
@@ -167,12 +189,15 @@ def calibration_pictures(config: FinetuneConfig, folder: PictureFolder, backbone
         seed=config.seed,
         cache=folder.cache,
     )
-    chosen = [pictures[0] for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)]
+    chosen = [
+        pictures[0]
+        for _, (pictures, _) in zip(range(config.calibration_images), batches.epoch(), strict=False)
+    ]
     return [batch.to(device) for batch in calibration_batches(chosen)]
 
 
 def state_digest(model: nn.Module, names: list[str]) -> str:
-    """SHA-256 over the parameters of the named modules."""
+    """Return the SHA-256 digest over the state dicts of the named modules."""
     digest = hashlib.sha256()
     for name in names:
         for key, tensor in model.get_submodule(name).state_dict().items():
@@ -181,7 +206,10 @@ def state_digest(model: nn.Module, names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def make_run_schedule(config: FinetuneConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler | None:
+def make_run_schedule(
+    config: FinetuneConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> Scheduler | None:
+    """Make the schedule of ``config``; None for constant rates."""
     return make_schedule(
         optimizer,
         sched=config.sched,
@@ -193,21 +221,20 @@ def make_run_schedule(config: FinetuneConfig, optimizer: torch.optim.Optimizer, 
 
 
 def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimiser of ``config``, and freeze the backbone if ``config`` says so.
+
+    Raises:
+        BackboneError: the backbone is to be frozen, but the model names no classifier.
+    """
     head = classifier_names(model)
     if config.freeze == "backbone":
         if not head:
-            raise BackboneError(f"{config.model} names no classifier, so there is nothing to train with --freeze backbone")
+            raise BackboneError(
+                f"{config.model} names no classifier, so there is nothing to train with --freeze "
+                "backbone"
+            )
         freeze_backbone(model, head)
-    return make_optimizer(
-        model,
-        head,
-        opt=config.opt,
-        lr=config.lr,
-        head_lr=config.head_lr,
-        arelu_lr=config.arelu_lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-    )
+    return make_optimizer(model, head, config.optimizer())
 
 
 def make_run_batches(
@@ -218,7 +245,11 @@ def make_run_batches(
     processors: int | None = None,
     world: World = ALONE,
 ) -> tuple[Batches, Batches]:
-    """What this process of ``world`` trains and evaluates on: its slice of each batch, and every ``world.size``-th slice."""
+    """Make the training and validation batches of this process of ``world``.
+
+    In training each process gets its slice of every batch; in evaluation, every ``world.size``-th
+    batch.
+    """
     own = None if world.size == 1 else max(1, (os.cpu_count() or 1) // world.local_size)
     workers = choose_workers(config.workers, device, processors or own)
     pin = device.type == "cuda"
@@ -247,7 +278,10 @@ def make_run_batches(
     return train, val
 
 
-def fit_settings(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> FitSettings:
+def fit_settings(
+    config: FinetuneConfig, folder: PictureFolder, device: torch.device
+) -> FitSettings:
+    """Make the settings of the training loop from ``config``."""
     steps, seconds = parse_interval(config.save_every)
     return FitSettings(
         epochs=config.epochs,
@@ -261,9 +295,12 @@ def fit_settings(config: FinetuneConfig, folder: PictureFolder, device: torch.de
         patience=config.patience,
         ema_decay=config.model_ema_decay if config.model_ema else None,
         frozen_backbone=config.freeze == "backbone",
-        # On the processor a step took 0.74 to 0.97 of the time with two threads, and about as long with one; on GPUs it is what
-        # mixed precision's units want (not measured).
-        channels_last=(device.type == "cpu" or config.amp) if config.channels_last is None else config.channels_last,
+        # On the CPU channels_last reduced the time of a step to 0.74 to 0.97 with two threads, and
+        # made little difference with one. On GPUs it is the layout that mixed-precision units
+        # prefer (not measured).
+        channels_last=(device.type == "cpu" or config.amp)
+        if config.channels_last is None
+        else config.channels_last,
         compile=config.compile,
         grad_checkpointing=config.grad_checkpointing,
         micro_batch=config.micro_batch,
@@ -271,3 +308,64 @@ def fit_settings(config: FinetuneConfig, folder: PictureFolder, device: torch.de
         save_every_seconds=seconds,
         save_epochs=config.save_epochs,
     )
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the training loop needs for a run.
+
+    Attributes:
+        model: the model to train: the backbone's, or only its head, which takes features.
+        train, val: batches of inputs to ``model``.
+        optimizer: over the model's trainable parameters.
+        schedule: None for constant rates.
+    """
+
+    model: nn.Module
+    train: Batches | FeatureBatches
+    val: Batches | FeatureBatches
+    optimizer: torch.optim.Optimizer
+    schedule: Scheduler | None
+    settings: FitSettings
+    device: torch.device
+
+    @property
+    def steps(self) -> int:
+        """Total number of optimiser steps."""
+        return (
+            steps_per_epoch(len(self.train), self.settings.grad_accum_steps) * self.settings.epochs
+        )
+
+
+def build_training(
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    backbone: Backbone,
+    device: torch.device,
+    processors: int | None = None,
+    world: World = ALONE,
+) -> Training:
+    """Build batches, optimiser, schedule and settings for the model of ``backbone``.
+
+    Args:
+        backbone: its model is already on ``device``.
+        processors: number of CPUs that may load pictures; None for all of the machine's.
+        world: the processes that train together; they start with the weights of rank 0.
+    """
+    model = backbone.model
+    if config.sync_bn and world.size > 1:
+        convert_sync_batchnorm(model)
+    optimizer = make_run_optimizer(config, model)
+    train, val = make_run_batches(config, folder, backbone, device, processors, world)
+    schedule = make_run_schedule(
+        config, optimizer, steps_per_epoch(len(train), config.grad_accum_steps)
+    )
+    world.share_weights(model.state_dict().values())
+    return Training(
+        model, train, val, optimizer, schedule, fit_settings(config, folder, device), device
+    )
+
+
+def steps_per_epoch(batches: int, grad_accum_steps: int) -> int:
+    """Return the number of optimiser steps for ``batches`` batches."""
+    return -(-batches // grad_accum_steps)

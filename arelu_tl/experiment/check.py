@@ -1,4 +1,4 @@
-"""The data gate by itself: all that finetune would say about a folder of pictures. Imports no torch."""
+"""Check a folder of pictures as finetune would, without training. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arelu_tl.data.folder import PictureFolder, scan_folder
 from arelu_tl.data.similar import Copies
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.amounts import parse_size
-from arelu_tl.records.config import FinetuneConfig, scan_settings
+from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.storage import make_folder, require_room, write_json, write_text
 
@@ -21,10 +21,12 @@ REPORT, REJECTED, DUPLICATES = "check.json", "rejected.csv", "duplicates.csv"
 
 @dataclass(frozen=True)
 class Check:
-    """Attributes:
-    root: the folder.
-    folder: what was found; None where there is nothing that could be looked at.
-    problems: why finetune refuses the folder, one line each; none where it does not.
+    """The result of checking a folder.
+
+    Attributes:
+        root: the folder.
+        folder: what was found; None if nothing could be scanned.
+        problems: why finetune refuses the folder, one line each; empty if it accepts it.
     """
 
     root: Path
@@ -32,20 +34,28 @@ class Check:
     problems: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Content of check.json: what dataset.json would say, and the verdict."""
+        """Return the content of check.json: that of dataset.json, and the verdict."""
         found = {} if self.folder is None else self.folder.to_json()
-        return {"data": str(self.root), "accepted": not self.problems, "problems": self.problems, **found}
+        return {
+            "data": str(self.root),
+            "accepted": not self.problems,
+            "problems": self.problems,
+            **found,
+        }
 
 
 def check_folder(
-    config: FinetuneConfig, *, report: Path | None = None, progress: Callable[[int, int], None] | None = None
+    config: FinetuneConfig,
+    *,
+    report: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Check:
-    """Look at the pictures of ``config`` as ``finetune`` does, and gather all that stands against them.
+    """Scan the pictures of ``config`` as ``finetune`` does, and collect all problems.
 
     Args:
-        config: its data settings are used.
-        report: a folder that is no class where it lies among the pictures.
-        progress: called with (pictures decoded, pictures in all).
+        config: only its data settings are used.
+        report: a folder to ignore if it lies inside the folder of pictures.
+        progress: called with (pictures decoded, pictures in total).
 
     Raises:
         ConfigError: ``config`` names no folder.
@@ -58,7 +68,7 @@ def check_folder(
         try:
             folder = scan_folder(
                 config.data,
-                **scan_settings(config),
+                config.scan(),
                 leave_out=[config.output, *([report] if report is not None else [])],
                 cache=cache,
                 progress=progress,
@@ -70,17 +80,22 @@ def check_folder(
 
 
 def write_check(check: Check, folder: Path) -> list[Path]:
-    """Write check.json, and a table each of the files that cannot be decoded and of those that show one picture.
+    """Write check.json, a table of undecodable files and a table of duplicates.
 
     Raises:
-        StorageError: see ``require_room``, or the disk refuses.
+        StorageError: see ``require_room``, or a file cannot be written.
     """
     require_room(folder, REPORT)
     make_folder(folder)
     rejected = [] if check.folder is None else check.folder.rejected
     copies = [] if check.folder is None else check.folder.copies
-    write_text(folder / REJECTED, csv_text(["path", "reason"], ([each.path, each.reason] for each in rejected)))
-    write_text(folder / DUPLICATES, csv_text(["group", "path", "split", "label", "same"], _rows(copies)))
+    write_text(
+        folder / REJECTED,
+        csv_text(["path", "reason"], ([each.path, each.reason] for each in rejected)),
+    )
+    write_text(
+        folder / DUPLICATES, csv_text(["group", "path", "split", "label", "same"], _rows(copies))
+    )
     write_json(folder / REPORT, check.to_json())
     return [folder / name for name in (REPORT, REJECTED, DUPLICATES)]
 

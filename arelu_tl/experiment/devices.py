@@ -1,4 +1,4 @@
-"""What a study runs on: the device, its loader processes, and its share among processes that train together."""
+"""Choose a study's device, its loader processes, and each process's share of a batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from arelu_tl.training.distributed import World
 
 
 def device_of(config: FinetuneConfig, world: World) -> torch.device:
-    """The device asked for; of several processes, each one's own GPU or the processor.
+    """Return the requested device; with several processes, this process's own GPU or the CPU.
 
     Raises:
-        ConfigError: there is no such device, or not one for each process; what torch cannot do on it.
+        ConfigError: there is no such device, there are fewer GPUs than processes, or the device
+            does not support the settings.
     """
     if world.size == 1:
         return choose_device(config.device)
@@ -25,14 +26,22 @@ def device_of(config: FinetuneConfig, world: World) -> torch.device:
         best = torch.accelerator.current_accelerator(check_available=True)
         name = best.type if best is not None else "cpu"
     if name not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name}: several processes train on cuda, one GPU each, or on cpu")
+        raise ConfigError(
+            f"--device {name}: several processes train on cuda, one GPU each, or on cpu"
+        )
     if name == "cpu":
         if config.sync_bn:
-            raise ConfigError("--sync-bn needs GPUs; on the CPU each process normalises by its own slice: leave it out")
+            raise ConfigError(
+                "--sync-bn needs GPUs; on the CPU each process normalises by its own slice: leave "
+                "it out"
+            )
         return torch.device("cpu")
     found = torch.cuda.device_count()
     if world.local_rank >= found:
-        raise ConfigError(f"{world.local_size} processes and {found} GPUs: start as many processes as GPUs, or pass --device cpu")
+        raise ConfigError(
+            f"{world.local_size} processes and {found} GPUs: start as many processes as GPUs, or "
+            "pass --device cpu"
+        )
     device = choose_device(f"cuda:{world.local_rank}")
     torch.cuda.set_device(device)
     return device
@@ -42,38 +51,49 @@ def check_batches(config: FinetuneConfig, world: World, pictures: int | None = N
     """Raise unless every batch can be cut into equal slices, one for each process.
 
     Args:
-        pictures: how many there are to train on; None where nobody knows yet.
+        pictures: number of training pictures; None if it is not known yet.
 
     Raises:
-        ConfigError: it cannot, with a batch size that can.
+        ConfigError: a batch cannot be cut equally; the message names a batch size that can.
     """
     if world.size == 1 or config.batch_size == "auto":
         return
-    size, most = config.batch_size, config.batch_size if pictures is None else min(config.batch_size, pictures)
+    size, most = (
+        config.batch_size,
+        config.batch_size if pictures is None else min(config.batch_size, pictures),
+    )
     if most < world.size:
-        few = f"--batch-size {size}" if pictures is None or size <= pictures else f"{pictures} training pictures"
+        few = (
+            f"--batch-size {size}"
+            if pictures is None or size <= pictures
+            else f"{pictures} training pictures"
+        )
         raise ConfigError(f"{few} for {world.size} processes: start fewer of them")
     if size % world.size or size > most:
         raise ConfigError(
-            f"--batch-size {size} is all processes' pictures in a step, and {world.size} of them cannot share it evenly"
+            f"--batch-size {size} is all processes' pictures in a step, and {world.size} of them "
+            "cannot share it evenly"
             + (f" out of {pictures}" if size > most else "")
             + f": pass {most // world.size * world.size}, or start another number of processes"
         )
 
 
 def own_slice(config: FinetuneConfig, world: World) -> FinetuneConfig:
-    """``config`` with the pictures that one of the processes has in a step."""
+    """Return ``config`` with the batch size of one process."""
     if config.batch_size == "auto":
         return config
     return config.model_copy(update={"batch_size": config.batch_size // world.size})
 
 
 def choose_workers(asked: int | None, device: torch.device, processors: int | None = None) -> int:
-    """Processes that load pictures: on a GPU most processors wait for it; on the CPU those that training leaves idle.
+    """Return the number of loader processes.
+
+    When training on a GPU most CPUs are idle, so most of them load; when training on the CPU, only
+    those that training leaves idle.
 
     Args:
-        asked: what the user wants, None for no wish.
-        processors: those there are for this run; all of the machine's when None.
+        asked: the number that the user requested; None if not given.
+        processors: number of CPUs for this run; None for all of the machine's.
     """
     if asked is not None:
         return asked
@@ -84,10 +104,17 @@ def choose_workers(asked: int | None, device: torch.device, processors: int | No
 
 
 def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | None:
-    """Why ``--amp`` makes training slower on ``device``, in a line; None where it does not, or nobody knows."""
+    """Explain in one line why ``--amp`` slows down training on ``device``.
+
+    Returns:
+        The explanation; None if it does not, or if that is not known.
+    """
     if device.type != "cpu" or not config.amp or not hasattr(torch.cpu, "get_capabilities"):
         return None
     units = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
     if any(torch.cpu.get_capabilities().get(unit) for unit in units):
         return None
-    return "--amp: this processor has no bfloat16 units, so that training is slower with it than without"
+    return (
+        "--amp: this processor has no bfloat16 units, so that training is slower with it than "
+        "without"
+    )

@@ -1,4 +1,4 @@
-"""Where a run ran: versions, device, threads, revision."""
+"""The environment of a run: versions, device, threads, revision."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from arelu_tl.version import __version__
 
 
 def rebuilt_kernels() -> str:
-    """Why every process compiles AReLU's kernel anew, a second each time, in a line; "" where it is kept."""
+    """Explain in one line why every process recompiles AReLU's kernel, which takes a second.
+
+    Returns:
+        The explanation; "" if the compiled kernel is kept.
+    """
     why = native.not_kept() if fused.kernel_state().startswith("fused") else ""
     return f"the compiled kernel is not kept, and built anew by every process: {why}" if why else ""
 
 
 def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Content of environment.json, of a run that so many processes train."""
+    """Return the content of environment.json.
+
+    Args:
+        processes: number of processes that train the run.
+    """
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
     return {
         "format": FORMAT,
@@ -43,22 +51,44 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
 
 
 def changed_environment(before: dict[str, Any], device: torch.device) -> str:
-    """What is different here from ``before`` (content of environment.json) and can change the last digits; "" for nothing."""
+    """Describe the differences from ``before`` that can change the last digits of results.
+
+    Args:
+        before: content of environment.json.
+
+    Returns:
+        The differences, in one line; "" if there are none.
+    """
     now = describe_environment(device)
 
     def flat(environment: dict[str, Any]) -> dict[str, Any]:
-        kept = ("arelu_tl", "python", "platform", "device", "device_name", "threads", "arelu_on_cpu", "arelu_on_gpu")
+        kept = (
+            "arelu_tl",
+            "python",
+            "platform",
+            "device",
+            "device_name",
+            "threads",
+            "arelu_on_cpu",
+            "arelu_on_gpu",
+        )
         packages = environment.get("packages")
-        return {key: environment.get(key) for key in kept} | (packages if isinstance(packages, dict) else {})
+        return {key: environment.get(key) for key in kept} | (
+            packages if isinstance(packages, dict) else {}
+        )
 
     old, new = flat(before), flat(now)
-    return ", ".join(f"{key} {old.get(key)} -> {new[key]}" for key in new if new[key] != old.get(key))
+    return ", ".join(
+        f"{key} {old.get(key)} -> {new[key]}" for key in new if new[key] != old.get(key)
+    )
 
 
 def _revision() -> str | None:
-    """Revision of the working folder's git checkout; None outside of one."""
+    """Return the git revision of the working folder; None outside of a checkout."""
     try:
-        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        finished = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.strip() or None
+    return finished.stdout.strip() or None

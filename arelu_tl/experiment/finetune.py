@@ -1,4 +1,4 @@
-"""The main job: a study of one arm and its baseline on one folder of pictures."""
+"""Fine-tune one arm and its baseline on one folder of pictures: a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from arelu_tl.models.run_pictures import require_pictures
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig, SweepConfig, dump_yaml
 from arelu_tl.records.format import FORMAT, require_format
-from arelu_tl.records.storage import claim_folder, make_folder, read_json, write_bytes, write_json, write_text
+from arelu_tl.records.storage import (
+    claim_folder,
+    make_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from arelu_tl.records.trained_on import TrainedOn
 from arelu_tl.training.distributed import World, join_world
 
@@ -31,15 +38,15 @@ _Config = TypeVar("_Config", bound=FinetuneConfig)
 
 
 def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> runs.StudyRecord:
-    """Train ``config.arm`` and, with ``config.baseline``, the unmodified backbone, into a new study folder.
+    """Train ``config.arm`` and, with ``config.baseline``, the unmodified backbone in a new study.
 
-    In each of the processes that torchrun has started, all of them train each run together. The first one looks at the pictures,
-    writes and tells ``observer``; all return the same.
+    Under torchrun all processes train each run together. Rank 0 scans the pictures, writes the
+    files and calls ``observer``; all return the same record.
 
     Raises:
         ConfigError, DataError, BackboneError, SurgeryError: before any training starts.
-        Interrupted: after a signal, with the state saved; ``resume_study`` goes on.
-        NonFiniteError, StorageError: training or the disk failed.
+        Interrupted: after a signal, with the state saved; ``resume_study`` continues.
+        NonFiniteError, StorageError: training failed, or a file could not be written.
         PeerError: another process that trains the same study has ended.
     """
     observer = observer or Observer()
@@ -54,12 +61,17 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
         check_batches(config, world, len(folder.splits["train"]))
         if world.leads:
             make_folder(config.output)
-        # The model is built once before anything is written, so that whatever is wrong with it is told now and leaves no
-        # half study behind; and its arms share what the machine allows.
+        # Building the model before anything is written reports its errors early and leaves no
+        # incomplete study. It also finds settings that fit the machine for all arms alike.
         share = world.local_size if device.type == "cpu" else 1
         ours = own_slice(config, world)
-        tried = [rehearse(_with_arm(ours, arm), folder, device, share=share) for arm in _arms_to_try(config, device)]
-        config = agree(config, [each for of_one in world.gather(tried) for each in of_one], shown.note)
+        tried = [
+            rehearse(_with_arm(ours, arm), folder, device, share=share)
+            for arm in _arms_to_try(config, device)
+        ]
+        config = agree(
+            config, [each for of_one in world.gather(tried) for each in of_one], shown.note
+        )
         check_batches(config, world, len(folder.splits["train"]))
         if (slow := slow_mixed_precision(device, config)) is not None:
             shown.note(slow)
@@ -74,13 +86,23 @@ def _begin(config: FinetuneConfig, folder: PictureFolder) -> Path:
 
 
 def absolute(config: _Config) -> _Config:
-    """``config`` with absolute paths, so that its study can be resumed, and its settings used again, from any folder."""
-    places = {key: value.resolve() for key in ("data", "pretrained_path") if (value := getattr(config, key)) is not None}
+    """Return ``config`` with absolute paths.
+
+    The study can then be resumed, and its settings reused, from any working folder.
+    """
+    places = {
+        key: value.resolve()
+        for key in ("data", "pretrained_path")
+        if (value := getattr(config, key)) is not None
+    }
     return config.model_copy(update=places)
 
 
 def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> None:
-    """Write what a study says about itself before its first run; the file that makes the folder a study comes last."""
+    """Write a study's own files before its first run.
+
+    The file that marks the folder as a study is written last.
+    """
     write_json(path / runs.DATASET, {"format": FORMAT, **folder.to_json()})
     write_text(path / runs.SPLIT, folder.to_csv())
     _record_trained_on(path, folder)
@@ -88,27 +110,30 @@ def open_study(path: Path, config: FinetuneConfig, folder: PictureFolder) -> Non
 
 
 def check_pictures(path: Path, folder: PictureFolder) -> None:
-    """Raise unless ``folder`` holds the pictures and the split that the study at ``path`` was begun with.
+    """Raise unless ``folder`` has the same pictures and split as the study at ``path``.
 
     Raises:
-        DataError: it does not.
-        ArtefactError: the study is of another format.
+        DataError: the pictures or the split differ.
+        ArtefactError: the study has another format.
     """
     record = read_json(path / runs.DATASET)
     require_format(record, path)
     ours, theirs = folder.fingerprint(), str(record["fingerprint"])
     if ours != theirs:
         raise DataError(
-            f"{folder.root}: the pictures are not those that {path} was started on (fingerprint of their paths, split and bytes: "
-            f"{ours[:12]} here, {theirs[:12]} then): name the folder that holds those, or begin a new study"
+            f"{folder.root}: the pictures are not those that {path} was started on (fingerprint of "
+            f"their paths, split and bytes: {ours[:12]} here, {theirs[:12]} then): name the folder "
+            "that holds those, or begin a new study"
         )
 
 
 def record_pictures(path: Path, before: Path | None, folder: PictureFolder) -> None:
-    """Let the study at ``path`` say where its pictures are now, and by what they are known where it is too old to do so.
+    """Record in the study at ``path`` where its pictures are now.
+
+    Studies of older versions lack the marks of their training pictures; these are added.
 
     Args:
-        before: where it says they are.
+        before: the folder that the study names.
     """
     if not (path / runs.TRAINED_ON).exists():
         _record_trained_on(path, folder)
@@ -117,14 +142,19 @@ def record_pictures(path: Path, before: Path | None, folder: PictureFolder) -> N
 
 
 def _record_trained_on(path: Path, folder: PictureFolder) -> None:
-    write_bytes(path / runs.TRAINED_ON, TrainedOn.of(sample.digest for sample in folder.splits["train"]).content)
+    write_bytes(
+        path / runs.TRAINED_ON,
+        TrainedOn.of(sample.digest for sample in folder.splits["train"]).content,
+    )
 
 
-def resume_study(path: Path, *, data: Path | None = None, observer: Observer | None = None) -> runs.StudyRecord:
-    """Go on with an interrupted study under its own configuration; finished runs are kept as they are.
+def resume_study(
+    path: Path, *, data: Path | None = None, observer: Observer | None = None
+) -> runs.StudyRecord:
+    """Resume an interrupted study under its own configuration; finished runs are kept as they are.
 
     Args:
-        data: where its pictures are now, if not where they were; the study says so from then on.
+        data: where the pictures are now, if they have moved; the study records the new place.
 
     Raises:
         DataError: there is no study at ``path``, or its pictures are gone or have changed.
@@ -135,7 +165,9 @@ def resume_study(path: Path, *, data: Path | None = None, observer: Observer | N
         path = path.resolve().parent
     config = runs.study_config(path)
     if isinstance(config, SweepConfig):
-        raise ConfigError(f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}")
+        raise ConfigError(
+            f"{path} is a sweep: go on with arelu-tl sweep --resume {shlex.quote(str(path))}"
+        )
     before = config.data
     if data is not None:
         config = config.model_copy(update={"data": data.resolve()})
@@ -152,13 +184,22 @@ def resume_study(path: Path, *, data: Path | None = None, observer: Observer | N
 
 
 def _train(
-    study: Path, config: FinetuneConfig, folder: PictureFolder, device: torch.device, observer: Observer, world: World
+    study: Path,
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    device: torch.device,
+    observer: Observer,
+    world: World,
 ) -> runs.StudyRecord:
     observer.study_started(study, folder, _arms(config))
-    for told in (told_cache(config, folder), rebuilt_kernels()) if world.leads else ():
-        if told:
-            observer.note(told)
-    program = "arelu-tl" if world.size == 1 else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
+    for message in (told_cache(config, folder), rebuilt_kernels()) if world.leads else ():
+        if message:
+            observer.note(message)
+    program = (
+        "arelu-tl"
+        if world.size == 1
+        else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
+    )
     hint = f"go on with: {program} finetune --resume {shlex.quote(str(study))}"
     for arm in _arms(config):
         path = study / runs.run_name(arm, config.lr, config.seed)
@@ -171,18 +212,24 @@ def _train(
             raise PeerError(f"{ended}; {path.name} is kept as it was last saved; {hint}") from ended
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; {hint}", stopped.exit_code - 128) from None
-        except KeyboardInterrupt:  # while a model was loaded or calibrated, when there is no state yet to save
-            raise Interrupted(f"stopped before {path.name} had begun; {hint}", signal.SIGINT) from None
+        except KeyboardInterrupt:
+            # A model was being loaded or calibrated: there is no state to save yet.
+            raise Interrupted(
+                f"stopped before {path.name} had begun; {hint}", signal.SIGINT
+            ) from None
     return world.lead(lambda: runs.load_study(study))
 
 
 def _arms(config: FinetuneConfig) -> list[str]:
-    """The baseline goes first, so that the other arm can be watched beside it."""
+    """Return the arms in training order: baseline first, so the other can be compared live."""
     return ["relu", config.arm] if config.baseline and config.arm != "relu" else [config.arm]
 
 
 def _arms_to_try(config: FinetuneConfig, device: torch.device) -> list[str]:
-    """Where neither memory nor a compiler decides anything, the arm tells all that can be wrong with the settings."""
+    """Return the arms to rehearse.
+
+    If neither memory nor the compiler decides a setting, ``config.arm`` alone reveals every error.
+    """
     decides = config.batch_size == "auto" or config.compile or device.type == "cuda"
     return _arms(config) if decides else [config.arm]
 

@@ -1,4 +1,4 @@
-"""A run's folder while it trains: every row, epoch, best checkpoint and checkpoint of the loop, as files."""
+"""Write what the training loop reports to the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from arelu_tl.experiment.tensorboard import TensorBoardLog
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
 from arelu_tl.records.csv_table import csv_text
+from arelu_tl.records.rows import EPOCH_COLUMNS, EpochRow, MetricRow
 from arelu_tl.records.storage import RowWriter, storage_errors, write_text
 from arelu_tl.records.weights import save_weights
 from arelu_tl.training.checkpoint import save_checkpoint
 from arelu_tl.training.evaluate import Evaluation
 
-EPOCH_COLUMNS = ("epoch", "step", "train_loss", "train_top1", "val_loss", "val_top1", "lr", "seconds")
-
 
 class RunJournal:
-    """Implements the loop's ``Journal`` on a folder, and passes on to an observer what a person wants to see."""
+    """Implements the loop's ``Journal`` on a folder, and forwards progress to an observer."""
 
     def __init__(
         self,
@@ -38,11 +37,12 @@ class RunJournal:
         keep: dict[str, int] | None = None,
         tensorboard: TensorBoardLog | None = None,
     ) -> None:
-        """``kept`` goes into every checkpoint's state.
+        """Open the files in ``path``.
 
-        ``keep`` (of a checkpoint's state) cuts the logs back to where the checkpoint was made.
-
-        ``tensorboard`` gets every row too, and is closed with the journal.
+        Args:
+            kept: added to the state of every checkpoint.
+            keep: file lengths from a checkpoint's state; the logs are cut back to them.
+            tensorboard: also gets every row, and is closed with the journal.
         """
         self.path = path
         self.card = card
@@ -58,7 +58,8 @@ class RunJournal:
             with storage_errors(self._results), open(self._results, "ab") as file:
                 file.truncate(keep["results"])
 
-    def row(self, row: dict[str, Any]) -> None:
+    def row(self, row: MetricRow) -> None:
+        """Append a row to metrics.jsonl."""
         self._metrics.append(row)
         if self._tensorboard is not None:
             self._tensorboard.row(row)
@@ -66,26 +67,40 @@ class RunJournal:
             self.observer.evaluated(self.card.arm, row)
 
     def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        """Pass a step's progress on to the observer."""
         self.observer.progress(self.card.arm, step, loss, top1, images_per_second)
 
     def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        """Save the best weights and their predictions."""
         card = replace(self.card, step=step, top1=evaluation.top1, loss=evaluation.loss)
         save_weights(self.path / runs.BEST, weights, card.to_json())
-        write_text(self.path / runs.PREDICTIONS, predictions_csv(self.val_samples, self.card.classes, evaluation))
+        write_text(
+            self.path / runs.PREDICTIONS,
+            predictions_csv(self.val_samples, self.card.classes, evaluation),
+        )
 
-    def epoch_end(self, row: dict[str, Any]) -> None:
-        with storage_errors(self._results), open(self._results, "a", encoding="utf-8", newline="") as file:
+    def epoch_end(self, row: EpochRow) -> None:
+        """Append a row to results.csv."""
+        with (
+            storage_errors(self._results),
+            open(self._results, "a", encoding="utf-8", newline="") as file,
+        ):
             csv.DictWriter(file, EPOCH_COLUMNS, lineterminator="\n").writerow(row)
         self.observer.epoch_end(self.card.arm, row)
 
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Save a checkpoint, with the lengths of the logs in its state."""
         lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
-        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, {**state, **self._kept, "lengths": lengths})
+        save_checkpoint(
+            self.path / runs.CHECKPOINTS, step, weights, {**state, **self._kept, "lengths": lengths}
+        )
 
     def note(self, text: str) -> None:
+        """Pass a message on to the observer."""
         self.observer.note(text)
 
     def close(self) -> None:
+        """Close the files."""
         try:
             self._metrics.close()
         finally:
@@ -93,8 +108,12 @@ class RunJournal:
                 self._tensorboard.close()
 
 
-def predictions_csv(samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation) -> str:
-    """path,label,predicted,probability of every evaluated picture."""
-    told = zip(samples, evaluation.predicted.tolist(), evaluation.probability.tolist(), strict=True)
-    rows = ([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in told)
+def predictions_csv(
+    samples: Sequence[Sample], classes: Sequence[str], evaluation: Evaluation
+) -> str:
+    """Return a CSV table (path, label, predicted, probability) of all evaluated pictures."""
+    evaluated = zip(
+        samples, evaluation.predicted.tolist(), evaluation.probability.tolist(), strict=True
+    )
+    rows = ([s.path, classes[s.label], classes[p], f"{q:.6f}"] for s, p, q in evaluated)
     return csv_text(["path", "label", "predicted", "probability"], rows)

@@ -1,4 +1,4 @@
-"""A study's pictures: how each split is seen, where they are kept, and the scan that checks them and keeps them."""
+"""A study's pictures: how each split is preprocessed, and the scan that checks and caches them."""
 
 from __future__ import annotations
 
@@ -16,33 +16,25 @@ from arelu_tl.data.recipe import Evaluated, Recipe, for_crops
 from arelu_tl.errors import ArtefactError, ConfigError
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.records.amounts import parse_size, told_size
-from arelu_tl.records.config import FinetuneConfig, scan_settings
+from arelu_tl.records.config import FinetuneConfig
 
 
 def views(config: FinetuneConfig, data_config: dict[str, Any]) -> dict[str, View]:
-    """How the pictures of "train" and "val" are seen.
+    """Return the preprocessing of "train" and "val" pictures.
 
     Raises:
-        ArtefactError: the model's preprocessing is one that cannot be done.
+        ArtefactError: the model's preprocessing is not supported.
     """
-    train = train_view(
-        data_config,
-        no_aug=config.no_aug,
-        scale=config.scale,
-        hflip=config.hflip,
-        color_jitter=config.color_jitter,
-        auto_augment=config.aa,
-        re_prob=config.reprob,
-    )
+    train = train_view(data_config, config.augmentation())
     return {"train": train, "val": eval_view(data_config)}
 
 
 @contextmanager
 def scanned_pictures(config: FinetuneConfig, observer: Observer) -> Iterator[PictureFolder]:
-    """The pictures of ``config``, every one checked and kept, for as long as the block lasts.
+    """Check and cache all pictures of ``config``; the cache is open until the context ends.
 
     Raises:
-        ConfigError: it names no folder, or a cache that this machine has no place for.
+        ConfigError: ``config`` names no folder, or a cache for which this machine has no place.
         DataError: see ``scan_folder``.
         StorageError: the cache's folder cannot be made.
     """
@@ -51,36 +43,48 @@ def scanned_pictures(config: FinetuneConfig, observer: Observer) -> Iterator[Pic
     with open_cache(config.cache, parse_size(config.cache_limit)) as cache:
         folder = scan_folder(
             config.data,
-            **scan_settings(config),
-            # It may lie inside the folder of pictures ("cd PICTURES; arelu-tl finetune ."), and hold nothing yet.
+            config.scan(),
+            # The output may lie inside the folder of pictures, still empty
+            # ("cd PICTURES; arelu-tl finetune .").
             leave_out=[config.output],
             cache=cache,
             recipes=_recipes(config),
             progress=observer.checking_pictures,
         )
-        if told := folder.passed.line():
-            observer.note(told)
+        if message := folder.passed.line():
+            observer.note(message)
         yield dataclasses.replace(folder, root=config.data)
 
 
 def _recipes(config: FinetuneConfig) -> dict[str, Recipe]:
-    """What will be made of each split's pictures; {} where only the model, once it is built, can tell."""
+    """Return how each split's pictures are reduced; {} if only the built model determines it."""
     data_config = expected_data_config(config.model, config.img_size)
     if data_config is None:
         return {}
     try:
         evaluated = Evaluated(data_config)
-    except ArtefactError:  # which is said when the model is built
+    except ArtefactError:  # reported when the model is built
         return {}
-    return {"train": evaluated if config.no_aug else for_crops(data_config, config.scale[0]), "val": evaluated}
+    return {
+        "train": evaluated if config.no_aug else for_crops(data_config, config.scale[0]),
+        "val": evaluated,
+    }
 
 
 def told_cache(config: FinetuneConfig, folder: PictureFolder) -> str:
-    """How many of the pictures are kept, where, and how much of its limit the cache has used; "" where none was wanted."""
+    """Describe how many pictures are cached, where, and how full the cache is; "" if it is off."""
     if folder.cache is None:
-        return "" if config.cache == "off" else "no room for reduced pictures: each is decoded whenever it is needed"
+        return (
+            ""
+            if config.cache == "off"
+            else "no room for reduced pictures: each is decoded whenever it is needed"
+        )
     cache, recipes = folder.cache, _recipes(config)
-    wanted = {(recipes[split], sample.digest) for split, recipe in recipes.items() for sample in folder.splits[split]}
+    wanted = {
+        (recipes[split], sample.digest)
+        for split, recipe in recipes.items()
+        for sample in folder.splits[split]
+    }
     sizes = [size for recipe, digest in wanted if (size := cache.size(recipe, digest))]
     place = _short(cache.root)
     room = f"{told_size(cache.used())} of at most {told_size(cache.limit)} used there"

@@ -1,4 +1,4 @@
-"""Before a study begins: a real step of each of its arms, and what follows from it for all of them alike."""
+"""Before a study begins, take a real step of each arm and settle the settings that all share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from torch import nn
 from arelu_tl.backbone.loading import Backbone
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import AreluTlError, ConfigError
-from arelu_tl.experiment.build import fit_settings, make_run_batches, make_run_optimizer, prepare_model
+from arelu_tl.experiment.build import (
+    fit_settings,
+    make_run_batches,
+    make_run_optimizer,
+    prepare_model,
+)
 from arelu_tl.experiment.tensorboard import require_tensorboard
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.memory import BatchSize, largest_fitting, largest_useful
@@ -28,12 +33,15 @@ _Config = TypeVar("_Config", bound=FinetuneConfig)
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Attributes:
-    setup_seconds: to load and operate on the model; calibration on all its pictures takes longer.
-    seconds_per_picture: of a training step, after the first.
-    batch_size: the one asked for, or the largest that fits.
-    micro_batch: pictures that memory holds at a time; None where it holds the batch.
-    not_compiled: why the model could not be compiled; None where it could, or was not asked to.
+    """What a trial step of one arm has found.
+
+    Attributes:
+        setup_seconds: time to load and operate on the model; calibration on all its pictures takes
+            longer.
+        seconds_per_picture: time of a training step per picture, without the first step.
+        batch_size: the one asked for, or the largest that fits.
+        micro_batch: pictures that memory holds at a time; None if it holds the whole batch.
+        not_compiled: why the model could not be compiled; None if it could, or was not to be.
     """
 
     setup_seconds: float
@@ -44,21 +52,26 @@ class Rehearsal:
 
 
 def rehearse(
-    config: FinetuneConfig, folder: PictureFolder, device: torch.device, *, measure: bool = False, share: int = 1
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    device: torch.device,
+    *,
+    measure: bool = False,
+    share: int = 1,
 ) -> Rehearsal:
-    """Build everything that ``config.arm`` needs and take one real step on it, then throw it away.
+    """Build everything that ``config.arm`` needs, take one real step on it, and discard it.
 
-    With ``measure`` three more are taken: the first also pays for what is paid once, and of a machine that has other work any
-    one may tell nothing.
-
-    What is wrong with the model, the settings or the machine is so told before a study's folder is made.
+    Errors in the model, the settings or the machine are thus reported before a study's folder is
+    made.
 
     Args:
+        measure: take three more steps to measure time: the first step includes one-time costs, and
+            on a busy machine a single step is unreliable.
         share: how many runs will share the device's memory.
 
     Raises:
-        ConfigError: no such optimiser; float16 on a device that cannot; TensorBoard is missing; gradient checkpointing that the
-            model has not; a step that fails, with the reason.
+        ConfigError: unknown optimiser; float16 on a device that does not support it; TensorBoard is
+            missing; the model has no gradient checkpointing; a step fails, with the reason.
         BackboneError, SurgeryError: see ``load_backbone`` and ``convert``.
     """
     check_optimizer(config.opt)
@@ -67,19 +80,24 @@ def rehearse(
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
     began = time.perf_counter()
-    backbone, _, _ = prepare_model(config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device)
+    backbone, _, _ = prepare_model(
+        config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device
+    )
     try:
         return _steps(config, backbone, folder, device, began, measure, share)
     except AreluTlError:
         raise
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"{device} has not the memory for a single picture: lower --img-size, or pass --amp or --grad-checkpointing"
+            f"{device} has not the memory for a single picture: lower --img-size, or pass --amp or "
+            "--grad-checkpointing"
         ) from error
     except Exception as error:
-        # timm, torch and their plug-ins refuse a combination of settings with errors of every class.
-        told = " ".join(str(error).split())[:300]
-        raise ConfigError(f"a training step fails with these settings: {told or type(error).__name__}") from error
+        # timm, torch and their plug-ins reject combinations of settings with errors of any class.
+        message = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"a training step fails with these settings: {message or type(error).__name__}"
+        ) from error
 
 
 def _steps(
@@ -111,7 +129,9 @@ def _steps(
     moments.append(time.perf_counter())
     pictures = min(size.size, len(folder.splits["train"]))
     steps = [end - start for start, end in pairwise(moments)]
-    return Rehearsal(moments[1] - began, median(steps[1:] or steps) / pictures, size, micro_batch, fault)
+    return Rehearsal(
+        moments[1] - began, median(steps[1:] or steps) / pictures, size, micro_batch, fault
+    )
 
 
 def _batch_size(
@@ -126,19 +146,28 @@ def _batch_size(
     if config.batch_size != "auto":
         return BatchSize(config.batch_size, "as asked for")
     useful = largest_useful(len(folder.splits["train"]))
-    train, _ = make_run_batches(config.model_copy(update={"batch_size": useful.size, "workers": 0}), folder, backbone, device)
+    train, _ = make_run_batches(
+        config.model_copy(update={"batch_size": useful.size, "workers": 0}),
+        folder,
+        backbone,
+        device,
+    )
     pictures, labels = next(train.epoch())
     settings = fit_settings(config, folder, device)
 
     def take(size: int) -> None:
-        if try_step(model, (pictures[:size], labels[:size]), optimizer, settings, device) is not None and not config.micro_batch:
+        if (
+            try_step(model, (pictures[:size], labels[:size]), optimizer, settings, device)
+            is not None
+            and not config.micro_batch
+        ):
             raise torch.OutOfMemoryError(f"{size} pictures")
 
     return largest_fitting(useful, take, device, share=share)
 
 
 def agree(config: _Config, rehearsals: Sequence[Rehearsal], note: Callable[[str], None]) -> _Config:
-    """``config`` with what its arms' rehearsals have found, the same for all of them, and said in a line each."""
+    """Return ``config`` with the settings that suit all rehearsals; note each change in a line."""
     settled: dict[str, object] = {}
     if config.batch_size == "auto":
         least = min((each.batch_size for each in rehearsals), key=lambda found: found.size)
@@ -148,8 +177,8 @@ def agree(config: _Config, rehearsals: Sequence[Rehearsal], note: Callable[[str]
     if at_once and min(at_once) != config.micro_batch:
         settled["micro_batch"] = min(at_once)
         note(
-            f"memory holds {min(at_once)} pictures at a time: every arm's batches are taken in such parts, their gradients added "
-            "up (BatchNorm sees the parts)"
+            f"memory holds {min(at_once)} pictures at a time: every arm's batches are taken in "
+            "such parts, their gradients added up (BatchNorm sees the parts)"
         )
     faults = [each.not_compiled for each in rehearsals if each.not_compiled is not None]
     if faults:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
-from torch import nn
 
 from arelu_tl.backbone.loading import pretrained_cfg
 from arelu_tl.data.folder import PictureFolder
-from arelu_tl.data.loader import Batches
 from arelu_tl.errors import AreluTlError, ArtefactError, Interrupted, NonFiniteError, PeerError
-from arelu_tl.experiment.build import (
-    SavedRun,
-    begin,
-    fit_settings,
-    go_on,
-    make_run_batches,
-    make_run_optimizer,
-    make_run_schedule,
-)
+from arelu_tl.experiment.build import RunStart, SavedRun, Training, begin, build_training, go_on
 from arelu_tl.experiment.environment import changed_environment, describe_environment
 from arelu_tl.experiment.head_only import on_features
 from arelu_tl.experiment.journal import RunJournal
@@ -31,13 +21,20 @@ from arelu_tl.experiment.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
+from arelu_tl.records.rows import Summary
 from arelu_tl.records.runs import aulc
-from arelu_tl.records.storage import hold_folder, make_folder, read_json, remove_file, write_json, write_text
+from arelu_tl.records.storage import (
+    hold_folder,
+    make_folder,
+    read_json,
+    remove_file,
+    write_json,
+    write_text,
+)
 from arelu_tl.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
 from arelu_tl.training.distributed import ALONE, World
-from arelu_tl.training.features import FeatureBatches
-from arelu_tl.training.fit import FitResult, FitState, SilentJournal, fit
-from arelu_tl.training.interruption import catch_signals
+from arelu_tl.training.fit import FitResult, FitState, Journal, SilentJournal, fit
+from arelu_tl.training.interruption import StopRequest, catch_signals
 from arelu_tl.training.memory import peak_memory_bytes, reset_peak_memory
 from arelu_tl.training.saved_state import read_lengths, read_record
 from arelu_tl.version import __version__
@@ -53,192 +50,275 @@ def train_run(
     processors: int | None = None,
     patience: float = 10.0,
     world: World = ALONE,
-) -> dict[str, Any]:
-    """Train ``config.arm`` into the folder ``path``; with a checkpoint in it, go on from there.
+) -> Summary:
+    """Train ``config.arm`` in the folder ``path``, from its last checkpoint if there is one.
 
     Args:
-        processors: those that this run may use; all of the machine's when None.
-        patience: seconds to wait for another process, which may have been told to stop, to leave the folder.
-        world: the processes that train the run together; the first of them writes its folder.
+        processors: number of CPUs that this run may use; None for all of the machine's.
+        patience: seconds to wait until another process, which may be stopping, leaves the folder.
+        world: the processes that train the run together; rank 0 writes its folder.
 
     Returns:
         The content of summary.json.
 
     Raises:
         BackboneError, SurgeryError, ConfigError: before training, and before the folder is made.
-        Interrupted, NonFiniteError, StorageError: while training; summary.json tells the status.
+        Interrupted, NonFiniteError, StorageError: while training; summary.json has the status.
         StorageError: another process trains this run.
         PeerError: another process of ``world`` has ended.
     """
-    begun = world.lead(lambda: bool(list_checkpoints(path / runs.CHECKPOINTS)))
-    start = None if begun else begin(config, folder, device)
-    if world.leads:
-        make_folder(path)
-    with hold_folder(path, what="being trained", patience=patience) if world.leads else nullcontext():
-        if (finished := world.lead(lambda: finished_summary(path))) is not None:  # by whoever held it
-            return finished
-        saved = world.lead(lambda: _saved_run(path, config, device, world, observer))
-        resume = None if saved is None else saved.state
+    run = RunFolder(path, config, observer, world)
+    start = None if run.begun() else begin(config, folder, device)
+    with run.held(patience):
+        if (summary := run.finished()) is not None:  # by the process that held the folder
+            return summary
+        saved = run.saved(device)
         if saved is not None:
             start = go_on(config, len(folder.classes), device, saved)
-        elif start is None:  # all that was saved is damaged
+        elif start is None:  # every checkpoint is damaged
             start = begin(config, folder, device)
-        backbone, report = start.backbone, start.report
-        model = backbone.model
-        if config.sync_bn and world.size > 1:
-            convert_sync_batchnorm(model)
-        optimizer = make_run_optimizer(config, model)
-        train, val = make_run_batches(config, folder, backbone, device, processors, world)
-        steps_per_epoch = -(-len(train) // config.grad_accum_steps)
-        schedule = make_run_schedule(config, optimizer, steps_per_epoch)
-        world.share_weights(model.state_dict().values())
-        if resume is None and world.leads:
-            write_text(path / runs.RUN_CONFIG, dump_yaml(config))
-            write_json(path / runs.ENVIRONMENT, describe_environment(device, world.size))
-            if report is not None:
-                write_json(path / runs.SURGERY, report.to_json())
-            remove_file(path / runs.METRICS)
-        card = ModelCard(
-            backbone=backbone.name,
-            architecture=str(pretrained_cfg(model).get("architecture") or backbone.name),
-            img_size=config.img_size,
-            arm=config.arm,
-            classes=folder.classes,
-            data_config=backbone.data_config,
-            model_args=backbone.model_args,
-            sites=report.to_json()["sites"] if report else [],
-            step=0,
-            top1=0.0,
-            loss=0.0,
-            weights=backbone.weights,
-            license=backbone.license,
-            version=__version__,
+        training = build_training(config, folder, start.backbone, device, processors, world)
+        if saved is None:
+            run.record_start(start, device)
+        observer.run_started(
+            config.arm, training.steps, config.epochs, start.backbone.weights, start.report
         )
-        observer.run_started(config.arm, steps_per_epoch * config.epochs, config.epochs, backbone.weights, report)
-        log = None
-        if config.tensorboard and world.leads:
-            log = TensorBoardLog(path / runs.TENSORBOARD, report, resumed_at=resume["loop"]["step"] if resume else None)
-        keep = read_lengths(resume) if resume else None
-        journal: RunJournal | SilentJournal = SilentJournal()
-        if world.leads:
-            kept = {"start": start.to_state()}
-            journal = RunJournal(path, card, folder.splits["val"], observer, kept=kept, keep=keep, tensorboard=log)
-        reset_peak_memory(device)
-        settings = fit_settings(config, folder, device)
-        trained: nn.Module = model
-        train_on: Batches | FeatureBatches = train
-        val_on: Batches | FeatureBatches = val
-        if world.size == 1:
-            one_by_one, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
-            batches = train, val, one_by_one
-            trained, train_on, val_on = on_features(config, folder, backbone, batches, device, settings, observer)
+        with run.journal(start, folder, saved) as journal, catch_signals() as stop:
+            if world.size == 1:
+                training = on_features(training, config, folder, start.backbone, observer)
+            result = run.fit(training, journal, stop, start, saved)
+        return run.finish(result, training, start, stop)
+
+
+class RunFolder:
+    """The folder of a run during training; of several processes only rank 0 writes it."""
+
+    def __init__(
+        self, path: Path, config: FinetuneConfig, observer: Observer, world: World
+    ) -> None:
+        self.path, self.config, self.observer, self.world = path, config, observer, world
+
+    def begun(self) -> bool:
+        """Return whether there is a checkpoint to resume from."""
+        return self.world.lead(lambda: bool(list_checkpoints(self.path / runs.CHECKPOINTS)))
+
+    @contextmanager
+    def held(self, patience: float) -> Iterator[None]:
+        """Make the folder and lock it against other processes that would train this run."""
+        if not self.world.leads:
+            yield
+            return
+        make_folder(self.path)
+        with hold_folder(self.path, what="being trained", patience=patience):
+            yield
+
+    def finished(self) -> Summary | None:
+        """Return the summary if the run is finished already."""
+        return self.world.lead(lambda: finished_summary(self.path))
+
+    def saved(self, device: torch.device) -> SavedRun | None:
+        """Return the content of the newest undamaged checkpoint, if there is one.
+
+        Raises:
+            ArtefactError: its hashes match, but its content is not that of a checkpoint.
+        """
+        return self.world.lead(lambda: self._newest(device))
+
+    def _newest(self, device: torch.device) -> SavedRun | None:
+        checkpoint, damaged = newest_checkpoint(self.path / runs.CHECKPOINTS)
+        for bad in damaged:
+            self.observer.note(f"{bad} is damaged and was passed over")
+        if checkpoint is None:
+            return None
+        weights, state = load_checkpoint(checkpoint)
         try:
-            with catch_signals() as stop:
-                result = fit(
-                    trained,
-                    train_on,
-                    val_on,
-                    optimizer,
-                    schedule,
-                    settings,
-                    device=device,
-                    journal=journal,
-                    stop=stop,
-                    resume=resume,
-                    world=world,
-                )
-        except Exception as error:
-            status = "interrupted" if isinstance(error, Interrupted | PeerError) else "failed"
-            if world.leads:
-                write_json(
-                    path / runs.SUMMARY, {**_identity(config), "status": status, "error": str(error), "pairing": start.pairing}
-                )
-            if isinstance(error, Interrupted | NonFiniteError):
-                # All have met it. The first one shall have written before another is gone: torchrun ends the rest then.
-                world.highest(0)
-            if isinstance(error, ArtefactError):
-                raise ArtefactError(f"{path}: {error}") from None
-            if isinstance(error, torch.OutOfMemoryError):
-                raise AreluTlError(
-                    f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or --grad-checkpointing"
-                ) from error
-            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch's words
-                raise AreluTlError(
-                    f"a process that loads pictures has died, for want of memory or by a signal: go on with fewer (-j), "
-                    f"or with -j 0 ({' '.join(str(error).split())[:120]})"
-                ) from error
-            raise
+            read_record(FitState, state.get("loop"), "loop")
+            read_lengths(state)
+        except ArtefactError as error:
+            raise ArtefactError(f"{checkpoint}: {error}") from None
+        name = self.path.name
+        self.observer.note(f"{name} goes on from {checkpoint.name}")
+        if changed := changed_environment(read_json(self.path / runs.ENVIRONMENT), device):
+            self.observer.note(f"{name} began elsewhere ({changed}): resumable, not bitwise")
+        if (before := state.get("processes", 1)) != self.world.size:
+            change = f"{name} was trained by {before} processes and now by {self.world.size}"
+            self.observer.note(f"{change}: resumable, not bitwise")
+        surgery = None if self.config.arm == "relu" else read_json(self.path / runs.SURGERY)
+        return SavedRun(checkpoint, weights, state, surgery)
+
+    def record_start(self, start: RunStart, device: torch.device) -> None:
+        """Write what is known before the first step."""
+        if not self.world.leads:
+            return
+        write_text(self.path / runs.RUN_CONFIG, dump_yaml(self.config))
+        write_json(self.path / runs.ENVIRONMENT, describe_environment(device, self.world.size))
+        if start.report is not None:
+            write_json(self.path / runs.SURGERY, start.report.to_json())
+        remove_file(self.path / runs.METRICS)
+
+    @contextmanager
+    def journal(
+        self, start: RunStart, folder: PictureFolder, saved: SavedRun | None
+    ) -> Iterator[Journal]:
+        """Open the loop's journal, cut to where ``saved`` was made; silent except on rank 0."""
+        if not self.world.leads:
+            yield SilentJournal()
+            return
+        log = None
+        if self.config.tensorboard:
+            resumed_at = None if saved is None else saved.state["loop"]["step"]
+            log = TensorBoardLog(self.path / runs.TENSORBOARD, start.report, resumed_at=resumed_at)
+        journal = RunJournal(
+            self.path,
+            _card(self.config, start, folder.classes),
+            folder.splits["val"],
+            self.observer,
+            kept={"start": start.to_state()},
+            keep=None if saved is None else read_lengths(saved.state),
+            tensorboard=log,
+        )
+        try:
+            yield journal
         finally:
             journal.close()
 
-        def finish() -> dict[str, Any]:
-            summary = _summary(config, path, result, device, start.pairing, on_features=trained is not model)
-            write_json(path / runs.SUMMARY, summary)
-            if config.tensorboard:
-                log_summary(path / runs.TENSORBOARD, summary, report)
-            observer.run_finished(config.arm, summary)
+    def fit(
+        self,
+        training: Training,
+        journal: Journal,
+        stop: StopRequest,
+        start: RunStart,
+        saved: SavedRun | None,
+    ) -> FitResult:
+        """Train to the end; an error that stops it is recorded in summary.json."""
+        reset_peak_memory(training.device)
+        try:
+            return fit(
+                training.model,
+                training.train,
+                training.val,
+                training.optimizer,
+                training.schedule,
+                training.settings,
+                device=training.device,
+                journal=journal,
+                stop=stop,
+                resume=None if saved is None else saved.state,
+                world=self.world,
+            )
+        except Exception as error:
+            self._record_end(error, start.pairing)
+            if isinstance(error, ArtefactError):
+                raise ArtefactError(f"{self.path}: {error}") from None
+            raise _explained(error, training.device) from error
+
+    def _record_end(self, error: Exception, pairing: dict[str, Any]) -> None:
+        if self.world.leads:
+            ended: Summary = {
+                "arm": self.config.arm,
+                "lr": self.config.lr,
+                "seed": self.config.seed,
+                "status": "interrupted" if isinstance(error, Interrupted | PeerError) else "failed",
+                "error": str(error),
+                "pairing": pairing,
+            }
+            write_json(self.path / runs.SUMMARY, ended)
+        if isinstance(error, Interrupted | NonFiniteError):
+            # All ranks have this error. Wait until rank 0 has written: torchrun ends the others as
+            # soon as one process exits.
+            self.world.highest(0)
+
+    def finish(
+        self, result: FitResult, training: Training, start: RunStart, stop: StopRequest
+    ) -> Summary:
+        """Write and return the summary.
+
+        Raises:
+            Interrupted: a signal arrived after the loop's last check for one.
+        """
+
+        def write() -> Summary:
+            summary = _summary(self.config, self.path, result, training, start)
+            write_json(self.path / runs.SUMMARY, summary)
+            if self.config.tensorboard:
+                log_summary(self.path / runs.TENSORBOARD, summary, start.report)
+            self.observer.run_finished(self.config.arm, summary)
             return summary
 
-        summary = world.lead(finish)
-        if number := world.highest(stop.signal_number or 0):  # it came after the loop had looked for the last time
-            raise Interrupted(f"stopped after {path.name} was finished", number)
+        summary = self.world.lead(write)
+        if number := self.world.highest(stop.signal_number or 0):
+            raise Interrupted(f"stopped after {self.path.name} was finished", number)
         return summary
 
 
-def finished_summary(path: Path) -> dict[str, Any] | None:
-    """The summary of a run that is finished already."""
+def finished_summary(path: Path) -> Summary | None:
+    """Return the summary of a finished run; None if it is not finished."""
     if not runs.is_run(path):
         return None
     run = runs.load_run(path)
     return run.summary if run.status == "finished" else None
 
 
-def _saved_run(path: Path, config: FinetuneConfig, device: torch.device, world: World, observer: Observer) -> SavedRun | None:
-    """What there is to go on from, if anything."""
-    checkpoint, damaged = newest_checkpoint(path / runs.CHECKPOINTS)
-    for bad in damaged:
-        observer.note(f"{bad} is damaged and was passed over")
-    if checkpoint is None:
-        return None
-    weights, state = load_checkpoint(checkpoint)
-    try:
-        read_record(FitState, state.get("loop"), "loop")
-        read_lengths(state)
-    except ArtefactError as error:
-        raise ArtefactError(f"{checkpoint}: {error}") from None
-    observer.note(f"{path.name} goes on from {checkpoint.name}")
-    if changed := changed_environment(read_json(path / runs.ENVIRONMENT), device):
-        observer.note(f"{path.name} began elsewhere ({changed}): resumable, not bitwise")
-    if (before := state.get("processes", 1)) != world.size:
-        observer.note(f"{path.name} was trained by {before} processes and now by {world.size}: resumable, not bitwise")
-    return SavedRun(checkpoint, weights, state, None if config.arm == "relu" else read_json(path / runs.SURGERY))
+def _card(config: FinetuneConfig, start: RunStart, classes: list[str]) -> ModelCard:
+    backbone = start.backbone
+    return ModelCard(
+        backbone=backbone.name,
+        architecture=str(pretrained_cfg(backbone.model).get("architecture") or backbone.name),
+        img_size=config.img_size,
+        arm=config.arm,
+        classes=classes,
+        data_config=backbone.data_config,
+        model_args=backbone.model_args,
+        sites=start.report.to_json()["sites"] if start.report else [],
+        step=0,
+        top1=0.0,
+        loss=0.0,
+        weights=backbone.weights,
+        license=backbone.license,
+        version=__version__,
+    )
 
 
-def _identity(config: FinetuneConfig) -> dict[str, Any]:
-    return {"arm": config.arm, "lr": config.lr, "seed": config.seed}
+def _explained(error: Exception, device: torch.device) -> Exception:
+    """Return ``error`` with advice for the user if torch gives none."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return AreluTlError(
+            f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or "
+            "--grad-checkpointing"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch's words
+        return AreluTlError(
+            "a process that loads pictures has died, for want of memory or by a signal: go on "
+            f"with fewer (-j), or with -j 0 ({' '.join(str(error).split())[:120]})"
+        )
+    return error
 
 
 def _summary(
-    config: FinetuneConfig, path: Path, result: FitResult, device: torch.device, pairing: dict[str, Any], *, on_features: bool
-) -> dict[str, Any]:
-    state = result.state
+    config: FinetuneConfig, path: Path, result: FitResult, training: Training, start: RunStart
+) -> Summary:
+    state, final = result.state, result.final
+    if final is None:
+        raise ValueError("a run is evaluated")
     curve = runs.load_run(path).curve("val")
     return {
-        **_identity(config),
+        "arm": config.arm,
+        "lr": config.lr,
+        "seed": config.seed,
         "status": "finished",
         "steps": state.step,
         "epochs": state.epoch,
         "stopped_early": state.stopped_early,
-        "final_top1": result.final.top1,
-        "final_loss": result.final.loss,
+        "final_top1": final.top1,
+        "final_loss": final.loss,
         "best_top1": state.best_top1,
         "best_step": state.best_step,
         "aulc": aulc([row["step"] for row in curve], [row["top1"] for row in curve]),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 3) if state.seconds else None,
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak_memory_bytes(training.device),
         "micro_batch": state.micro_batch,
-        "on_features": on_features,
-        "device": str(device),
-        "pairing": {**pairing, "epochs": state.digests},
+        "on_features": training.model is not start.backbone.model,
+        "device": str(training.device),
+        "pairing": {**start.pairing, "epochs": state.digests},
     }

@@ -1,4 +1,4 @@
-"""Runs' models as they were before the first step: built again, since no checkpoint of the start is kept."""
+"""Rebuild runs' models as they were before the first step; no checkpoint of the start is kept."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Start:
     """An arm before its first step.
 
     Attributes:
-        config: that it was built by: without what would hide its sites from who watches them, and changes no number.
-        backbone: its model, on the device that was asked for.
-        surgery: None for the unmodified arm.
+        config: the configuration it was built from, without compilation and gradient checkpointing:
+            they change no result, but prevent hooks on the sites.
+        backbone: its model is on the requested device.
+        surgery: surgery report; None for the unmodified arm.
         head: digest of the new head.
     """
 
@@ -41,27 +42,37 @@ class Start:
     head: str
 
     def is_of(self, run: runs.RunRecord) -> bool:
-        """Whether ``run`` began with this head, as far as it tells; other classes or another torch make another one."""
+        """Return whether ``run`` began with this head; True if the run does not record it.
+
+        Other classes or another torch version produce another head.
+        """
         return run.summary.get("pairing", {}).get("head_init") in (None, self.head)
 
 
 def build_start(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> Start:
-    """Pretrained weights, surgery, calibration, new head.
+    """Build an arm's start: pretrained weights, surgery, calibration, new head.
 
     Raises:
         BackboneError, SurgeryError: see ``prepare_model``.
     """
-    # What a compiled model runs, or one in its backward pass once more, cannot be watched.
+    # Hooks cannot observe a compiled model, or a forward pass repeated in the backward pass.
     config = config.model_copy(update={"compile": False, "grad_checkpointing": False})
     return Start(config, *prepare_model(config, folder, device))
 
 
 def doubt_pictures(run: runs.RunRecord, folder: PictureFolder) -> str:
-    """Why ``folder`` may hold other pictures, or split them otherwise, than ``run`` was trained on; "" where it does not."""
+    """Return why the pictures or the split of ``folder`` may differ from those of ``run``.
+
+    Returns:
+        The reason; "" if they are the same.
+    """
     if run.dataset == folder.fingerprint():
         return ""
     if run.dataset is None:
-        return f"no {runs.DATASET} beside {run.path} tells whether the pictures are those that it was trained on"
+        return (
+            f"no {runs.DATASET} beside {run.path} tells whether the pictures are those that it was "
+            "trained on"
+        )
     return f"the pictures are not those that {run.path} was trained on"
 
 
@@ -77,21 +88,24 @@ class _Scan(Observer):
 def load_starts(
     runs_of_a_study: Sequence[runs.RunRecord], progress: Progress | None = None
 ) -> Iterator[tuple[nn.Module, ModelCard]]:
-    """Each run's (model in eval mode on the CPU, card) at step 0: pretrained weights, surgery, calibration, new head.
+    """Yield each run's (model in eval mode on the CPU, card) at step 0; see ``build_start``.
 
     The study's pictures are checked once for all of the runs, as before training.
 
     Args:
-        progress: called with (pictures checked, pictures in all).
+        progress: called with (pictures checked, pictures in total).
 
     Raises:
         DataError: the pictures are gone, or are not those that the runs were trained on.
-        ArtefactError: a run's files are corrupt, or its start does not come out as it was: other versions than then.
+        ArtefactError: a run's files are corrupt, or its start cannot be reproduced, because
+            package versions have changed.
         BackboneError, SurgeryError: see ``prepare_model``.
     """
     first = runs_of_a_study[0]
     if first.config.data is None:
-        raise DataError(f"{first.path}: its start is built from the pictures it was trained on, which are gone")
+        raise DataError(
+            f"{first.path}: its start is built from the pictures it was trained on, which are gone"
+        )
     require_pictures(first.path.resolve().parent, first.config.data)
     with scanned_pictures(first.config, _Scan(progress)) as folder:
         if doubt := doubt_pictures(first, folder):
@@ -101,9 +115,13 @@ def load_starts(
             if not start.is_of(run):
                 then = run.summary["pairing"]["head_init"]
                 raise ArtefactError(
-                    f"{run.path}: its start cannot be built again (its head began as {then[:12]} and would now as "
-                    f"{start.head[:12]}): use the versions that environment.json tells"
+                    f"{run.path}: its start cannot be built again (its head began as {then[:12]} "
+                    f"and would now as {start.head[:12]}): use the versions that environment.json "
+                    "tells"
                 )
             card = ModelCard.from_json(load_weights(run.path / runs.BEST)[1], run.path / runs.BEST)
             sites = start.surgery.to_json()["sites"] if start.surgery is not None else []
-            yield start.backbone.model.eval(), replace(card, sites=sites, step=0, top1=None, loss=None)
+            yield (
+                start.backbone.model.eval(),
+                replace(card, sites=sites, step=0, top1=None, loss=None),
+            )

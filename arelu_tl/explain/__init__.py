@@ -1,1 +1,1 @@
-"""What the exchanged sites do in a trained model, measured, recorded, tabulated and drawn."""
+"""Show what the replaced sites do in a model: measure, record, tabulate and draw it."""

@@ -1,4 +1,4 @@
-"""A run and the run that it is to be seen beside: the unmodified arm with the same rate and seed."""
+"""Find the partner of a run: the run of the unmodified arm with the same learning rate and seed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from arelu_tl.models.export_folder import is_export
 from arelu_tl.records import runs
 from arelu_tl.surgery.convert import RECALIBRATED
 
-# In whose company a baseline is shown: the first of them that was trained beside it.
+# The partner of a baseline run is the first of these arms that the study has.
 _PARTNERS = ("arelu", *(arm for arm in SURGERY_ARMS if arm != "arelu"), RECALIBRATED)
 
 
 @dataclass(frozen=True)
 class ArmPair:
-    """Attributes:
-    runs: the unmodified arm's first; one alone where it has no partner.
-    chosen: how they were come by, in words; "" where there was nothing to choose.
+    """One or two runs to show side by side.
+
+    Attributes:
+        runs: the unmodified arm's first; a single run where it has no partner.
+        chosen: a sentence about how they were chosen; "" where there was no choice.
     """
 
     runs: list[runs.RunRecord]
@@ -28,7 +30,10 @@ class ArmPair:
 
 
 def find_pair(path: Path) -> ArmPair:
-    """The run at ``path`` and its partner beside it; of a study the AReLU run, else any, that validates best and has a partner.
+    """Find the run at ``path`` and its partner in the same study.
+
+    Of a study, the run is chosen by: not the baseline, has a partner, arm arelu, best validation
+    accuracy; in this order.
 
     Raises:
         DataError: there is neither a run nor a study with a trained run at ``path``.
@@ -37,7 +42,9 @@ def find_pair(path: Path) -> ArmPair:
     if runs.is_run(path):
         return _with_partner(runs.load_run(path), "")
     if is_export(path):
-        raise DataError(f"{path} is an export, whose sites are constants: name the run that it was made of")
+        raise DataError(
+            f"{path} is an export, whose sites are constants: name the run that it was made of"
+        )
     if not runs.is_study(path):
         raise DataError(f"{path} is neither a run folder nor a study")
     trained = [run for run in runs.load_study(path).runs if _has_weights(run.path)]
@@ -48,13 +55,15 @@ def find_pair(path: Path) -> ArmPair:
 
 
 def find_partner(run: runs.RunRecord, *, with_weights: bool = False) -> runs.RunRecord | None:
-    """The run of the other arm that lies beside ``run`` and has its rate and seed, under the name that training gave it.
+    """Find the run of the other arm with the same learning rate and seed in the folder of ``run``.
 
-    Of the unmodified arm it is the AReLU run, and where there is none the first of the other arms. Beside a link is also what
-    lies beside its target.
+    It is found by the name that training gave it. The partner of an unmodified run is the AReLU
+    run, or else the first of the other arms. If ``run`` is a link, its target's folder is searched
+    too.
 
     Args:
-        with_weights: a run that has no best checkpoint yet is none.
+        run: the run whose partner is wanted.
+        with_weights: ignore runs that have no best checkpoint yet.
 
     Raises:
         ArtefactError: a file of the partner's is corrupt.
@@ -66,7 +75,11 @@ def find_partner(run: runs.RunRecord, *, with_weights: bool = False) -> runs.Run
 def _partner(run: runs.RunRecord, *, with_weights: bool) -> Path | None:
     arms = _PARTNERS if run.config.arm == BASELINE else (BASELINE,)
     beside = (run.path.parent, run.path.resolve().parent)
-    places = (folder / runs.run_name(arm, run.config.lr, run.config.seed) for folder in beside for arm in arms)
+    places = (
+        folder / runs.run_name(arm, run.config.lr, run.config.seed)
+        for folder in beside
+        for arm in arms
+    )
     there = _has_weights if with_weights else runs.is_run
     return next((place for place in places if there(place)), None)
 
@@ -84,7 +97,9 @@ def _with_partner(run: runs.RunRecord, chosen: str) -> ArmPair:
     partner = find_partner(run, with_weights=True)
     if partner is None:
         missing = "run of another arm" if run.config.arm == BASELINE else f"{BASELINE} run"
-        told = f"no {missing} with the same rate and seed beside it: {run.path.name} is shown alone"
-        return ArmPair([run], told)
+        reason = (
+            f"no {missing} with the same rate and seed beside it: {run.path.name} is shown alone"
+        )
+        return ArmPair([run], reason)
     pair = sorted((run, partner), key=lambda each: each.config.arm != BASELINE)
     return ArmPair(pair, chosen and f"{chosen}: {' beside '.join(each.path.name for each in pair)}")

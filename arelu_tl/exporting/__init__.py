@@ -1,1 +1,1 @@
-"""A trained run leaves as safetensors, ONNX or pt2: frozen, folded, written and proved."""
+"""Export of a trained run as safetensors, ONNX or pt2: freeze, fold, write and prove it."""

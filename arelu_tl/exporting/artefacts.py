@@ -1,4 +1,7 @@
-"""A trained model as the content of a file or folder: frozen, folded, in fewer bits if asked, and proved at every step."""
+"""Build the content of an exported file or folder from a trained model.
+
+The model is frozen and folded, and on request stored in fewer bits. Every step is proved.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +41,21 @@ from arelu_tl.models.onnx_session import INPUT
 from arelu_tl.records.card import ModelCard
 from arelu_tl.records.trained_on import TrainedOn
 
-# Where Pillow filters columns first and the graph rows, photographs differ by 0.1 to 0.2 levels in the mean.
+# Pillow may filter columns first, the graph filters rows first: photographs then differ by
+# 0.1 to 0.2 levels in the mean.
 _PIXELS_APART = 0.5
 Precision = Literal["float32", "fp16", "int8-dynamic", "int8-static"]
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """Attributes:
-    content: of the file.
-    proofs, fold: see ``ExportReport``.
-    core: an ONNX file's part from preprocessed pictures to logits, {} of metadata; as ``content`` for a pt2 file.
+    """The content of one exported file, and how it was proved.
+
+    Attributes:
+        content: of the file.
+        proofs, fold: see ``ExportReport``.
+        core: for ONNX, the part from preprocessed pictures to logits, without metadata; for pt2,
+            the same as ``content``.
     """
 
     content: bytes
@@ -57,8 +64,10 @@ class Artefact:
     core: bytes
 
 
-def make_graph(model: nn.Module, card: ModelCard, *, folding: bool) -> tuple[fx.GraphModule, list[FrozenSite], FoldReport | None]:
-    """``model`` frozen and captured, its gains and normalisations folded unless they shall stay.
+def make_graph(
+    model: nn.Module, card: ModelCard, *, folding: bool
+) -> tuple[fx.GraphModule, list[FrozenSite], FoldReport | None]:
+    """Freeze and capture ``model``; with ``folding``, fold its gains and normalisations.
 
     Raises:
         ArtefactError: torch cannot capture it.
@@ -79,24 +88,29 @@ def make_onnx(
     preprocessing: bool = False,
     trained_on: TrainedOn | None = None,
 ) -> Artefact:
-    """One ONNX file.
+    """Make the content of one ONNX file.
 
-    In float32 it is held to the trained model, as ``yardstick`` tells it. In fewer bits the float32 file is, and what the fewer
-    bits change is for the caller to measure. Preprocessing inside is held to Pillow's, and the whole to its parts.
+    A float32 file is compared with the trained model, by ``yardstick``. For fewer bits, this
+    comparison is made on the float32 file, and the caller measures what the fewer bits change.
+    Preprocessing in the file is compared with Pillow's, and the whole file with its parts.
 
     Raises:
-        ArtefactError: it has no form in ONNX, or a proof fails.
+        ArtefactError: the model has no form in ONNX, or a proof fails.
         ConfigError: the preprocessing has no form in ONNX.
-        DataError: there are no pictures to quantize by.
+        DataError: there are no pictures to calibrate the quantization.
     """
     module, sites, folded = make_graph(model, card, folding=folding)
     core = to_onnx(module, _example(card))
     require_slopes(core, module)
-    # What is proved then is what the fewer bits are made of.
+    # For fewer bits, the proof covers the float32 graph that they are made from.
     before = "" if precision == "float32" else "in float32, "
     proofs = [prove(f"{before}the graph in torch", yardstick, module)]
     proofs += [
-        prove(f"{before}onnxruntime, optimisation {state}", yardstick, answers(core, optimised=state == "on"))
+        prove(
+            f"{before}onnxruntime, optimisation {state}",
+            yardstick,
+            answers(core, optimised=state == "on"),
+        )
         for state in ("off", "on")
     ]
     if precision == "fp16":
@@ -109,17 +123,24 @@ def make_onnx(
     if preprocessing:
         whole = with_preprocessing(core, card.data_config)
         proofs.append(_prove_preprocessing(whole, core, model, card, pictures))
-    told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites], "precision": precision}
-    content = with_metadata(whole, onnx_metadata(told, trained_on))
+    description = {
+        **card.to_json(),
+        "form": "frozen",
+        "frozen_sites": [asdict(site) for site in sites],
+        "precision": precision,
+    }
+    content = with_metadata(whole, onnx_metadata(description, trained_on))
     require_described("the ONNX file", metadata_of(content), card)
     return Artefact(content, proofs, folded, core)
 
 
-def _prove_preprocessing(whole: bytes, core: bytes, model: nn.Module, card: ModelCard, pictures: ExportPictures) -> Proof:
-    """Hold what the file makes of pictures to Pillow's, and what it answers to what the core says of just that.
+def _prove_preprocessing(
+    whole: bytes, core: bytes, model: nn.Module, card: ModelCard, pictures: ExportPictures
+) -> Proof:
+    """Compare the file's preprocessing with Pillow's, and its answers with those of the core.
 
-    An answer may differ from the core's by what the core's, in however many bits, differs from the trained model's, and by
-    ``FLOOR`` in any case.
+    Both answers are computed from the same preprocessed pictures. They may differ by as much as
+    the core, in its precision, differs from the trained model, and always by ``FLOOR``.
     """
     reference, exact, ours = answers(core), in_float64(model), Preprocessing(card.data_config)
     inside, session = open_session(showing_input(whole)), open_session(whole)
@@ -129,36 +150,50 @@ def _prove_preprocessing(whole: bytes, core: bytes, model: nn.Module, card: Mode
         shown.append(np.array(picture)[None])
         (prepared,) = inside.run(None, {INPUT: shown[-1]})
         apart = np.abs((prepared[0] - ours(picture)) * levels).mean()
-        # Written so that NaN is not let through.
+        # `not <=` rather than `>`, so that NaN fails too.
         if not apart <= _PIXELS_APART:
             raise ArtefactError(
-                f"the preprocessing in the graph does not give Pillow's pixels: {apart:.2f} levels of 256 apart in the mean, "
-                f"allowed {_PIXELS_APART}; nothing was written"
+                f"the preprocessing in the graph does not give Pillow's pixels: {apart:.2f} levels "
+                f"of 256 apart in the mean, allowed {_PIXELS_APART}; nothing was written"
             )
     difference = share = own = 0.0
     runtime = "onnxruntime, preprocessing inside"
     for batch in (*shown, np.concatenate([shown[0], shown[0][:, :, ::-1]])):
-        prepared, told = (torch.from_numpy(each.run(None, {INPUT: batch})[0]) for each in (inside, session))
+        prepared, answer = (
+            torch.from_numpy(each.run(None, {INPUT: batch})[0]) for each in (inside, session)
+        )
         expected = reference(prepared).double().softmax(1)
         cost = float((expected - exact(prepared).softmax(1)).abs().max())
         allowed = max(cost, FLOOR)
-        error = hold(runtime, told, expected, allowed, answers="probabilities")
+        error = hold(runtime, answer, expected, allowed, answers="probabilities")
         difference, share, own = max(difference, error), max(share, error / allowed), max(own, cost)
-    return Proof(runtime, len(shown) + 2, difference, share, own, answers="probabilities", of="the file's without")
+    return Proof(
+        runtime,
+        len(shown) + 2,
+        difference,
+        share,
+        own,
+        answers="probabilities",
+        of="the file's without",
+    )
 
 
-def require_described(what: str, told: Mapping[str, Any], card: ModelCard) -> None:
-    """Hold what an artefact says of itself, read back from it, to the trained model's card.
+def require_described(what: str, found: Mapping[str, Any], card: ModelCard) -> None:
+    """Require that an artefact's metadata, read back from it, equal the trained model's card.
 
     Args:
-        told: "classes" and "preprocessing".
+        what: the artefact, for the message.
+        found: "classes" and "preprocessing", as read back.
+        card: of the trained model.
 
     Raises:
-        ArtefactError: it says something else.
+        ArtefactError: they differ.
     """
     for key, given in (("classes", card.classes), ("preprocessing", card.data_config)):
-        if json.dumps(told[key], sort_keys=True) != json.dumps(given, sort_keys=True):
-            raise ArtefactError(f"{what} does not hold the {key} of the trained model; nothing was written")
+        if json.dumps(found[key], sort_keys=True) != json.dumps(given, sort_keys=True):
+            raise ArtefactError(
+                f"{what} does not hold the {key} of the trained model; nothing was written"
+            )
 
 
 def make_pt2(
@@ -169,14 +204,18 @@ def make_pt2(
     folding: bool = True,
     trained_on: TrainedOn | None = None,
 ) -> Artefact:
-    """One file of torch.export, held to the trained model, as ``yardstick`` tells it.
+    """Make the content of one torch.export file, and compare it with the model by ``yardstick``.
 
     Raises:
         ArtefactError: torch cannot export it, or a proof fails.
     """
     module, sites, folded = make_graph(model, card, folding=folding)
-    told = {**card.to_json(), "form": "frozen", "frozen_sites": [asdict(site) for site in sites]}
-    content = to_pt2(module, _example(card), described := onnx_metadata(told, trained_on))
+    description = {
+        **card.to_json(),
+        "form": "frozen",
+        "frozen_sites": [asdict(site) for site in sites],
+    }
+    content = to_pt2(module, _example(card), described := onnx_metadata(description, trained_on))
     loaded, texts = read_pt2(content, described)
     require_described("the pt2 file", read_metadata(texts), card)
     return Artefact(content, [prove("torch.export", yardstick, loaded)], folded, content)
@@ -184,11 +223,13 @@ def make_pt2(
 
 @dataclass(frozen=True)
 class PlainModel:
-    """Attributes:
-    model: of plain layers.
-    card: what tells how it is built.
-    fold: what became of its gains; None where they stayed.
-    unlike_timm: why timm alone cannot build it; None where it can.
+    """A model made of modules, to be written as a safetensors folder.
+
+    Attributes:
+        model: of plain layers.
+        card: describes how to build it.
+        fold: which gains were folded; None where folding was not asked for.
+        unlike_timm: why timm alone cannot build it; None where it can.
     """
 
     model: nn.Module
@@ -197,15 +238,21 @@ class PlainModel:
     unlike_timm: str | None
 
 
-# Arms of plain ReLUs, which timm builds.
+# Arms with plain ReLUs, which timm can build.
 UNTOUCHED = ("relu", "recalibrated")
 
 
-def make_plain(model: nn.Module, card: ModelCard, *, folding: bool, unlike_timm: str | None = None) -> PlainModel:
-    """``model`` frozen, with its modules as they are; where possible as timm alone would build it.
+def make_plain(
+    model: nn.Module, card: ModelCard, *, folding: bool, unlike_timm: str | None = None
+) -> PlainModel:
+    """Freeze ``model`` and keep its modules; where possible, make it as timm alone would build it.
 
     Args:
-        unlike_timm: why it shall not be that, where it has turned out that timm does not build it.
+        model: the trained model.
+        card: its card.
+        folding: whether to fold the sites' gains.
+        unlike_timm: why timm cannot build it, where that has already turned out; timm's form is
+            then not tried.
 
     Raises:
         ArtefactError: torch cannot capture it.
@@ -217,19 +264,36 @@ def make_plain(model: nn.Module, card: ModelCard, *, folding: bool, unlike_timm:
     if card.arm in UNTOUCHED and unlike_timm is None:
         return PlainModel(frozen, replace(card, form="timm", sites=[]), report, None)
     if not sites:
-        return PlainModel(frozen, card, report, unlike_timm or f"its activations are {card.arm}, put in by arelu-tl")
+        return PlainModel(
+            frozen,
+            card,
+            report,
+            unlike_timm or f"its activations are {card.arm}, put in by arelu-tl",
+        )
     arguments = {**card.model_args, "act_layer": TIMM_ACTIVATION}
 
     def build() -> nn.Module:
-        return build_architecture(card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=arguments)
+        return build_architecture(
+            card.architecture,
+            num_classes=len(card.classes),
+            img_size=card.img_size,
+            model_args=arguments,
+        )
 
     timm_model, problem = None, unlike_timm or "its gains are kept as products"
     if folding and unlike_timm is None:
         timm_model, problem = as_timm(frozen, sites, build)
     frozen_sites = [asdict(site) for site in sites]
     if timm_model is not None:
-        return PlainModel(timm_model, replace(card, form="timm", model_args=arguments, frozen_sites=frozen_sites), report, None)
-    return PlainModel(frozen, replace(card, form="frozen", frozen_sites=frozen_sites), report, problem)
+        return PlainModel(
+            timm_model,
+            replace(card, form="timm", model_args=arguments, frozen_sites=frozen_sites),
+            report,
+            None,
+        )
+    return PlainModel(
+        frozen, replace(card, form="frozen", frozen_sites=frozen_sites), report, problem
+    )
 
 
 def _example(card: ModelCard) -> Tensor:
@@ -237,7 +301,7 @@ def _example(card: ModelCard) -> Tensor:
 
 
 def without_paths(card: ModelCard) -> ModelCard:
-    """``card`` without the folder that a local backbone, or its weights, were read from."""
+    """Remove from ``card`` the folder that a local backbone, or its weights, were read from."""
 
     def named(source: str) -> str:
         kind, colon, place = source.partition(":")
@@ -246,8 +310,8 @@ def without_paths(card: ModelCard) -> ModelCard:
     return replace(card, backbone=named(card.backbone), weights=named(card.weights))
 
 
-def training_summary(config: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """What a reader of the card wants to know of the training.
+def training_summary(config: dict[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the training's settings and results that the card shows.
 
     Args:
         config: of run.yaml.
@@ -255,4 +319,6 @@ def training_summary(config: dict[str, Any], summary: dict[str, Any]) -> dict[st
     """
     asked = ("lr", "seed", "epochs", "batch_size", "opt", "weight_decay", "init", "model_ema")
     reached = ("steps", "best_step", "best_top1", "final_top1", "aulc")
-    return {key: config[key] for key in asked if key in config} | {k: summary[k] for k in reached if k in summary}
+    return {key: config[key] for key in asked if key in config} | {
+        k: summary[k] for k in reached if k in summary
+    }

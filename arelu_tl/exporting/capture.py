@@ -1,4 +1,4 @@
-"""A frozen model as a graph of ATen operators, and which of its products come from frozen sites."""
+"""Capture a frozen model as a graph of ATen operators, and find its frozen sites' products."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _FROZEN = f"{FrozenAReLU.__module__}.{FrozenAReLU.__qualname__}"
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """``model`` as a graph that takes any number of pictures.
+    """Capture ``model`` as a graph that takes any number of pictures.
 
     Args:
         model: frozen, in eval mode.
-        example: pictures (B, C, H, W), B of at least 2: one picture alone would be taken for a constant.
+        example: pictures (B, C, H, W), B at least 2: torch.export would make a batch size of 1
+            a constant.
 
     Raises:
         ArtefactError: torch cannot capture it.
@@ -30,11 +31,14 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
             model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
         ).run_decompositions({})
     except Exception as error:
-        # Whatever a model does that torch.export does not follow surfaces as an error of its own class.
-        raise ArtefactError(f"torch.export cannot capture this model: {' '.join(str(error).split())[:300]}") from error
+        # Each construct that torch.export does not support raises its own class of error.
+        raise ArtefactError(
+            f"torch.export cannot capture this model: {' '.join(str(error).split())[:300]}"
+        ) from error
     module: fx.GraphModule = program.module()
     for node in list(module.graph.nodes):
-        if node.op == "call_module":  # checks of the input's shape, which is stated with the exported file
+        # Checks of the input's shape; the exported file's metadata states the shape.
+        if node.op == "call_module":
             module.graph.erase_node(node)
     drop_unused(module)
     module.recompile()
@@ -42,10 +46,13 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 
 def drop_unused(module: fx.GraphModule) -> None:
-    """Forget what the graph does not need (any more), weights included."""
+    """Delete the nodes, and the weights, that the graph does not use."""
     module.graph.eliminate_dead_code()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+    for name, _ in [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]:
         if name not in used:
             owner, _, attribute = name.rpartition(".")
             delattr(module.get_submodule(owner), attribute)
@@ -53,7 +60,7 @@ def drop_unused(module: fx.GraphModule) -> None:
 
 @dataclass(frozen=True)
 class SiteProducts:
-    """The products by which frozen sites amplify.
+    """The products by which frozen sites multiply by their gains.
 
     Attributes:
         scalar: {product: (site's name, gain)}.
@@ -65,16 +72,16 @@ class SiteProducts:
 
 
 def site_of(node: fx.Node) -> str | None:
-    """Name of the frozen site that says ``node``; None where something else does."""
+    """Return the name of the frozen site that ``node`` comes from; None for other nodes."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     if not stack or stack[-1][1] not in (_FROZEN, FrozenAReLU):
         return None
-    # A module's second call is noted as that of NAME@1.
+    # torch records a module's second call under NAME@1.
     return str(stack[-1][0]).partition("@")[0]
 
 
 def site_products(module: fx.GraphModule, sites: Sequence[FrozenSite]) -> SiteProducts:
-    """Find the products of ``sites`` in the graph of the model that they are in."""
+    """Find the products of ``sites`` in the graph of their model."""
     gains = {site.name: site.gains for site in sites}
     products = SiteProducts({}, {})
     for node in module.graph.nodes:

@@ -1,4 +1,4 @@
-"""A trained run as something that other people's software runs: frozen, folded, proved."""
+"""Export a trained run for other software: frozen, folded and proved."""
 
 from __future__ import annotations
 
@@ -41,17 +41,27 @@ from arelu_tl.records.storage import make_folder, sha256_file, write_bytes
 from arelu_tl.records.trained_on import TrainedOn
 
 FORMATS = ("safetensors", "onnx", "pt2")
-_PRECISIONS: dict[str | None, Precision] = {None: "float32", "dynamic": "int8-dynamic", "static": "int8-static"}
+_PRECISIONS: dict[str | None, Precision] = {
+    None: "float32",
+    "dynamic": "int8-dynamic",
+    "static": "int8-static",
+}
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Attributes:
-    folding: let the sites' gains (and, in a graph, the normalisations) disappear into the weights around them.
-    trainable: a folder with alpha and beta as they were learnt, to be trained on; nothing is frozen.
-    preprocessing: ONNX only: decoded pictures uint8 (batch, height, width, 3) in, probabilities out.
-    precision: ONNX only: float32, fp16, int8-dynamic or int8-static (calibrated on training pictures).
+    """What to export, apart from the format.
+
+    Attributes:
+        folding: fold the sites' gains (and, in a graph, the normalisations) into the weights
+            around them.
+        trainable: write a folder with the learnt alpha and beta, for further training; nothing
+            is frozen.
+        preprocessing: ONNX only: take decoded pictures, uint8 (batch, height, width, 3), and give
+            probabilities.
+        precision: ONNX only: float32, fp16, int8-dynamic or int8-static (calibrated on training
+            pictures).
     """
 
     folding: bool = True
@@ -76,30 +86,35 @@ def export(
     private: bool = False,
     note: Say | None = None,
 ) -> ExportReport:
-    """Export a run, as something that answers as its model does or is not written.
+    """Export a run; nothing is written unless the export answers as the trained model does.
 
     Args:
-        path: a run folder (its best checkpoint is taken), one of its checkpoints, or a study, of which the run with the best
-            validation accuracy is taken.
-        format: "safetensors": a folder with config.json and model.safetensors for ``load_model``, and for timm alone where timm
-            has such layers. "onnx", "pt2": one file.
-        output: the folder or file to write; ``exports/RUN`` in the study, with the format's ending, when None.
-        folding: let the frozen activations' gains disappear into the weights around them, and in a file normalisations too.
-        trainable: with "safetensors", keep alpha and beta as they were learnt, to be trained on.
-        with_preprocessing: with "onnx", take decoded pictures uint8 (batch, height, width, 3) and give probabilities.
-        quantize: with "onnx", 8 bits: "dynamic", or "static", by the ranges seen on training pictures.
+        path: a run folder (its best checkpoint is exported), one of its checkpoints, or a study
+            (the run with the best validation accuracy is exported).
+        format: "safetensors": a folder with config.json and model.safetensors for ``load_model``,
+            and for timm alone where timm has such layers. "onnx", "pt2": one file.
+        output: the folder or file to write; None for ``exports/RUN`` in the study, with the
+            format's suffix.
+        folding: fold the frozen activations' gains into the weights around them, and in an ONNX
+            or pt2 file the normalisations too.
+        trainable: with "safetensors", keep the learnt alpha and beta for further training.
+        with_preprocessing: with "onnx", take decoded pictures, uint8 (batch, height, width, 3),
+            and give probabilities.
+        quantize: with "onnx", 8 bits: "dynamic", or "static" with ranges calibrated on training
+            pictures.
         fp16: with "onnx", 16 bits.
-        data: where the run's pictures are now, if not where they were.
-        benchmark: time it beside the baseline arm's export.
-        push_to_hub: USER/NAME on the Hugging Face Hub to upload it to, with a README.
-        private: let that repository be private.
-        note: told what a user should know and need not act on.
+        data: the folder of the run's pictures, if they have moved.
+        benchmark: measure its speed next to the baseline arm's export.
+        push_to_hub: USER/NAME on the Hugging Face Hub; the export is uploaded there with a README.
+        private: make that repository private.
+        note: a callback for messages that need no action by the user.
 
     Raises:
-        ConfigError: an option that the format does not have, or its packages are missing.
-        DataError, ArtefactError: see ``load_model``; ArtefactError too where a proof fails, DataError where fewer bits were
-            asked for and the run's pictures are gone.
-        StorageError: the place is taken, or the hub refuses; the export stays where it is then.
+        ConfigError: the format does not have an option, or its packages are missing.
+        DataError: see ``load_model``; or fewer bits were asked for and the run's pictures are gone.
+        ArtefactError: see ``load_model``; or a proof fails.
+        StorageError: the target exists, or the hub refuses; in the second case the export stays
+            on disk.
     """
     if quantize not in (None, "dynamic", "static"):
         raise ConfigError(f"--quantize {quantize}: dynamic or static")
@@ -125,11 +140,17 @@ def export(
     if card.form != "trained" or not (runs.is_run(run_of(source))):
         raise DataError(f"{source}: is an export already; name the run that it was made of")
     run = runs.load_run(run_of(source))
-    card = replace(without_paths(card), training=training_summary(run.config.model_dump(mode="json"), run.summary))
+    card = replace(
+        without_paths(card),
+        training=training_summary(run.config.model_dump(mode="json"), run.summary),
+    )
     pictures = ExportPictures(run_pictures(source, place), card.classes, card.data_config)
     known = trained_on(source, place)
     if known is None or known.gone:
-        say("its training pictures are gone, and the study has no record of them: evaluate will not know them in other folders")
+        say(
+            "its training pictures are gone, and the study has no record of them: "
+            "evaluate will not know them in other folders"
+        )
     if precision != "float32":
         pictures.require()
     with torch.inference_mode():
@@ -143,9 +164,10 @@ def export(
 
 
 def check_options(format: str, options: ExportOptions) -> None:  # noqa: A002
-    """
+    """Check that ``format`` exists, has these options, and has its packages installed.
+
     Raises:
-        ConfigError: an option that the format does not have, or its packages are missing.
+        ConfigError: it does not.
     """
     if format not in FORMATS:
         raise ConfigError(f"--format {format}: one of {', '.join(FORMATS)}")
@@ -156,7 +178,9 @@ def check_options(format: str, options: ExportOptions) -> None:  # noqa: A002
         if asked and format != "onnx":
             raise ConfigError(f"{name}: with --format onnx only")
     if options.trainable and format != "safetensors":
-        raise ConfigError("--trainable: with --format safetensors only; a file of operators has nothing to train")
+        raise ConfigError(
+            "--trainable: with --format safetensors only; a file of operators has nothing to train"
+        )
     if format == "onnx":
         require_onnx()
 
@@ -180,7 +204,8 @@ def _write(
     if format == "onnx":
         made = make_onnx(
             model, card, yardstick, pictures,
-            folding=options.folding, precision=options.precision, preprocessing=options.preprocessing, trained_on=known,
+            folding=options.folding, precision=options.precision,
+            preprocessing=options.preprocessing, trained_on=known,
         )  # fmt: skip
     else:
         made = make_pt2(model, card, yardstick, folding=options.folding, trained_on=known)
@@ -209,7 +234,9 @@ def _write_folder(
 
     def check(folder: Path) -> None:
         ours, its_card = load_model(folder)
-        require_described("the folder", {"classes": its_card.classes, "preprocessing": its_card.data_config}, card)
+        require_described(
+            "the folder", {"classes": its_card.classes, "preprocessing": its_card.data_config}, card
+        )
         proofs[:] = [prove("read back", yardstick, ours)]
         if plain.card.form == "timm":
             try:
@@ -217,15 +244,24 @@ def _write_folder(
                 proofs.append(prove("timm alone", yardstick, theirs))
             except (RuntimeError, TypeError, ArtefactError) as error:
                 raise _UnlikeTimmError(" ".join(str(error).split())[:200]) from None
-            names, data = theirs.pretrained_cfg["label_names"], timm.data.resolve_model_data_config(theirs)
+            names, data = (
+                theirs.pretrained_cfg["label_names"],
+                timm.data.resolve_model_data_config(theirs),
+            )
             data = {key: data[key] for key in card.data_config}
-            require_described("the folder, to timm,", {"classes": names, "preprocessing": data}, card)
+            require_described(
+                "the folder, to timm,", {"classes": names, "preprocessing": data}, card
+            )
 
     try:
-        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, known, check)
+        files = write_export(
+            target, plain.model.state_dict(), plain.card.to_json(), described, known, check
+        )
     except _UnlikeTimmError as error:
         plain = _plain(model, card, options, unlike_timm=f"timm does not load it ({error})")
-        files = write_export(target, plain.model.state_dict(), plain.card.to_json(), described, known, check)
+        files = write_export(
+            target, plain.model.state_dict(), plain.card.to_json(), described, known, check
+        )
     return ExportReport(
         target, files, sha256_file(target / WEIGHTS),
         form=plain.card.form, unlike_timm=plain.unlike_timm, proofs=proofs, fold=plain.fold,
@@ -233,13 +269,22 @@ def _write_folder(
 
 
 class _UnlikeTimmError(Exception):
-    """timm alone does not load the folder, or makes another model of it."""
+    """timm alone does not load the folder, or loads a different model from it."""
 
 
-def _plain(model: nn.Module, card: ModelCard, options: ExportOptions, unlike_timm: str | None = None) -> PlainModel:
+def _plain(
+    model: nn.Module, card: ModelCard, options: ExportOptions, unlike_timm: str | None = None
+) -> PlainModel:
     if options.trainable and card.arm not in UNTOUCHED:
-        return PlainModel(model, card, None, f"what its activations ({card.arm}) have learnt is kept to be trained on")
-    return make_plain(model, card, folding=options.folding and not options.trainable, unlike_timm=unlike_timm)
+        return PlainModel(
+            model,
+            card,
+            None,
+            f"what its activations ({card.arm}) have learnt is kept to be trained on",
+        )
+    return make_plain(
+        model, card, folding=options.folding and not options.trainable, unlike_timm=unlike_timm
+    )
 
 
 def _accuracy_change(model: nn.Module, made: Artefact, pictures: ExportPictures) -> AccuracyChange:
@@ -265,5 +310,8 @@ def _best_of_study(path: Path, say: Say) -> Path:
         return path
     study = runs.load_study(path)
     best = study.best()
-    say(f"of {len(study.runs)} runs {best.path.name} is best: validation accuracy {best.summary['best_top1']:.4f}")
+    say(
+        f"of {len(study.runs)} runs {best.path.name} is best: "
+        f"validation accuracy {best.summary['best_top1']:.4f}"
+    )
     return best.path

@@ -1,12 +1,15 @@
-"""Fold the constants of frozen activations, and normalisations, into the weights around them, exactly.
+"""Fold the gains of frozen activations, and normalisations, into the weights around them, exactly.
 
-A frozen site multiplies by its gain g. That product can be left out where the scales of its output and input (``scales``) are
-s_out = s_in / g. So all other conditions are written down first, which never contradict each other, and then that of each site
-in turn; where one would contradict what already holds, its product stays, and the report says what stood in the way. A gain of
-every channel's own goes into the layer right in front, where there is one. The rest is arithmetic on weights, in float64.
+A frozen site multiplies by its gain g. That product can be left out where the scales (see
+``scales``) of its output and input satisfy s_out = s_in / g. The conditions of all other operators
+are entered first; they never contradict each other. Then the condition of each site is entered in
+turn. Where it contradicts the conditions entered so far, the site keeps its product, and the
+report names the obstacle. A gain that differs between channels goes into the layer directly
+before the site, where there is one. The rest is arithmetic on weights, in float64.
 
-``fold`` does this to a graph, whose layers may be given weights of their own. ``fold_weights`` does it to a model's state dict,
-whose modules stay, so that normalisations remain and a module that runs several times keeps one weight for all its calls.
+``fold`` works on a graph, in which each layer can get weights of its own. ``fold_weights`` works on
+a model's state dict. The modules stay there, so normalisations remain, and a module that runs
+several times keeps one weight for all its calls.
 """
 
 from __future__ import annotations
@@ -22,17 +25,29 @@ import torch
 from torch import Tensor, fx
 
 from arelu_tl.exporting.capture import SiteProducts, drop_unused, site_of
-from arelu_tl.exporting.scales import CONVOLUTIONS, LINEAR, NORM, ONE, Numbers, bind, cap, has_own_weights, obstacle
+from arelu_tl.exporting.scales import (
+    CONVOLUTIONS,
+    LINEAR,
+    NORM,
+    ONE,
+    Numbers,
+    bind,
+    cap,
+    has_own_weights,
+    obstacle,
+)
 
 _ATEN = torch.ops.aten
 
 
 @dataclass
 class FoldReport:
-    """Attributes:
-    folded: names of sites whose gain is in the weights now.
-    kept: {site: why its product stays}.
-    batchnorms: normalisations that became part of the convolution before them.
+    """What was folded, and what was not.
+
+    Attributes:
+        folded: names of the sites whose gain is now in the weights.
+        kept: {site: why its product stays}.
+        batchnorms: number of normalisations folded into the convolution before them.
     """
 
     folded: list[str] = field(default_factory=list)
@@ -41,7 +56,7 @@ class FoldReport:
 
 
 def fold(module: fx.GraphModule, products: SiteProducts) -> FoldReport:
-    """Fold ``products`` of ``module``, a graph of ATen operators in inference, into its weights, in place."""
+    """Fold ``products`` of ``module``, an inference graph of ATen operators, in place."""
     _leave_out_copies(module)
     report = FoldReport(batchnorms=_fold_batchnorms(module))
     _fold_channels(module, products, report)
@@ -52,10 +67,13 @@ def fold(module: fx.GraphModule, products: SiteProducts) -> FoldReport:
 
 @dataclass(frozen=True)
 class FoldedWeights:
-    """Attributes:
-    tensors: by name, those of the state dict that change.
-    gains: {site: what is left of its gain}, 1 where it was folded; sites with a gain for each channel are not among them.
-    caps: {site: its cap, which moves with the scale of its output}, for sites with a cap.
+    """What ``fold_weights`` changes in a state dict and in the sites.
+
+    Attributes:
+        tensors: {name: new value} of the state dict entries that change.
+        gains: {site: its remaining gain}, 1 where it was folded; without the sites whose gain
+            differs between channels.
+        caps: {site: its cap, scaled as its output is}, for sites with a cap.
     """
 
     tensors: dict[str, Tensor]
@@ -63,10 +81,13 @@ class FoldedWeights:
     caps: dict[str, float]
 
 
-def fold_weights(module: fx.GraphModule, products: SiteProducts) -> tuple[FoldedWeights, FoldReport]:
-    """What the state dict and the sites become when ``products`` are folded; ``module`` (as captured) keeps its weights.
+def fold_weights(
+    module: fx.GraphModule, products: SiteProducts
+) -> tuple[FoldedWeights, FoldReport]:
+    """Compute the state dict and the sites that result from folding ``products``.
 
-    Its copies are left out, which changes no answer.
+    ``module``, as captured, keeps its weights. Its copy operators are removed, which changes no
+    answer.
     """
     _leave_out_copies(module)
     report = FoldReport()
@@ -85,17 +106,32 @@ def fold_weights(module: fx.GraphModule, products: SiteProducts) -> tuple[Folded
     }
     caps = {}
     for node in module.graph.nodes:
-        if (bounds := cap(node)) is not None and bounds[1] is not None and (capped := site_of(node)) is not None:
+        if (
+            (bounds := cap(node)) is not None
+            and bounds[1] is not None
+            and (capped := site_of(node)) is not None
+        ):
             caps[capped] = bounds[1] * numbers.number(node)
     for name, _ in products.by_channel.values():
-        report.kept[name] = "its gain differs from channel to channel, and the modules of the model stay"
-    kept = {key: value for key, value in changed.items() if not torch.equal(value, _named(module, key).double())}
-    return FoldedWeights({key: value.to(_named(module, key).dtype) for key, value in kept.items()}, gains, caps), report
+        report.kept[name] = (
+            "its gain differs from channel to channel, and the modules of the model stay"
+        )
+    kept = {
+        key: value
+        for key, value in changed.items()
+        if not torch.equal(value, _named(module, key).double())
+    }
+    return FoldedWeights(
+        {key: value.to(_named(module, key).dtype) for key, value in kept.items()}, gains, caps
+    ), report
 
 
 def _bind_calls(numbers: Numbers, module: fx.GraphModule, products: SiteProducts) -> None:
-    """Tie the scales around all calls that one module's state serves, layers by their constants and products by their site;
-    and those around a cap that is written in a module of its own, as ReLU6's is."""
+    """Tie the scales around all calls that share one module's state.
+
+    Layers share constants, products share their site. A cap outside a site, such as ReLU6's, is
+    part of its module's code and cannot be changed, so its scale is 1.
+    """
     served: dict[object, list[fx.Node]] = defaultdict(list)
     for node in module.graph.nodes:
         if node.op == "call_function" and cap(node) is not None and site_of(node) is None:
@@ -106,7 +142,7 @@ def _bind_calls(numbers: Numbers, module: fx.GraphModule, products: SiteProducts
             served[_named(module, str(node.target)).data_ptr()] += node.users
     for nodes in served.values():
         calls = [node for node in nodes if node in products.scalar or has_own_weights(node)]
-        # A constant that is also an operand somewhere else has to stay as it is.
+        # A constant that is also an operand elsewhere must not change.
         free = len(calls) == len(nodes)
         for node in calls:
             numbers.bind(node, calls[0] if free else ONE)
@@ -114,15 +150,28 @@ def _bind_calls(numbers: Numbers, module: fx.GraphModule, products: SiteProducts
 
 
 def _factors(node: fx.Node, made: float, taken: float) -> dict[int, float]:
-    """{place among a layer's arguments: what its constant is multiplied by}, for scales ``made`` from ``taken``."""
+    """Return {index of a layer's argument: factor for that constant}.
+
+    ``made`` and ``taken`` are the scales of the layer's output and input.
+    """
     factors = {1: made / taken, 2: made}
     if node.target == NORM:
-        factors[3] = taken  # the mean of what it takes; the variance keeps its place beside epsilon
-    return {place: f for place, f in factors.items() if len(node.args) > place and node.args[place] is not None}
+        # The running mean scales with the input; the variance, added to epsilon, must stay.
+        factors[3] = taken
+    return {
+        place: f
+        for place, f in factors.items()
+        if len(node.args) > place and node.args[place] is not None
+    }
 
 
-def _solve(module: fx.GraphModule, products: SiteProducts, report: FoldReport, numbers: Numbers | None = None) -> Numbers:
-    """The scale of every tensor; ``report`` is told which sites' products they make superfluous."""
+def _solve(
+    module: fx.GraphModule,
+    products: SiteProducts,
+    report: FoldReport,
+    numbers: Numbers | None = None,
+) -> Numbers:
+    """Compute the scale of every tensor, and enter in ``report`` which sites are folded or kept."""
     numbers = numbers or Numbers()
     for node in module.graph.nodes:
         if node not in products.scalar:
@@ -139,19 +188,24 @@ def _solve(module: fx.GraphModule, products: SiteProducts, report: FoldReport, n
 
 
 def _fold_channels(module: fx.GraphModule, products: SiteProducts, report: FoldReport) -> None:
-    """Multiply the layer in front by a gain of each channel's own, where nothing else takes what it gives."""
+    """Fold per-channel gains into the layer before the site, if only the site uses its output."""
     for node, (name, gains) in list(products.by_channel.items()):
         activation: Any = node.args[0]
         layer = activation.args[0] if activation.target == _ATEN.prelu.default else None
         if layer is None:
-            report.kept[name] = "its gain differs from channel to channel, and channels are not in dimension 1"
+            report.kept[name] = (
+                "its gain differs from channel to channel, and channels are not in dimension 1"
+            )
         elif (
             set(layer.users) != {activation}
             or layer.op != "call_function"
             or layer.target not in LINEAR
             or not has_own_weights(layer)
         ):
-            report.kept[name] = "its gain differs from channel to channel, and it does not follow a layer of its own"
+            report.kept[name] = (
+                "its gain differs from channel to channel, "
+                "and it does not follow a layer of its own"
+            )
         else:
             factor = torch.tensor(gains, dtype=torch.float64)
             weight = _value(module, layer.args[1])
@@ -164,22 +218,30 @@ def _fold_channels(module: fx.GraphModule, products: SiteProducts, report: FoldR
 
 
 def _leave_out_copies(module: fx.GraphModule) -> None:
-    """What was written over another tensor is, in a graph without overwriting, that which was written."""
+    """Replace every ``copy`` by its source: a graph without in-place writes needs no copies."""
     for node in list(module.graph.nodes):
-        if node.target == _ATEN.copy.default and node.meta["val"].shape == node.args[1].meta["val"].shape:
+        if (
+            node.target == _ATEN.copy.default
+            and node.meta["val"].shape == node.args[1].meta["val"].shape
+        ):
             node.replace_all_uses_with(node.args[1])
             module.graph.erase_node(node)
 
 
-def _rewrite(module: fx.GraphModule, numbers: Numbers, gains: Mapping[fx.Node, tuple[str, float]]) -> None:
-    """Give every layer the weights, and every cap the bound, that fit the numbers of the tensors around it."""
-    # Told before anything moves: once a product is gone, a layer's input is another node.
-    told = {
-        node: (numbers.number(node), numbers.number(node.all_input_nodes[0] if node.all_input_nodes else node))
+def _rewrite(
+    module: fx.GraphModule, numbers: Numbers, gains: Mapping[fx.Node, tuple[str, float]]
+) -> None:
+    """Scale every layer's weights and every cap's bounds to match the scales of the tensors."""
+    # Looked up before any change: once a product is removed, a layer's input is another node.
+    scales = {
+        node: (
+            numbers.number(node),
+            numbers.number(node.all_input_nodes[0] if node.all_input_nodes else node),
+        )
         for node in module.graph.nodes
     }
     for node in list(module.graph.nodes):
-        made, taken = told.get(node, (1.0, 1.0))
+        made, taken = scales.get(node, (1.0, 1.0))
         if node in gains:
             left = gains[node][1] * made / taken
             if abs(left - 1) < 1e-9:
@@ -192,7 +254,11 @@ def _rewrite(module: fx.GraphModule, numbers: Numbers, gains: Mapping[fx.Node, t
                 _scale_layer(module, node, made, taken)
         elif (bounds := cap(node)) is not None and made != 1:
             least, most = (None if bound is None else bound * made for bound in bounds)
-            node.target, node.args, node.kwargs = _ATEN.clamp.default, (node.args[0], least, most), {}
+            node.target, node.args, node.kwargs = (
+                _ATEN.clamp.default,
+                (node.args[0], least, most),
+                {},
+            )
     module.graph.lint()
     drop_unused(module)
     module.recompile()
@@ -212,12 +278,12 @@ def _named(module: fx.GraphModule, name: str) -> Tensor:
 
 
 def _value(module: fx.GraphModule, node: Any) -> Tensor:
-    """A constant in float64."""
+    """Return a constant in float64."""
     return _named(module, node.target).double()
 
 
 def _replace_constant(module: fx.GraphModule, node: fx.Node, place: int, value: Tensor) -> None:
-    """Give argument ``place`` of ``node`` a constant of its own: another layer may share the old one."""
+    """Give argument ``place`` of ``node`` a new constant; another layer may share the old one."""
     name = f"folded_{node.name}_{place}"
     old = node.args[place]
     dtype = _named(module, str(old.target)).dtype if isinstance(old, fx.Node) else torch.float32
@@ -228,7 +294,7 @@ def _replace_constant(module: fx.GraphModule, node: fx.Node, place: int, value: 
 
 
 def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
-    """k and b, (C,), of a normalisation by constants as k x + b."""
+    """Return k and b, each (C,), of a normalisation with constant statistics, as k x + b."""
     weight, bias, mean, variance = (_value(module, a) for a in norm.args[1:5])
     epsilon = norm.args[6]
     assert isinstance(epsilon, float)
@@ -237,17 +303,25 @@ def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
 
 
 def _fold_batchnorms(module: fx.GraphModule) -> int:
-    """Make each normalisation right behind a convolution part of it; how many there were."""
+    """Fold each normalisation directly after a convolution into it; return their number."""
     count = 0
     for node in list(module.graph.nodes):
         if node.target != NORM or not has_own_weights(node):
             continue
         before = node.args[0]
-        if before.target not in CONVOLUTIONS or not has_own_weights(before) or set(before.users) != {node}:
+        if (
+            before.target not in CONVOLUTIONS
+            or not has_own_weights(before)
+            or set(before.users) != {node}
+        ):
             continue
         k, b = _affine(module, node)
         weight = _value(module, before.args[1])
-        bias = _value(module, before.args[2]) if len(before.args) > 2 and before.args[2] is not None else torch.zeros_like(b)
+        bias = (
+            _value(module, before.args[2])
+            if len(before.args) > 2 and before.args[2] is not None
+            else torch.zeros_like(b)
+        )
         if len(before.args) == 2:
             before.args = (*before.args, None)
         _replace_constant(module, before, 1, weight * k.view(-1, *[1] * (weight.dim() - 1)))

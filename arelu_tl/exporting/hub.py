@@ -1,4 +1,4 @@
-"""An exported model to the Hugging Face Hub: its files and a README, in one commit."""
+"""Upload an exported model to the Hugging Face Hub: its files and a README, in one commit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def check_hub(repo: str) -> None:
-    """Whether an upload can be tried; asks no network (unless the client has a token to renew), so that it can come first.
+    """Check that an upload can be tried, before the export is made.
+
+    It uses no network, unless the hub client has to renew a token.
 
     Args:
         repo: USER/NAME.
 
     Raises:
-        ConfigError: ``repo`` is no such name, the hub is switched off, or nobody is logged in.
+        ConfigError: ``repo`` is not a valid name, the hub is switched off, or there is no token.
     """
     _token(repo)
 
@@ -38,28 +40,35 @@ def _token(repo: str) -> str:
         raise ConfigError("--push-to-hub: HF_HUB_OFFLINE is set: unset it to upload")
     try:
         token = get_token()
-    except Exception as error:  # what renews a token in CI has errors of its own
-        raise ConfigError(f"--push-to-hub: there is no token for the hub: {_one_line(error)}") from error
+    except Exception as error:  # renewing a token in CI raises its own classes of error
+        raise ConfigError(
+            f"--push-to-hub: there is no token for the hub: {_one_line(error)}"
+        ) from error
     if not token:
-        raise ConfigError("--push-to-hub: not logged in to the hub: log in with `hf auth login` or set HF_TOKEN")
+        raise ConfigError(
+            "--push-to-hub: not logged in to the hub: log in with `hf auth login` or set HF_TOKEN"
+        )
     return token
 
 
 def push_to_hub(report: ExportReport, card: ModelCard, repo: str, *, private: bool = False) -> str:
-    """Upload an export with a README.md made for it. The repository is made if there is none; other files in it stay.
+    """Upload an export together with a generated README.md.
+
+    The repository is created if it does not exist; other files in it stay.
 
     Args:
-        report: of the export, whose files are where it says.
-        card: what the export was made of.
+        report: of the export; its files are at ``report.path``.
+        card: of the exported model.
         repo: USER/NAME.
-        private: make the repository private; one that is there must be so already. If False, the account's default.
+        private: create the repository as private; an existing one must already be private.
+            False means the account's default.
 
     Returns:
         the commit's URL.
 
     Raises:
         ConfigError: see ``check_hub``.
-        StorageError: the hub is out of reach or refuses. The export stays where it is.
+        StorageError: the hub is unreachable or refuses. The export stays on disk.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -69,24 +78,29 @@ def push_to_hub(report: ExportReport, card: ModelCard, repo: str, *, private: bo
     operations = [CommitOperationAdd("README.md", readme(report, card, repo, file).encode())]
     api = HfApi(token=token)
     try:
-        operations += [CommitOperationAdd(path.name if report.path.is_dir() else file.name, path) for path in local]
+        operations += [
+            CommitOperationAdd(path.name if report.path.is_dir() else file.name, path)
+            for path in local
+        ]
         # False would override an organisation's rule that new repositories are private.
         api.create_repo(repo, private=private or None, exist_ok=True)
-        # Of a repository that is there, the wish to be private is ignored by the hub, silently.
+        # For an existing repository the hub silently ignores `private`.
         is_public = private and not api.repo_info(repo).private
         if not is_public:
             with warnings.catch_warnings():
-                # The hub's remarks on the metadata are not for who exports to mend.
+                # The hub's warnings about the metadata are nothing that the user can fix.
                 warnings.simplefilter("ignore")
                 message = f"{card.arm} on {card.architecture}: {file.kind}, arelu-tl {card.version}"
                 return str(api.create_commit(repo, operations, commit_message=message).commit_url)
     except Exception as error:
-        # The client's network library and its upload library have errors of their own.
+        # The client's network library and its upload library raise their own classes of error.
         reason = _reason(error, repo, api.endpoint).replace(token, "***")
-        raise StorageError(f"--push-to-hub: {reason}; the export itself is at {report.path}") from error
+        raise StorageError(
+            f"--push-to-hub: {reason}; the export itself is at {report.path}"
+        ) from error
     raise StorageError(
-        f"--push-to-hub: {repo} exists and is public, nothing was uploaded: choose another name, or make it private on the hub; "
-        f"the export itself is at {report.path}"
+        f"--push-to-hub: {repo} exists and is public, nothing was uploaded: choose another name, "
+        f"or make it private on the hub; the export itself is at {report.path}"
     )
 
 
@@ -94,19 +108,24 @@ def _hub_file(report: ExportReport) -> HubFile:
     path = report.path
     if path.is_dir():
         return HubFile("safetensors", "model.safetensors")
-    # The user names the file: only what is in it tells what it is. A .pt2 file is a zip archive.
+    # The user chooses the file's name, so the format is read from its content. A .pt2 file is a
+    # zip archive.
     try:
         with path.open("rb") as stream:
             kind = "pt2" if stream.read(4) == b"PK\x03\x04" else "onnx"
     except OSError as error:
-        raise StorageError(f"--push-to-hub: {path} cannot be read: {os.strerror(error.errno or 0)}") from error
+        raise StorageError(
+            f"--push-to-hub: {path} cannot be read: {os.strerror(error.errno or 0)}"
+        ) from error
     name = path.name if path.suffix.lower() == f".{kind}" else f"{path.name}.{kind}"
     if kind == "pt2":
         return HubFile(kind, name)
     from arelu_tl.models.onnx_session import OnnxSession
 
     session = OnnxSession(path)
-    return HubFile(kind, name, session.takes_pictures, str(session.card.get("precision", "float32")))
+    return HubFile(
+        kind, name, session.takes_pictures, str(session.card.get("precision", "float32"))
+    )
 
 
 def _reason(error: Exception, repo: str, endpoint: str) -> str:
@@ -115,7 +134,10 @@ def _reason(error: Exception, repo: str, endpoint: str) -> str:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status == 401:
-            return "the hub does not accept the token (401): log in anew with `hf auth login` or set another HF_TOKEN"
+            return (
+                "the hub does not accept the token (401): "
+                "log in anew with `hf auth login` or set another HF_TOKEN"
+            )
         if status == 403:
             return f"the token may not write to {repo} (403): take one with write permission there"
         return f"the hub refuses ({status}): {_one_line(error.server_message or error)}"

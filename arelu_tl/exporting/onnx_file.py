@@ -1,4 +1,7 @@
-"""One ONNX file: pictures in, logits out, with everything inside that its user needs (extra ``export``)."""
+"""Make one ONNX file: pictures in, logits out, and in its metadata all that its user needs.
+
+It needs the extra ``export``.
+"""
 
 from __future__ import annotations
 
@@ -18,37 +21,49 @@ from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
 from arelu_tl.version import __version__
 
 OPSET = 20
-# A protobuf message ends here.
+# The largest protobuf message, in bytes.
 _LARGEST = 2**31 - 1
 
 
 def require_onnx() -> None:
-    """
+    """Check that the packages of the extra ``export`` are installed.
+
     Raises:
-        ConfigError: the packages of the extra ``export`` are missing.
+        ConfigError: one of them is missing.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(package)
         except ImportError:
-            raise ConfigError(f"--format onnx needs the package {package}: pip install 'arelu-tl[export]'") from None
+            raise ConfigError(
+                f"--format onnx needs the package {package}: pip install 'arelu-tl[export]'"
+            ) from None
 
 
 def to_onnx(module: fx.GraphModule, example: Tensor) -> bytes:
-    """``module`` in ONNX, with any number of pictures as its first dimension.
+    """Convert ``module`` to ONNX, with a variable batch size.
 
-    What the exporter notes of where it ran (paths, traces) is left out.
+    The exporter's notes about this machine (paths, traces) are removed.
 
     Raises:
         ArtefactError: an operator has no counterpart in ONNX.
     """
     try:
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        program = torch.export.export(
+            module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+        )
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT], output_names=[LOGITS], opset_version=OPSET, verbose=False
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[LOGITS],
+            opset_version=OPSET,
+            verbose=False,
         )
     except Exception as error:
-        raise ArtefactError(f"this model has no form in ONNX: {' '.join(str(error).split())[:300]}") from error
+        raise ArtefactError(
+            f"this model has no form in ONNX: {' '.join(str(error).split())[:300]}"
+        ) from error
     if exported is None:
         raise ArtefactError("this model has no form in ONNX: the exporter gave nothing")
     model = exported.model_proto
@@ -59,10 +74,10 @@ def to_onnx(module: fx.GraphModule, example: Tensor) -> bytes:
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The content of the file to be written: checked, and with ``metadata`` in place of any other.
+    """Replace the metadata in an ONNX file's ``content`` by ``metadata``, and check the model.
 
     Raises:
-        ArtefactError: it would exceed 2 GB.
+        ArtefactError: the file would exceed 2 GB.
     """
     import onnx
 
@@ -77,29 +92,41 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def metadata_of(content: bytes) -> dict[str, Any]:
-    """What a file tells whoever opens it: see ``read_metadata``."""
+    """Read the metadata of an ONNX file's ``content``: see ``read_metadata``."""
     return read_metadata(open_session(content).get_modelmeta().custom_metadata_map)
 
 
 def read_metadata(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The values of ``onnx_metadata``, read back."""
+    """Parse the texts that ``onnx_metadata`` wrote."""
     return {key: json.loads(text) for key, text in texts.items()}
 
 
 def require_slopes(content: bytes, module: fx.GraphModule) -> None:
-    """Hold each slope of a leaky ReLU in ``content`` to those of ``module``, of which it was made: where it is small, another
-    one need not be seen in any answer.
+    """Require that each leaky ReLU slope in ``content`` occur in ``module``, its source.
+
+    A comparison of answers may miss a wrong slope if the slope is small.
 
     Raises:
-        ArtefactError: one is not among them.
+        ArtefactError: a slope does not occur there.
     """
     import onnx
 
-    known = {float(np.float32(node.args[1])) for node in module.graph.nodes if node.target == torch.ops.aten.leaky_relu.default}
-    nodes = (node for node in onnx.load_from_string(content).graph.node if node.op_type == "LeakyRelu")
-    for slope in (attribute.f for node in nodes for attribute in node.attribute if attribute.name == "alpha"):
+    known = {
+        float(np.float32(node.args[1]))
+        for node in module.graph.nodes
+        if node.target == torch.ops.aten.leaky_relu.default
+    }
+    nodes = (
+        node for node in onnx.load_from_string(content).graph.node if node.op_type == "LeakyRelu"
+    )
+    for slope in (
+        attribute.f for node in nodes for attribute in node.attribute if attribute.name == "alpha"
+    ):
         if slope not in known:
-            raise ArtefactError(f"the ONNX graph has a leaky ReLU of slope {slope:.6g}, which no site has; nothing was written")
+            raise ArtefactError(
+                f"the ONNX graph has a leaky ReLU of slope {slope:.6g}, which no site has; "
+                "nothing was written"
+            )
 
 
 def _serialised(model: Any) -> bytes:
@@ -112,25 +139,35 @@ def _forget_where(model: Any) -> None:
     """Drop the exporter's notes, which hold paths and traces of this machine."""
     graph = model.graph
     model.doc_string = graph.doc_string = ""
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *model.functions):
+    for part in (
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        *model.functions,
+    ):
         part.doc_string = ""
         del part.metadata_props[:]
 
 
 def open_session(content: bytes, *, optimised: bool = True, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU; ``threads`` 0 is as many as there are cores."""
+    """Open an onnxruntime session on the CPU; ``threads`` 0 means one thread per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    )
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def answers(content: bytes, *, optimised: bool = True) -> Answer:
-    """What onnxruntime makes of an ONNX file's content: pictures (B, C, H, W) to logits, on the CPU."""
+    """Make a function from pictures (B, C, H, W) to logits that runs ``content`` on the CPU."""
     session = open_session(content, optimised=optimised)
 
     def answer(pictures: Tensor) -> Tensor:
@@ -141,8 +178,11 @@ def answers(content: bytes, *, optimised: bool = True) -> Answer:
 
 
 def onnx_metadata(card: Mapping[str, Any], trained_on: TrainedOn | None) -> dict[str, str]:
-    """The card for a file's metadata: what a user of the file needs by itself, and the whole; as JSON in ASCII, since names of
-    folders need not be valid text. And what it was trained on, where that is known."""
+    """Write the metadata of a file: classes, preprocessing, the whole card and the training data.
+
+    Each value is JSON in ASCII, because folder names need not be valid text. The training data is
+    left out where it is not known.
+    """
     data = card["data_config"]
     return {
         "classes": json.dumps(card["classes"]),

@@ -1,4 +1,4 @@
-"""ONNX files in fewer bits, by onnxruntime's own tools."""
+"""Convert ONNX files to fewer bits with onnxruntime's tools."""
 
 from __future__ import annotations
 
@@ -16,37 +16,44 @@ from arelu_tl.models.onnx_session import INPUT
 
 
 def to_fp16(content: bytes) -> bytes:
-    """Weights and arithmetic in float16; pictures and logits stay float32.
+    """Convert weights and arithmetic to float16; pictures and logits stay float32.
 
     Raises:
-        ArtefactError: it cannot be converted.
+        ArtefactError: the model cannot be converted.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     with _said_once("float16"):
-        model = OnnxModel(convert_float_to_float16(onnx.load_from_string(content), keep_io_types=True))
-        model.topological_sort()  # the converter puts its casts last
+        model = OnnxModel(
+            convert_float_to_float16(onnx.load_from_string(content), keep_io_types=True)
+        )
+        model.topological_sort()  # the converter appends its casts at the end
     return bytes(model.model.SerializeToString())
 
 
 def quantize_dynamic(content: bytes) -> bytes:
-    """Weights in 8 bits; what flows between layers is quantized while the model runs, by its range in each batch.
+    """Quantize the weights to 8 bits, and the activations at run time by their range in each batch.
 
-    The first convolution and those of single channels stay: one scale for all their weights loses too much, and they are small.
-    (On the demo's net accuracy falls from 0.84 to 0.26 with them and to 0.84 without.)
+    The first convolution and the grouped ones stay in float32: one scale for all their weights
+    loses too much, and they are small. (On the demo's model, accuracy falls from 0.84 to 0.26 if
+    they are quantized, and stays at 0.84 if not.)
 
     Raises:
-        ArtefactError: it cannot be quantized.
+        ArtefactError: the model cannot be quantized.
     """
     import onnx
     from onnxruntime import quantization
 
-    convolutions = [node for node in onnx.load_from_string(content).graph.node if node.op_type == "Conv"]
-    single = [node for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    convolutions = [
+        node for node in onnx.load_from_string(content).graph.node if node.op_type == "Conv"
+    ]
+    single = [
+        node for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
     with _said_once("8 bits"), _files(content) as (source, target):
-        # Unsigned weights: the processor's convolution of whole numbers knows no others.
+        # Unsigned weights: onnxruntime's integer convolution on the CPU supports no others.
         quantization.quantize_dynamic(
             source, target, weight_type=quantization.QuantType.QUInt8,
             nodes_to_exclude=[node.name for node in (*convolutions[:1], *single)],
@@ -55,13 +62,16 @@ def quantize_dynamic(content: bytes) -> bytes:
 
 
 def quantize_static(content: bytes, batches: Iterable[Tensor]) -> bytes:
-    """Weights (a scale for each channel) and what flows between layers in 8 bits, by the ranges seen on ``batches``.
+    """Quantize weights and activations to 8 bits, the activations by their ranges on ``batches``.
+
+    The weights have a scale per channel.
 
     Args:
-        batches: preprocessed pictures (B, C, H, W) like those that it will see.
+        content: of the float32 ONNX file.
+        batches: preprocessed pictures (B, C, H, W), like those that the model will see.
 
     Raises:
-        ArtefactError: it cannot be quantized.
+        ArtefactError: the model cannot be quantized.
     """
     from onnxruntime import quantization
 
@@ -76,7 +86,8 @@ def quantize_static(content: bytes, batches: Iterable[Tensor]) -> bytes:
     with _said_once("8 bits"), _files(content) as (source, target):
         quantization.quantize_static(
             source, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-            # 7 bits of weight: with 8, sums of products saturate on processors without VNNI, where most accuracy was lost.
+            # 7-bit weights: with 8 bits, sums of products saturate on processors without VNNI;
+            # most of the accuracy was lost there.
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
@@ -85,7 +96,7 @@ def quantize_static(content: bytes, batches: Iterable[Tensor]) -> bytes:
 
 @contextmanager
 def _files(content: bytes) -> Iterator[tuple[Path, Path]]:
-    """Where the quantizer, which works on files, finds its model and puts its result."""
+    """Give paths of the input and the output file of the quantizer, which works on files."""
     with tempfile.TemporaryDirectory(prefix="arelu-tl-") as folder:
         source = Path(folder) / "source.onnx"
         source.write_bytes(content)
@@ -94,14 +105,16 @@ def _files(content: bytes) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _said_once(what: str) -> Iterator[None]:
-    """Quiet the tools' advice, which is about their own pre-processing; tell their errors in one line."""
+    """Silence the tools' advice about their own pre-processing; turn errors into one line."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     except ArtefactError:
         raise
-    except Exception as error:  # the tools raise whatever they stumble over
-        raise ArtefactError(f"this model has no form in {what}: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # the tools raise errors of any class
+        raise ArtefactError(
+            f"this model has no form in {what}: {' '.join(str(error).split())[:300]}"
+        ) from error
     finally:
         logging.disable(before)

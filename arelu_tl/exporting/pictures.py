@@ -1,4 +1,4 @@
-"""The pictures that an export is proved, quantized and judged by."""
+"""Pictures to prove an export, to calibrate its quantization and to measure its accuracy."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ _BATCH = 16
 
 
 class ExportPictures:
-    """Pictures of a run, preprocessed as its model wants them.
+    """Pictures of a run, preprocessed for its model.
 
     Args:
         pictures: None where they are gone.
-        classes: of the model; a picture's label is its class's place among them.
+        classes: of the model; a picture's label is the index of its class.
         data_config: the preprocessing.
     """
 
-    def __init__(self, pictures: RunPictures | None, classes: list[str], data_config: dict[str, Any]) -> None:
+    def __init__(
+        self, pictures: RunPictures | None, classes: list[str], data_config: dict[str, Any]
+    ) -> None:
         self._pictures = pictures
         self._labels = {name: label for label, name in enumerate(classes)}
         self._preprocessing = Preprocessing(data_config)
 
     def proof(self) -> Tensor | None:
-        """Up to ten validation pictures (N, C, H, W); None where they are not there any more."""
+        """Return up to ten validation pictures (N, C, H, W); None where they are gone."""
         if self._pictures is None or not self._pictures.val:
             return None
         try:
-            pictures = [open_picture(self._pictures.root / path) for path, _ in spread(self._pictures.val, _PROOF)]
+            pictures = [
+                open_picture(self._pictures.root / path)
+                for path, _ in spread(self._pictures.val, _PROOF)
+            ]
         except (OSError, UndecodableError):
             return None
         return torch.stack([torch.from_numpy(self._preprocessing(picture)) for picture in pictures])
 
     def decoded(self) -> Iterator[Image.Image]:
-        """Pictures as they are: drawn ones, upright, lying, small and square, and a few of the run's."""
+        """Yield decoded pictures: random ones of four shapes, and a few of the run's."""
         stream = np.random.default_rng(0)
         for height, width in ((300, 451), (451, 300), (40, 57), (256, 256)):
             blobs = Image.fromarray(stream.integers(0, 256, (7, 9, 3), dtype=np.uint8))
@@ -56,10 +61,10 @@ class ExportPictures:
                 try:
                     yield open_picture(self._pictures.root / path)
                 except (OSError, UndecodableError):
-                    continue  # gone since: more noise would prove no more
+                    continue  # gone; more random pictures would prove no more
 
     def calibration(self) -> Iterator[Tensor]:
-        """Batches of training pictures (B, C, H, W).
+        """Yield batches of training pictures (B, C, H, W).
 
         Raises:
             DataError: they are gone.
@@ -68,7 +73,7 @@ class ExportPictures:
             yield batch
 
     def judged(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of up to 2,000 validation pictures (B, C, H, W), and their labels (B,).
+        """Yield batches of up to 2,000 validation pictures (B, C, H, W), and their labels (B,).
 
         Raises:
             DataError: they are gone.
@@ -76,26 +81,38 @@ class ExportPictures:
         return self._batches(self._found().val, _JUDGED)
 
     def require(self) -> None:
-        """
+        """Check that the pictures exist; they are needed to measure what fewer bits change.
+
         Raises:
-            DataError: the pictures are gone, which are needed to tell what fewer bits change.
+            DataError: they are gone.
         """
         root = self._found().root
         for path, _ in (*self._found().train[:1], *self._found().val[:1]):
             if not (root / path).is_file():
-                raise DataError(f"{root}: {path} is not there; fewer bits need the run's pictures (--data FOLDER)")
+                raise DataError(
+                    f"{root}: {path} is not there; "
+                    "fewer bits need the run's pictures (--data FOLDER)"
+                )
 
     def _found(self) -> RunPictures:
         if self._pictures is None or not self._pictures.train or not self._pictures.val:
-            raise DataError("fewer bits need the run's own pictures, which are gone: say with --data where they are now")
+            raise DataError(
+                "fewer bits need the run's own pictures, which are gone: "
+                "say with --data where they are now"
+            )
         return self._pictures
 
-    def _batches(self, pictures: list[tuple[str, str]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(
+        self, pictures: list[tuple[str, str]], count: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         chosen, root = spread(pictures, count), self._found().root
         for first in range(0, len(chosen), _BATCH):
             some = chosen[first : first + _BATCH]
             try:
-                prepared = [torch.from_numpy(self._preprocessing(open_picture(root / path))) for path, _ in some]
+                prepared = [
+                    torch.from_numpy(self._preprocessing(open_picture(root / path)))
+                    for path, _ in some
+                ]
             except (OSError, UndecodableError) as error:
                 raise DataError(f"a picture of the run cannot be read any more: {error}") from None
             yield torch.stack(prepared), torch.tensor([self._labels[label] for _, label in some])

@@ -1,4 +1,4 @@
-"""Frozen models whose modules stay: what a state dict holds, and the same as timm alone would build it."""
+"""Frozen models that keep their modules, for a state dict; in timm's own form where possible."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from arelu_tl.exporting.capture import capture, site_products
 from arelu_tl.exporting.fold import FoldReport, fold_weights
 from arelu_tl.models.freeze import FrozenAReLU, FrozenSite, put_site
 
-# What timm is asked for in place of ReLU: a leaky ReLU whose slope is in the state dict.
+# timm's activation in place of ReLU: a leaky ReLU whose slope is in the state dict.
 TIMM_ACTIVATION = "prelu"
 
 
-def fold_modules(frozen: nn.Module, sites: list[FrozenSite], example: Tensor) -> tuple[nn.Module, list[FrozenSite], FoldReport]:
-    """A copy of ``frozen`` with its sites' gains in the weights of its modules, as far as that is exact.
+def fold_modules(
+    frozen: nn.Module, sites: list[FrozenSite], example: Tensor
+) -> tuple[nn.Module, list[FrozenSite], FoldReport]:
+    """Copy ``frozen`` and fold its sites' gains into the weights of its modules, where exact.
 
     Args:
         frozen, sites: of ``freeze``.
         example: pictures (2, C, H, W).
 
     Returns:
-        (the copy, its sites as they are now, what became of their gains).
+        (the copy, its changed sites, which gains were folded).
     """
     module = capture(frozen, example)
     folded, report = fold_weights(module, site_products(module, sites))
     model = copy.deepcopy(frozen)
-    # One tensor may go by several names.
+    # One tensor may have several names.
     places = {key: value.data_ptr() for key, value in frozen.state_dict().items()}
     state = model.state_dict()
     with torch.no_grad():
@@ -48,10 +50,12 @@ def fold_modules(frozen: nn.Module, sites: list[FrozenSite], example: Tensor) ->
     return model, changed, report
 
 
-def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
-    """The model as timm builds it, its sites PReLUs; or None and why timm has no such model.
+def as_timm(
+    frozen: nn.Module, sites: list[FrozenSite], build: Callable[[], nn.Module]
+) -> tuple[nn.Module | None, str]:
+    """Build the model with timm, its sites as PReLUs; or return None and why that fails.
 
-    Where a ReLU was left as it was, a PReLU of slope 0 is the same.
+    A ReLU that is not a site becomes a PReLU of slope 0, which is the same function.
 
     Args:
         frozen, sites: of ``fold_modules``.
@@ -73,7 +77,11 @@ def as_timm(frozen: nn.Module, sites: list[FrozenSite], build: Callable[[], nn.M
     for name in slopes:
         if not isinstance(there.get(name), nn.PReLU):
             return None, f"timm's own has no activation of its own there ({name})"
-    state = {key: value for key, value in frozen.state_dict().items() if not isinstance(_owner(here, key), FrozenAReLU)}
+    state = {
+        key: value
+        for key, value in frozen.state_dict().items()
+        if not isinstance(_owner(here, key), FrozenAReLU)
+    }
     for name, module in there.items():
         if isinstance(module, nn.PReLU):
             if name not in slopes and not isinstance(here.get(name), nn.ReLU):

@@ -1,4 +1,4 @@
-"""What an export says of itself."""
+"""The report of an export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AccuracyChange:
     """What fewer bits cost, measured on validation pictures.
 
     Attributes:
-        pictures: how many.
+        pictures: their number.
         before, after: top-1 accuracy 0..1 of the trained model and of the file.
         same: share of the pictures, 0..1, on which both name the same class.
     """
@@ -28,14 +28,14 @@ class AccuracyChange:
 
 @dataclass(frozen=True)
 class Timing:
-    """The export beside the baseline's, run in turns.
+    """Times of the export and of the baseline's, measured in turns.
 
     Attributes:
-        batch: pictures at a time.
+        batch: pictures per batch.
         milliseconds, baseline_milliseconds: median time of a batch.
         ratio: median of the rounds' ratios, export / baseline.
         least, greatest: of those ratios.
-        rounds: how many.
+        rounds: their number.
     """
 
     batch: int
@@ -53,19 +53,23 @@ class Timing:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Attributes:
-    path: the folder or file written.
-    files: sizes in bytes by name.
-    sha256: of the weights, or of the file.
-    run: the run that it was made of.
-    form: what is in it: "trained", "frozen" or "timm" (see ``ModelCard``), for an ONNX or pt2 file "frozen".
-    unlike_timm: why timm alone cannot build what is in a folder; None where it can, or where it is no folder.
-    proofs: how near its answers are to the trained model's; [] for a folder that holds the trained model itself.
-    fold: what became of the frozen activations' gains; None where nothing was folded.
-    accuracy: what fewer bits cost; None where there are as many as before.
-    baseline: what it was timed beside; None where nothing was timed.
-    timings: of batches of 1 and 32.
-    url: of the commit on the hub; None where nothing was uploaded.
+    """What an export wrote, and how it was proved.
+
+    Attributes:
+        path: the folder or file written.
+        files: {name: size in bytes}.
+        sha256: of the weights, or of the file.
+        run: the exported run.
+        form: the form of the model: "trained", "frozen" or "timm" (see ``ModelCard``); "frozen"
+            for an ONNX or pt2 file.
+        unlike_timm: why timm alone cannot build the model in a folder; None where it can, and for
+            a file.
+        proofs: how near its answers are to the trained model's.
+        fold: which gains of frozen activations were folded; None where folding was not asked for.
+        accuracy: what fewer bits cost; None for float32.
+        baseline: the model that it was timed with; None where nothing was timed.
+        timings: of batches of 1 and 32.
+        url: of the commit on the hub; None where nothing was uploaded.
     """
 
     path: Path
@@ -82,5 +86,10 @@ class ExportReport:
     url: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told = asdict(self)
-        return {**told, "path": str(self.path), "run": str(self.run) if self.run is not None else None}
+        """Return the report as plain JSON values."""
+        values = asdict(self)
+        return {
+            **values,
+            "path": str(self.path),
+            "run": str(self.run) if self.run is not None else None,
+        }

@@ -1,12 +1,18 @@
-"""What each operator asks of the scales of the tensors around it.
+"""Conditions that each operator sets on the scales of its input and output tensors.
 
-Every tensor t of a graph may be carried as s t with a positive number s of its own, if whoever makes and takes it agrees:
+Every tensor t of a graph may be stored as s t, with a positive scale s of its own, if the operators
+that produce and use it permit that:
 
-* a convolution or linear layer makes any s from any other: its weight is multiplied by s_out / s_in, its bias by s_out;
-* a normalisation with constant statistics likewise;
-* additions and concatenations need the same s on all sides; pooling, padding with zeros, views, means and leaky ReLUs hand s on;
-* a cap at c becomes a cap at s c; a product of two tensors has the product of their numbers;
-* everything else (sigmoids, softmax, other activations), the graph's input and its output need s = 1.
+* a convolution or linear layer permits any scales: its weight is multiplied by s_out / s_in, its
+  bias by s_out;
+* so does a normalisation with constant statistics;
+* additions and concatenations need the same s for all inputs and the output; pooling, padding with
+  zeros, views, means and leaky ReLUs keep s;
+* a cap at c becomes a cap at s c; the scale of a product of two tensors is the product of theirs;
+* all other operators (sigmoids, softmax, other activations), the graph's input and its output need
+  s = 1.
+
+The class ``Numbers`` calls a tensor's scale its number.
 """
 
 from __future__ import annotations
@@ -22,11 +28,17 @@ from torch import fx
 
 _ATEN = torch.ops.aten
 
-LINEAR = {_ATEN.conv2d.default, _ATEN.conv1d.default, _ATEN.conv3d.default, _ATEN.convolution.default, _ATEN.linear.default}
+LINEAR = {
+    _ATEN.conv2d.default,
+    _ATEN.conv1d.default,
+    _ATEN.conv3d.default,
+    _ATEN.convolution.default,
+    _ATEN.linear.default,
+}
 CONVOLUTIONS = LINEAR - {_ATEN.linear.default}
 NORM = _ATEN._native_batch_norm_legit_no_training.default
 
-# One tensor in, one out, and f(s x) = s f(x) for every s > 0.
+# One input tensor, one output tensor, and f(s x) = s f(x) for every s > 0.
 HOMOGENEOUS = {
     _ATEN.leaky_relu.default,
     _ATEN.relu.default,
@@ -68,14 +80,17 @@ NO_TENSORS = {_ATEN.sym_size.int, _ATEN._assert_tensor_metadata.default}
 
 
 class Numbers:
-    """Which tensors' numbers are bound to each other, as sums of logarithms: a union-find whose edges carry differences."""
+    """The conditions on the tensors' scales, as a union-find over their logarithms.
+
+    Each edge holds the difference of two logarithms.
+    """
 
     def __init__(self) -> None:
         self._parent: dict[Any, tuple[Any, float]] = {}
         self._unit: dict[Any, float] = {}
 
     def find(self, key: Any) -> tuple[Any, float]:
-        """(representative, log of key's number over the representative's)."""
+        """Return (representative, log of key's number over the representative's)."""
         parent, offset = self._parent.setdefault(key, (key, 0.0))
         if parent is key:
             return key, 0.0
@@ -84,50 +99,59 @@ class Numbers:
         return root, offset + further
 
     def bind(self, a: Any, b: Any, log_ratio: float = 0.0) -> bool:
-        """Ask for number(a) = number(b) * exp(log_ratio); False, and nothing changes, where that contradicts what holds."""
+        """Require number(a) = number(b) * exp(log_ratio).
+
+        Returns:
+            False where that contradicts an earlier condition; nothing changes then.
+        """
         (root_a, of_a), (root_b, of_b) = self.find(a), self.find(b)
         if root_a is root_b:
             return abs(of_a - of_b - log_ratio) < 1e-9
-        # The plain 1 stays a representative, so that everything bound to it is measured by it.
+        # ONE stays a representative, so that everything bound to it is relative to it.
         if root_a is ONE:
             root_a, root_b, of_a, of_b, log_ratio = root_b, root_a, of_b, of_a, -log_ratio
         self._parent[root_a] = root_b, of_b + log_ratio - of_a
         return True
 
     def centre(self) -> None:
-        """Choose what is left open, the unit of everything not bound to 1, so that no number is far from 1: gains that multiply
-        up over a hundred layers would else leave the range of float16."""
+        """Choose the free unit of each group not bound to 1 so that its numbers are near 1.
+
+        Otherwise gains multiplied over a hundred layers would exceed the range of float16.
+        """
         members: dict[Any, list[float]] = defaultdict(list)
         for key in list(self._parent):
             root, offset = self.find(key)
             members[root].append(offset)
-        self._unit = {root: sum(logs) / len(logs) for root, logs in members.items() if root is not ONE}
+        self._unit = {
+            root: sum(logs) / len(logs) for root, logs in members.items() if root is not ONE
+        }
 
     def number(self, key: Any) -> float:
+        """Return the scale of tensor ``key``."""
         root, offset = self.find(key)
         return math.exp(offset - self._unit.get(root, 0.0))
 
 
 class One:
-    """The number of tensors that must stay as they are."""
+    """The key for scale 1: the scale of tensors that must not change."""
 
 
 ONE = One()
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:
-    """The nodes that ``node`` takes tensors from (not sizes, and not weights)."""
+    """Return the nodes whose tensors ``node`` takes, without sizes and weights."""
     return [n for n in node.all_input_nodes if n.op != "get_attr" and n.target not in NO_TENSORS]
 
 
 def bind(numbers: Numbers, node: fx.Node) -> None:
-    """Write down what ``node`` asks of the tensors that it takes and makes."""
+    """Enter the conditions that ``node`` sets on its input and output tensors."""
     if node.op == "get_attr" or node.target in NO_TENSORS:
         return
     inputs = tensors(node)
     if node.op == "call_function" and has_own_weights(node):
         return
-    if not inputs:  # made of constants alone, it is what it is
+    if not inputs:  # computed from constants alone, so it cannot be scaled
         numbers.bind(node, ONE)
     elif node.op == "call_function" and hands_on(node):
         for each in inputs:
@@ -142,7 +166,10 @@ def bind(numbers: Numbers, node: fx.Node) -> None:
 
 
 def _by_constant(node: fx.Node) -> bool:
-    """Whether ``node`` is a tensor times, or over, a number or a constant tensor; x * x has one tensor too, taken twice."""
+    """Return whether ``node`` multiplies or divides a tensor by a number or a constant tensor.
+
+    x * x also has a single input tensor, but twice, so it does not count.
+    """
     if node.target not in (_ATEN.mul.Tensor, _ATEN.div.Tensor):
         return False
     inputs = tensors(node)
@@ -160,36 +187,43 @@ def _bind_product(numbers: Numbers, node: fx.Node, a: fx.Node, b: fx.Node) -> No
 
 
 def has_own_weights(node: fx.Node) -> bool:
-    """Whether a layer with weights of its own stands between input and output."""
+    """Return whether ``node`` is a layer whose weights are constants, which can be rescaled."""
     if node.target in LINEAR:
-        return is_constant(node.args[1]) and (len(node.args) < 3 or node.args[2] is None or is_constant(node.args[2]))
+        return is_constant(node.args[1]) and (
+            len(node.args) < 3 or node.args[2] is None or is_constant(node.args[2])
+        )
     return node.target == NORM and all(is_constant(a) for a in node.args[1:5])
 
 
 def is_constant(argument: object) -> bool:
+    """Return whether ``argument`` is a constant of the graph."""
     return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
 
 def hands_on(node: fx.Node) -> bool:
-    """Whether the number of what ``node`` takes is that of what it makes."""
+    """Return whether the inputs and the output of ``node`` must have the same number."""
     if node.target in HOMOGENEOUS:
         return True
     if node.target in (_ATEN.add.Tensor, _ATEN.sub.Tensor):
         # With a number or a constant tensor added, the sum is no longer homogeneous.
-        return len(node.args) == 2 and all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
+        return len(node.args) == 2 and all(
+            isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args
+        )
     if node.target == _ATEN.cat.default:
         return all(n.op != "get_attr" for n in node.all_input_nodes)
     if node.target in (_ATEN.pad.default, _ATEN.constant_pad_nd.default):
         given: list[Any] = [*node.args[2:], None, None]
         mode, value = (
-            ("constant", given[0]) if node.target == _ATEN.constant_pad_nd.default else (given[0] or "constant", given[1])
+            ("constant", given[0])
+            if node.target == _ATEN.constant_pad_nd.default
+            else (given[0] or "constant", given[1])
         )
         return mode != "constant" or value in (None, 0)
     return cap(node) is not None
 
 
 def cap(node: fx.Node) -> tuple[float | None, float | None] | None:
-    """(least, most) of a clamp at numbers; None for anything else."""
+    """Return (least, most) of a clamp with constant bounds; None for other nodes."""
     if node.target == _ATEN.clamp.default:
         least, most = (tuple(node.args[1:]) + (None, None))[:2]
         least, most = node.kwargs.get("min", least), node.kwargs.get("max", most)
@@ -203,12 +237,14 @@ def cap(node: fx.Node) -> tuple[float | None, float | None] | None:
 
 
 def obstacle(product: fx.Node, products: Container[fx.Node], folded: Set[fx.Node]) -> str:
-    """Why a site's product cannot be left out: the nearest thing that ties the scale of its output, or of its input.
+    """Say why a site's product cannot be folded.
+
+    The reason is the nearest operator that fixes the scale of its output or its input.
 
     Args:
         product: the site's.
         products: of all sites.
-        folded: those whose gains the scales already carry.
+        folded: those already folded.
     """
     seen: set[fx.Node] = set()
     queue = [product, *tensors(product)]
@@ -222,7 +258,10 @@ def obstacle(product: fx.Node, products: Container[fx.Node], folded: Set[fx.Node
         for node in (tensor, *tensor.users):
             if node in products:
                 if node in folded and node is not product:
-                    return f"its scale is tied to that of another activation, whose gain is folded ({_where(node)})"
+                    return (
+                        "its scale is tied to that of another activation, "
+                        f"whose gain is folded ({_where(node)})"
+                    )
             elif node.op == "output":
                 return "the model's output would be scaled"
             elif node.op == "call_function" and not has_own_weights(node):
@@ -237,6 +276,6 @@ def _name(node: fx.Node) -> str:
 
 
 def _where(node: fx.Node) -> str:
-    """The module in which the model says ``node``."""
+    """Return the name of the module that ``node`` comes from."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack and stack[-1][0] else "the model itself"

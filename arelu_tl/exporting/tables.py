@@ -1,4 +1,4 @@
-"""What ``arelu-tl export`` shows of an export."""
+"""The output of ``arelu-tl export``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a comparison's tables need no torch
 
 
 def export_report(report: ExportReport) -> list[Shown]:
-    """What was written, how it was proved, and what of the activations is left in it."""
+    """Show what was written, how it was proved, and which gains were folded."""
     files = ", ".join(f"{name} ({size:,} bytes)" for name, size in report.files.items())
     parts: list[Shown] = [f"wrote {report.path}: {files}"]
     if report.fold is not None:
@@ -22,11 +22,14 @@ def export_report(report: ExportReport) -> list[Shown]:
         gains = f"the gains of {len(fold.folded)} of {total} activations"
         normalisations = f", {fold.batchnorms} normalisations" if fold.batchnorms else ""
         parts.append(line(f"in the weights around them: {gains}{normalisations}"))
-        parts += [line(f"  {name} keeps its product: {reason}") for name, reason in fold.kept.items()]
+        parts += [
+            line(f"  {name} keeps its product: {reason}") for name, reason in fold.kept.items()
+        ]
     for proof in report.proofs:
         parts.append(
             line(
-                f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures within {proof.difference:.2g} of {proof.of} "
+                f"{proof.runtime}: {proof.answers} of {proof.inputs} pictures "
+                f"within {proof.difference:.2g} of {proof.of} "
                 f"({percent(proof.share)} of what is allowed; float32 itself costs {proof.own:.2g})"
             )
         )
@@ -34,16 +37,20 @@ def export_report(report: ExportReport) -> list[Shown]:
         change = report.accuracy
         parts.append(
             line(
-                f"in fewer bits: accuracy {change.after:.4f} where the trained model has {change.before:.4f}, the same class on "
-                f"{change.same:.1%} of {change.pictures} validation pictures"
+                f"in fewer bits: accuracy {change.after:.4f} where the trained model has "
+                f"{change.before:.4f}, the same class on {change.same:.1%} of {change.pictures} "
+                "validation pictures"
             )
         )
     if report.form == "timm":
         parts.append(
-            "loads with arelu_tl.load_model, and with timm alone: timm.create_model('local-dir:FOLDER', pretrained=True)"
+            "loads with arelu_tl.load_model, and with timm alone: "
+            "timm.create_model('local-dir:FOLDER', pretrained=True)"
         )
     elif report.unlike_timm is not None:
-        parts.append(line(f"loads with arelu_tl.load_model, not with timm alone: {report.unlike_timm}"))
+        parts.append(
+            line(f"loads with arelu_tl.load_model, not with timm alone: {report.unlike_timm}")
+        )
     if report.timings:
         parts.append(_timings(report))
     if report.url is not None:
@@ -64,7 +71,8 @@ def _timings(report: ExportReport) -> Grid:
     table = Grid(columns, title=f"beside {report.baseline}, in turns")
     for t in report.timings:
         table.add(
-            str(t.batch), f"{t.milliseconds:.1f}", f"{t.baseline_milliseconds:.1f}", f"{t.pictures_per_second:.1f}",
-            f"{t.ratio:.2f}", f"{t.least:.2f} .. {t.greatest:.2f}", str(t.rounds),
+            str(t.batch), f"{t.milliseconds:.1f}", f"{t.baseline_milliseconds:.1f}",
+            f"{t.pictures_per_second:.1f}", f"{t.ratio:.2f}",
+            f"{t.least:.2f} .. {t.greatest:.2f}", str(t.rounds),
         )  # fmt: skip
     return table

@@ -1,4 +1,4 @@
-"""An export beside the baseline arm's: how long a batch takes, measured in turns in one process."""
+"""Time an export against the baseline arm's, in turns in one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
 
 BATCHES = (1, 32)
-# Time for each batch size: rounds are taken until it is spent, or there are enough.
+# Per batch size: rounds run until this time is over, but at least and at most as many as below.
 _SECONDS = 20.0
 _ROUNDS = (5, 100)
 
@@ -36,10 +36,10 @@ def time_export(
     run: runs.RunRecord,
     say: Callable[[str], None],
 ) -> ExportReport:
-    """``report`` with the timings of what it wrote beside the same export, in float32, of the unmodified backbone.
+    """Add to ``report`` the times of its export and of a float32 export of the unmodified backbone.
 
-    The baseline is the study's relu run of the same rate and seed, or any relu run of it; where there is none, the same
-    architecture with random weights, which take as long.
+    The baseline is the study's relu run with the same learning rate and seed, or else any relu run
+    of the study, or else the same architecture with random weights, which take equally long.
     """
     model, name = _baseline(run, card)
     say(f"timing beside {name}: batches of {' and '.join(map(str, BATCHES))}, in turns")
@@ -54,18 +54,22 @@ Run = Callable[[int], Callable[[], Any]]
 
 
 def time_pair(ours: Run, theirs: Run, batch: int, *, seconds: float = _SECONDS) -> Timing:
-    """Both, in turns, until ``seconds`` are spent; each is first run twice unmeasured.
+    """Time both in turns until ``seconds`` are over, after two warm-up runs of each.
 
     Args:
-        ours, theirs: for a batch size, what runs one batch.
+        ours, theirs: each makes, for a batch size, a function that runs one batch.
+        batch: the batch size.
+        seconds: time to measure.
     """
     pair = ours(batch), theirs(batch)
     for run in pair * 2:
         run()
     taken: list[list[float]] = [[], []]
     end = time.perf_counter() + seconds
-    while (count := len(taken[0])) < _ROUNDS[0] or (count < _ROUNDS[1] and time.perf_counter() < end):
-        # Who goes first changes: what the first leaves in the caches is the second's.
+    while (count := len(taken[0])) < _ROUNDS[0] or (
+        count < _ROUNDS[1] and time.perf_counter() < end
+    ):
+        # The order alternates, because the second finds the caches as the first left them.
         for which in (0, 1) if count % 2 else (1, 0):
             start = time.perf_counter()
             pair[which]()
@@ -85,24 +89,37 @@ def _baseline(run: runs.RunRecord, card: ModelCard) -> tuple[nn.Module, str]:
     if found:
         return load_model(found[0].path)[0], found[0].path.name
     model = build_architecture(
-        card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
+        card.architecture,
+        num_classes=len(card.classes),
+        img_size=card.img_size,
+        model_args=card.model_args,
     )
     return model.eval(), f"{card.architecture} with random weights (the study has no relu run)"
 
 
-def _both(path: Path, format: str, model: nn.Module, card: ModelCard, folding: bool) -> tuple[Run, Run]:  # noqa: A002
+def _both(
+    path: Path,
+    format: str,  # noqa: A002
+    model: nn.Module,
+    card: ModelCard,
+    folding: bool,
+) -> tuple[Run, Run]:
     size = card.data_config["input_size"]
     if format == "safetensors":
-        return _torch_runner(load_model(path)[0], size), _torch_runner(make_plain(model, card, folding=folding).model, size)
+        return _torch_runner(load_model(path)[0], size), _torch_runner(
+            make_plain(model, card, folding=folding).model, size
+        )
     module, _, _ = make_graph(model, card, folding=folding)
     if format == "onnx":
-        return onnx_runner(path.read_bytes(), size), onnx_runner(to_onnx(module, torch.zeros(2, *size)), size)
-    # Ours: it was written a moment before.
+        return onnx_runner(path.read_bytes(), size), onnx_runner(
+            to_onnx(module, torch.zeros(2, *size)), size
+        )
+    # Safe to load: this process has just written the file.
     return _torch_runner(read_pt2(path.read_bytes(), ())[0], size), _torch_runner(module, size)
 
 
 def onnx_runner(content: bytes, input_size: Sequence[int]) -> Run:
-    """What runs batches of noise through an ONNX file's content, on all cores."""
+    """Make a runner that feeds batches of noise to an ONNX file's content, on all cores."""
     session = open_session(content)
     (port,) = session.get_inputs()
 

@@ -1,1 +1,1 @@
-"""A trained model: loaded, evaluated on folders, and asked about pictures."""
+"""Load a trained model, evaluate it on folders, and label pictures with it."""

@@ -1,6 +1,6 @@
-"""A trained model as something that labels pictures, whatever it lies in: a run, a folder, a checkpoint or an ONNX file.
+"""Label pictures with a trained model: a run, an exported folder, a checkpoint or an ONNX file.
 
-Only a model that torch runs imports torch.
+An ONNX file is run without importing torch.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from arelu_tl.records.trained_on import TrainedOn
 
 
 class Classifier(ABC):
-    """Attributes:
-    classes: class names; answer i belongs to classes[i].
-    data_config: the preprocessing.
-    largest_batch: how many prepared pictures ``log_probabilities`` takes at once, None for any number.
+    """A model that labels pictures.
+
+    Attributes:
+        classes: class names; answer i belongs to classes[i].
+        data_config: the preprocessing.
+        largest_batch: largest number of prepared pictures that ``log_probabilities`` takes; None
+            for no limit.
     """
 
     classes: list[str]
@@ -42,49 +45,54 @@ class Classifier(ABC):
 
     @abstractmethod
     def prepare(self, picture: Image.Image) -> NDArray[Any]:
-        """An RGB picture in the form that ``log_probabilities`` takes. Several threads may call it.
+        """Preprocess an RGB picture for ``log_probabilities``. Several threads may call it.
 
         Raises:
-            UndecodableError: it cannot be preprocessed.
+            UndecodableError: the picture cannot be preprocessed.
         """
 
     @abstractmethod
     def log_probabilities(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-        """Logarithms of the classes' probabilities (N, classes), all finite.
+        """Compute the logarithms of the classes' probabilities (N, classes), all finite.
 
         Raises:
-            ArtefactError: the model does not answer with finite numbers.
+            ArtefactError: an answer of the model is NaN or infinite.
         """
 
     def trained_on(self) -> TrainedOn | None:
-        """The pictures that it was trained on; None where nothing tells.
+        """Return what the model was trained on; None where that is unknown.
 
         Raises:
-            ArtefactError: the record of them is damaged.
+            ArtefactError: the record of it is damaged.
         """
         return None
 
     def probabilities(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
-        """Probabilities of the classes (N, classes) of RGB pictures of any sizes.
+        """Compute the classes' probabilities (N, classes) for RGB pictures of any sizes.
 
         Raises:
             UndecodableError, ArtefactError: see ``prepare`` and ``log_probabilities``.
         """
         size = self.largest_batch or max(1, len(pictures))
         batches = [pictures[first : first + size] for first in range(0, len(pictures), size)]
-        told = [np.exp(self.log_probabilities([self.prepare(picture) for picture in batch])) for batch in batches]
-        return np.concatenate([np.empty((0, len(self.classes))), *told])
+        answers = [
+            np.exp(self.log_probabilities([self.prepare(picture) for picture in batch]))
+            for batch in batches
+        ]
+        return np.concatenate([np.empty((0, len(self.classes))), *answers])
 
 
 def open_classifier(path: Path, device: str | None = None) -> Classifier:
-    """Open what ``load_model`` takes, or an .onnx file that ``arelu-tl export`` wrote.
+    """Open a model that ``load_model`` takes, or an .onnx file that ``arelu-tl export`` wrote.
 
     Args:
-        device: where it runs; the best there is when None, the processor for an .onnx file.
+        path: of the model.
+        device: where to run it; None for the best device available, for an .onnx file the CPU.
 
     Raises:
         DataError: there is no model at ``path``.
-        ArtefactError: it is damaged, or of a kind that is never loaded because loading it can execute code.
+        ArtefactError: it is damaged, or of a kind that is never loaded because loading it can
+            execute code.
         ConfigError: the device, or a package that an .onnx file needs, is missing.
     """
     if path.is_dir():
@@ -102,7 +110,7 @@ class _OnnxClassifier(Classifier):
         self._path = path
         self._session = OnnxSession(path, device)
         self.classes, self.data_config = self._session.classes, self._session.data_config
-        # The pictures differ in size: no two fit into one array.
+        # Decoded pictures differ in size, so they cannot be stacked.
         self.largest_batch = 1 if self._session.takes_pictures else None
         self._prepare: Callable[[Image.Image], NDArray[Any]] = (
             np.asarray if self._session.takes_pictures else _preprocessing(self.data_config, path)
@@ -117,8 +125,10 @@ class _OnnxClassifier(Classifier):
             return _log_softmax(answers, self._path)
         if not (np.isfinite(answers).all() and (answers >= 0).all()):
             raise ArtefactError(f"{self._path}: its answers are no probabilities")
-        # A probability below the least that float32 knows has come out as 0.
-        return np.log(np.maximum(answers, np.finfo(np.float32).smallest_subnormal).astype(np.float64))
+        # 0 means a probability below the smallest float32 number.
+        return np.log(
+            np.maximum(answers, np.finfo(np.float32).smallest_subnormal).astype(np.float64)
+        )
 
     def trained_on(self) -> TrainedOn | None:
         return self._session.trained_on
@@ -149,7 +159,11 @@ class _TorchClassifier(Classifier):
     def trained_on(self) -> TrainedOn | None:
         from arelu_tl.models.export_folder import is_export, read_trained_on
 
-        return read_trained_on(self._path) if is_export(self._path) else run_pictures.trained_on(self._path)
+        return (
+            read_trained_on(self._path)
+            if is_export(self._path)
+            else run_pictures.trained_on(self._path)
+        )
 
 
 def _preprocessing(data_config: dict[str, Any], path: Path) -> Preprocessing:
@@ -161,26 +175,39 @@ def _preprocessing(data_config: dict[str, Any], path: Path) -> Preprocessing:
 
 def _log_softmax(logits: NDArray[np.float32], path: Path) -> NDArray[np.float64]:
     if not np.isfinite(logits).all():
-        raise ArtefactError(f"{path}: its logits are not finite: the weights are damaged, or overflow in this precision")
+        raise ArtefactError(
+            f"{path}: its logits are not finite: "
+            "the weights are damaged, or overflow in this precision"
+        )
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Attributes:
-    path: the picture's.
-    log_probabilities: of the classes (classes,).
+    """The answer to one picture.
+
+    Attributes:
+        path: of the picture.
+        log_probabilities: of the classes, (classes,).
     """
 
     path: Path
     log_probabilities: NDArray[np.float64]
 
 
-def classify(classifier: Classifier, paths: Iterable[Path], *, batch_size: int = 32) -> Iterator[Answer | Rejected]:
-    """What the classifier says of each picture, in the order of ``paths``; ``Rejected`` where it cannot be read.
+def classify(
+    classifier: Classifier, paths: Iterable[Path], *, batch_size: int = 32
+) -> Iterator[Answer | Rejected]:
+    """Yield the classifier's answer to each picture, in the order of ``paths``.
 
-    Pictures are opened while earlier ones are classified. At most two batches wait, however many there are.
+    For a picture that cannot be read, ``Rejected`` is given. Pictures are opened while earlier ones
+    are classified. At most two batches wait at a time, so memory stays bounded.
+
+    Args:
+        classifier: the model.
+        paths: of the pictures.
+        batch_size: pictures per batch.
 
     Raises:
         ArtefactError: see ``Classifier.log_probabilities``.
@@ -191,8 +218,12 @@ def classify(classifier: Classifier, paths: Iterable[Path], *, batch_size: int =
             return classifier.prepare(open_picture(path))
         except UndecodableError as error:
             return Rejected(str(path), str(error))
-        except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        except (OSError, ValueError) as error:  # a path with a NUL character raises ValueError
+            reason = (
+                os.strerror(error.errno)
+                if isinstance(error, OSError) and error.errno
+                else str(error)
+            )
             return Rejected(str(path), reason)
 
     size = min(batch_size, classifier.largest_batch or batch_size)
@@ -209,12 +240,14 @@ def classify(classifier: Classifier, paths: Iterable[Path], *, batch_size: int =
                 group = [waiting.popleft() for _ in range(min(size, len(waiting)))]
                 yield from _answers(classifier, [(path, future.result()) for path, future in group])
         finally:
-            # Whoever stops asking does not wait for pictures that nobody will look at.
+            # If the caller stops early, it must not wait for the remaining pictures.
             for _, future in waiting:
                 future.cancel()
 
 
-def _answers(classifier: Classifier, group: list[tuple[Path, NDArray[Any] | Rejected]]) -> Iterator[Answer | Rejected]:
+def _answers(
+    classifier: Classifier, group: list[tuple[Path, NDArray[Any] | Rejected]]
+) -> Iterator[Answer | Rejected]:
     good = [prepared for _, prepared in group if not isinstance(prepared, Rejected)]
     rows = iter(classifier.log_probabilities(good) if good else ())
     for path, prepared in group:

@@ -1,4 +1,4 @@
-"""The safetensors folder: ``config.json`` and ``model.safetensors``, the layout that timm and the Hub use."""
+"""The safetensors folder (``config.json``, ``model.safetensors``), as timm and the Hub use it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,47 @@ from typing import Any
 from torch import Tensor
 
 from arelu_tl.errors import ArtefactError, StorageError
-from arelu_tl.records.storage import fsync_folder, make_folder, read_json, sha256_file, storage_errors, write_json
+from arelu_tl.records.storage import (
+    fsync_folder,
+    make_folder,
+    read_json,
+    sha256_file,
+    storage_errors,
+    write_json,
+)
 from arelu_tl.records.trained_on import TRAINED_ON, TrainedOn
 from arelu_tl.records.weights import load_weights, save_weights
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
-# What timm needs of its own description to give the net another head, other channels or other sizes.
+# The entries of timm's ``pretrained_cfg`` that it needs to change a model's head, input channels or
+# input size.
 _FROM_TIMM = ("classifier", "first_conv", "pool_size", "fixed_input_size", "min_input_size")
 
 
 def is_export(path: Path) -> bool:
+    """Return whether ``path`` is an exported folder."""
     return (path / CONFIG).is_file() and (path / MODEL).is_file()
 
 
 def require_free(path: Path) -> None:
-    """
+    """Check that an export can be written to ``path``.
+
     Raises:
-        StorageError: something is at ``path``, other than an empty folder, or nothing can be made there.
+        StorageError: ``path`` exists and is not an empty folder, or it cannot be created.
     """
     with storage_errors(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StorageError(f"{path} exists{' and is not empty' if path.is_dir() else ''}: choose another --output")
+            raise StorageError(
+                f"{path} exists{' and is not empty' if path.is_dir() else ''}: "
+                "choose another --output"
+            )
         around = next(p for p in path.resolve().parents if p.exists())
     if not around.is_dir() or not os.access(around, os.W_OK):
-        raise StorageError(f"{path}: {around} is {'read-only' if around.is_dir() else 'no folder'}: choose another --output")
+        raise StorageError(
+            f"{path}: {around} is {'read-only' if around.is_dir() else 'no folder'}: "
+            "choose another --output"
+        )
 
 
 def write_export(
@@ -48,21 +64,24 @@ def write_export(
     trained_on: TrainedOn | None,
     check: Callable[[Path], None],
 ) -> dict[str, int]:
-    """Write the folder beside its place, and rename it in once ``check``, given that folder, has raised nothing.
+    """Write a temporary folder beside ``path``, call ``check`` on it, and rename it to ``path``.
 
     Args:
-        card: content of the model card. Unless its form is "timm", the folder names an architecture that timm does not know:
-            timm would build a ReLU net where there is none, and activations without weights leave nothing to notice it by.
+        path: the folder to write.
+        weights: the state dict.
+        card: content of the model card. Unless its form is "timm", config.json names an
+            architecture that timm does not know. Otherwise timm would build a model with ReLUs, and
+            nobody would notice, because activations without weights do not show in a state dict.
         architecture: timm's description of it (``pretrained_cfg``).
         trained_on: its training pictures, where they are known.
-        check: raises where the folder, as it will be, is not what it should be.
+        check: a callback that gets the temporary folder and raises if it is wrong.
 
     Returns:
-        sizes in bytes by name.
+        {name: size in bytes}.
 
     Raises:
         StorageError: see ``require_free``, or the disk refuses.
-        whatever ``check`` raises; nothing is left behind then.
+        Exception: any that ``check`` raises; nothing is left behind then.
     """
     require_free(path)
     path = path.resolve()
@@ -73,9 +92,14 @@ def write_export(
         beside.mkdir()
         try:
             save_weights(beside / MODEL, weights)
-            write_json(beside / CONFIG, _config(card, architecture, trained_on, sha256_file(beside / MODEL)))
+            write_json(
+                beside / CONFIG,
+                _config(card, architecture, trained_on, sha256_file(beside / MODEL)),
+            )
             check(beside)
-            if path.exists():  # somebody may stand in it: it is filled, the file that makes it complete last
+            # An existing empty folder may be some shell's working directory, so it is filled, not
+            # replaced. config.json comes last: it makes the folder complete.
+            if path.exists():
                 for name in (MODEL, CONFIG):
                     (beside / name).replace(path / name)
                 beside.rmdir()
@@ -84,23 +108,32 @@ def write_export(
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             for folder in made:
-                with contextlib.suppress(OSError):  # somebody else's export may have come into it
+                with contextlib.suppress(OSError):  # another export may have been written into it
                     folder.rmdir()
             raise
         fsync_folder(path.parent)
     return {name: (path / name).stat().st_size for name in (CONFIG, MODEL)}
 
 
-def _config(card: dict[str, Any], architecture: Mapping[str, Any], trained_on: TrainedOn | None, sha256: str) -> dict[str, Any]:
+def _config(
+    card: dict[str, Any], architecture: Mapping[str, Any], trained_on: TrainedOn | None, sha256: str
+) -> dict[str, Any]:
     known = {key: architecture[key] for key in _FROM_TIMM if architecture.get(key) is not None}
-    fixed = {"img_size": card["img_size"]} if card["img_size"] and known.get("fixed_input_size") else {}
+    fixed = (
+        {"img_size": card["img_size"]} if card["img_size"] and known.get("fixed_input_size") else {}
+    )
     named = card["architecture"] if card["form"] == "timm" else f"arelu_tl_{card['architecture']}"
     return {
         "architecture": named,
         "num_classes": len(card["classes"]),
         "label_names": card["classes"],
         "model_args": {**card["model_args"], **fixed},
-        "pretrained_cfg": {**known, **card["data_config"], "num_classes": len(card["classes"]), "license": card["license"]},
+        "pretrained_cfg": {
+            **known,
+            **card["data_config"],
+            "num_classes": len(card["classes"]),
+            "license": card["license"],
+        },
         "arelu_tl": card,
         "sha256": {MODEL: sha256},
         **({TRAINED_ON: trained_on.to_text()} if trained_on is not None else {}),
@@ -108,10 +141,10 @@ def _config(card: dict[str, Any], architecture: Mapping[str, Any], trained_on: T
 
 
 def read_trained_on(path: Path) -> TrainedOn | None:
-    """What the model in such a folder was trained on; None where the folder does not tell.
+    """Read what the model in an exported folder was trained on; None where it does not say.
 
     Raises:
-        ArtefactError: damaged.
+        ArtefactError: the folder is damaged.
     """
     config = read_json(path / CONFIG)
     known = isinstance(config, dict) and TRAINED_ON in config
@@ -119,10 +152,10 @@ def read_trained_on(path: Path) -> TrainedOn | None:
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], object]:
-    """(weights, card) of such a folder.
+    """Read (weights, card) of an exported folder.
 
     Raises:
-        ArtefactError: damaged, changed since it was written, or not ours.
+        ArtefactError: it is damaged, has changed since the export, or was not written by arelu-tl.
     """
     config = read_json(path / CONFIG)
     if not isinstance(config, dict) or "arelu_tl" not in config:
@@ -130,5 +163,7 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], object]:
     hashes = config.get("sha256")
     expected = hashes.get(MODEL) if isinstance(hashes, dict) else None
     if expected != sha256_file(path / MODEL):
-        raise ArtefactError(f"{path / MODEL} has changed since it was exported (its SHA-256 is not {CONFIG}'s)")
+        raise ArtefactError(
+            f"{path / MODEL} has changed since it was exported (its SHA-256 is not {CONFIG}'s)"
+        )
     return load_weights(path / MODEL)[0], config["arelu_tl"]

@@ -1,4 +1,4 @@
-"""What evaluate leaves in a folder: the numbers, every picture's label, and two figures."""
+"""The files that evaluate writes: the metrics, every picture's label, and two figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path
 from arelu_tl.models.evaluate import EvaluationReport, predictions_rows
 from arelu_tl.models.mistakes import mistakes_figure
 from arelu_tl.records.csv_table import csv_text
-from arelu_tl.records.storage import make_folder, remove_file, require_room, write_bytes, write_json, write_text
+from arelu_tl.records.storage import (
+    make_folder,
+    remove_file,
+    require_room,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from arelu_tl.render.figures.canvas import png
 from arelu_tl.render.figures.confusion import MOST_DRAWN, confusion_figure, most_confused
 
@@ -18,7 +25,9 @@ MISTAKES = "mistakes.png"
 
 
 def write_evaluation(report: EvaluationReport, folder: Path) -> list[Path]:
-    """Write the files, over those of an earlier evaluation; without mistakes there is no mistakes.png.
+    """Write the files, and replace those of an earlier evaluation.
+
+    Without mistakes there is no mistakes.png.
 
     Raises:
         StorageError: see ``require_room``, or the disk refuses.

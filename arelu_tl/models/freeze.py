@@ -1,4 +1,7 @@
-"""Activations with their learnt numbers as constants: plain operators that every runtime knows, and nothing left to learn."""
+"""Freeze activations: replace their learnt parameters by constants of plain operators.
+
+Every runtime knows these operators, and nothing is left to learn.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,16 @@ from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
 
 @dataclass(frozen=True)
 class FrozenSite:
-    """What a trained site comes to: ``min(gain * leaky_relu(x, slope), cap)``, one slope and gain, or one a channel.
+    """The constants of a trained site: ``min(gain * leaky_relu(x, slope), cap)``.
+
+    There is one slope and gain, or one per channel.
 
     Attributes:
         name: of the module.
-        slopes: of AReLU clamp(alpha) / (1 + sigmoid(beta)), below 1, since alpha is and the gain is not.
-        gains: of AReLU (1 + sigmoid(beta)) * scale; of a leaky ReLU or a PReLU 1.
+        slopes: for AReLU clamp(alpha) / (1 + sigmoid(beta)), which is below 1, because alpha is
+            below 1 and the divisor is above 1.
+        gains: for AReLU (1 + sigmoid(beta)) * scale; for a leaky ReLU or a PReLU 1.
+        cap: upper bound of the output; None for no cap.
     """
 
     name: str
@@ -32,12 +39,15 @@ class FrozenSite:
 
 
 def frozen_site(name: str, module: nn.Module) -> FrozenSite | None:
-    """The constants of ``module``, computed in float64; None where it is no leaky ReLU of any kind."""
+    """Compute the constants of ``module`` in float64; None where it is not a kind of leaky ReLU."""
     if isinstance(module, AReLU):
         alphas, betas = (p.detach().double().cpu().tolist() for p in (module.alpha, module.beta))
         scale = float(module.scale.detach().double())
         gains = [1 + 1 / (1 + math.exp(-beta)) for beta in betas]
-        slopes = [min(max(alpha, ALPHA_MIN), ALPHA_MAX) / gain for alpha, gain in zip(alphas, gains, strict=True)]
+        slopes = [
+            min(max(alpha, ALPHA_MIN), ALPHA_MAX) / gain
+            for alpha, gain in zip(alphas, gains, strict=True)
+        ]
         return FrozenSite(name, slopes, [gain * scale for gain in gains], module.cap)
     if isinstance(module, SiteActivation):
         kind = module.activation
@@ -50,14 +60,15 @@ def frozen_site(name: str, module: nn.Module) -> FrozenSite | None:
 
 
 class FrozenAReLU(nn.Module):
-    """A leaky ReLU, a product and, where there is a cap, a minimum: what a site is when nothing is left to learn.
+    """A frozen site: a leaky ReLU, a product and, where there is a cap, a minimum.
 
-    Its constants are in the state dict too (``slopes``, ``gains``), so that no other activation is taken for it.
+    Its constants are also in the state dict (``slopes``, ``gains``), so that loading fails if
+    another activation is in its place.
 
     Args:
         site: its constants.
-        channel_dim: dimension of the channels where there are several.
-        inplace: overwrite the input, for whoever else holds it, as the module that it stands for did.
+        channel_dim: dimension of the channels, where there are several constants.
+        inplace: overwrite the input, as the replaced module did; other code may hold that tensor.
     """
 
     def __init__(self, site: FrozenSite, *, channel_dim: int = 1, inplace: bool = False) -> None:
@@ -75,9 +86,15 @@ class FrozenAReLU(nn.Module):
         else:
             shape = [1] * x.dim()
             shape[self.channel_dim] = -1
-            slopes, gains = (t.to(x.dtype) for t in (self.get_buffer("slopes"), self.get_buffer("gains")))
-            # torch's PReLU wants channels in dimension 1; elsewhere the same is said by its definition.
-            y = F.prelu(x, slopes) if self.channel_dim == 1 else torch.where(x >= 0, x, x * slopes.view(shape))
+            slopes, gains = (
+                t.to(x.dtype) for t in (self.get_buffer("slopes"), self.get_buffer("gains"))
+            )
+            # torch's PReLU needs the channels in dimension 1; otherwise its definition is used.
+            y = (
+                F.prelu(x, slopes)
+                if self.channel_dim == 1
+                else torch.where(x >= 0, x, x * slopes.view(shape))
+            )
             y = y * gains.view(shape)
         if self.site.cap is not None:
             y = y.clamp(max=self.site.cap)
@@ -85,9 +102,12 @@ class FrozenAReLU(nn.Module):
 
 
 def freeze(model: nn.Module) -> tuple[nn.Module, list[FrozenSite]]:
-    """A copy of ``model`` in eval mode without gradients, its sites frozen; and their constants, in module order.
+    """Copy ``model`` in eval mode without gradients, with its sites frozen.
 
-    Rivals that are no leaky ReLU (GELU, ...) have nothing to freeze and stay.
+    Other activations of the catalogue that are not leaky ReLUs (GELU, ...) stay as they are.
+
+    Returns:
+        (the copy, the constants of its sites in module order).
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     sites = []
@@ -99,7 +119,7 @@ def freeze(model: nn.Module) -> tuple[nn.Module, list[FrozenSite]]:
 
 
 def put_site(model: nn.Module, site: FrozenSite) -> None:
-    """Put the constants of ``site`` where the activation is that they were learnt by, under each of its names."""
+    """Replace the activation of ``site`` by its constants, under each of the module's names."""
     module = model.get_submodule(site.name)
     channel_dim = module.channel_dim if isinstance(module, AReLU) else 1
     inplace = module.inplace if isinstance(module, AReLU | SiteActivation | FrozenAReLU) else False

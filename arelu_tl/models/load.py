@@ -1,4 +1,4 @@
-"""From a finished run's folder, or an exported one, back to a model."""
+"""Load a model from a run's folder or from an exported folder."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from arelu_tl.training.checkpoint import is_checkpoint, load_checkpoint_model
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
-    """Rebuild a trained model: the architecture, swapped at the recorded sites, with its weights loaded strictly.
+    """Rebuild a trained model and load its weights strictly.
+
+    The activations are replaced at the recorded sites of the architecture.
 
     Args:
-        path: a run folder (its best checkpoint is taken), one of its checkpoints, or an exported safetensors folder.
+        path: a run folder (its best checkpoint is loaded), one of its checkpoints, or an exported
+            safetensors folder.
 
     Returns:
-        (model in eval mode on the CPU, its card). ``card.classes[i]`` names logit i and ``card.data_config`` the
-        preprocessing, as ``arelu_tl.data.loader.eval_transform`` takes it.
+        (model in eval mode on the CPU, its card). ``card.classes[i]`` names logit i, and
+        ``card.data_config`` is the preprocessing, as ``arelu_tl.data.loader.eval_transform`` takes
+        it.
 
     Raises:
-        DataError: there is neither at ``path``.
-        ArtefactError: the files are damaged, do not belong together, hold NaN or infinities, or are of another format.
+        DataError: there is none of these at ``path``.
+        ArtefactError: the files are damaged, do not belong together, hold NaN or infinite values,
+            or have another format.
     """
     path = Path(path)
     if is_export(path):
@@ -44,12 +49,17 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         names = ", ".join(run.path.name for run in runs.load_study(path).runs)
         raise DataError(f"{path} is a study: name one of its runs ({names})")
     else:
-        raise DataError(f"{path} is neither a run folder nor a checkpoint in one nor an exported folder")
+        raise DataError(
+            f"{path} is neither a run folder nor a checkpoint in one nor an exported folder"
+        )
     card = ModelCard.from_json(described, path)
     require_harmless(card.architecture, card.model_args, path)
     try:
         model = build_architecture(
-            card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
+            card.architecture,
+            num_classes=len(card.classes),
+            img_size=card.img_size,
+            model_args=card.model_args,
         )
         if card.form != "timm":
             restore_sites(model, card.sites, arm=card.arm)
@@ -59,13 +69,27 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         model.load_state_dict(weights, strict=True)
     except ArtefactError:
         raise
-    except (BackboneError, ConfigError, SurgeryError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ArtefactError(f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}") from None
+    except (
+        BackboneError,
+        ConfigError,
+        SurgeryError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise ArtefactError(
+            f"{path}: card and weights do not fit: {' '.join(str(error).split())[:300]}"
+        ) from None
     return model.eval(), card
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """(weights, card) of a run's checkpoint: as trained, not averaged, and not necessarily evaluated."""
+    """Read (weights, card) of a run's checkpoint.
+
+    The weights are as trained, not averaged, and need not have been evaluated.
+    """
     run = path.resolve().parents[1]
     runs.require_known_format(run)
     weights, step = load_checkpoint_model(path)
@@ -74,5 +98,8 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         raise ArtefactError(f"{run / runs.BEST}: no arelu-tl model card in it")
     record = runs.load_run(run)
     evaluated = {row["step"]: row for row in record.curve("val")}
-    row = {} if record.config.model_ema else evaluated.get(step, {})
-    return weights, {**described, "step": step, "top1": row.get("top1"), "loss": row.get("loss")}
+    row = None if record.config.model_ema else evaluated.get(step)
+    reached = (
+        {"top1": None, "loss": None} if row is None else {"top1": row["top1"], "loss": row["loss"]}
+    )
+    return weights, {**described, "step": step, **reached}

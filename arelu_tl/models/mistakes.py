@@ -1,4 +1,4 @@
-"""The pictures that a model was surest of and wrong about."""
+"""Draw the mistakes of a model that it was most confident of."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ MOST_SHOWN = 24
 _COLUMNS = 6
 # Inches.
 _SIDE, _GAP, _WORDS, _TITLE, _MARGIN = 1.5, 0.25, 0.5, 0.5, 0.2
-# What fits beneath a picture in letters of 7.5 points.
+# Characters of 7.5 points that fit below a picture.
 _LONGEST_NAME = 14
 
 
 @house_style
 def mistakes_figure(report: EvaluationReport) -> Figure | None:
-    """The worst mistakes as thumbnails: the true class, and the predicted one with its probability. None without mistakes."""
+    """Draw the most confident mistakes as thumbnails; None without mistakes.
+
+    Below each are the true class, and the predicted class with its probability.
+    """
     wrong = report.mistakes()
     if not wrong:
         return None
@@ -33,19 +36,33 @@ def mistakes_figure(report: EvaluationReport) -> Figure | None:
     width = max(4.2, columns * step - _GAP + 2 * _MARGIN)
     height = _TITLE + rows * (_SIDE + _WORDS) + _MARGIN
     figure = new_figure(width, height)
-    told = f"the surest {len(shown)} of {len(wrong)} mistakes" if len(shown) < len(wrong) else f"mistakes: {len(wrong)}"
-    figure.text(_MARGIN / width, 1 - 0.32 / height, f"{told}, {report.images} pictures", fontsize=10, fontweight="bold")
+    heading = (
+        f"the surest {len(shown)} of {len(wrong)} mistakes"
+        if len(shown) < len(wrong)
+        else f"mistakes: {len(wrong)}"
+    )
+    figure.text(
+        _MARGIN / width,
+        1 - 0.32 / height,
+        f"{heading}, {report.images} pictures",
+        fontsize=10,
+        fontweight="bold",
+    )
     for place, index in enumerate(shown):
         row, column = divmod(place, columns)
         bottom = height - _TITLE - row * (_SIDE + _WORDS) - _SIDE
         axes = panel(figure, _MARGIN + column * step, bottom, _SIDE, _SIDE)
         _show(axes, report.root / report.paths[index])
-        label, predicted = (report.classes[values[index]] for values in (report.labels, report.predicted))
+        label, predicted = (
+            report.classes[values[index]] for values in (report.labels, report.predicted)
+        )
         words = f"true: {drawable(label, _LONGEST_NAME + 5)}\n"
         words += f"said: {drawable(predicted, _LONGEST_NAME)} ({report.probability[index]:.2f})"
-        # Not in the axes' own measure, which shrinks with a picture's shape.
+        # In figure coordinates: the axes shrink with a picture's shape.
         left, top = (_MARGIN + column * step) / width, (bottom - 0.06) / height
-        figure.text(left, top, words, va="top", ha="left", fontsize=7.5, linespacing=1.3, parse_math=False)
+        figure.text(
+            left, top, words, va="top", ha="left", fontsize=7.5, linespacing=1.3, parse_math=False
+        )
     return figure
 
 
@@ -56,7 +73,15 @@ def _show(axes: Axes, path: Path) -> None:
     try:
         picture = open_picture(path)
     except (OSError, UndecodableError):
-        axes.text(0.5, 0.5, "the file is gone", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+        axes.text(
+            0.5,
+            0.5,
+            "the file is gone",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=MUTED,
+        )
         return
     picture.thumbnail((round(_SIDE * DPI),) * 2)
     axes.imshow(np.asarray(picture))

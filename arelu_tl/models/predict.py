@@ -1,4 +1,4 @@
-"""Label pictures: files, folders and patterns of them, however many."""
+"""Label any number of pictures, given as files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _PATTERN = frozenset("*?[")
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's labels, most probable first; ``probabilities`` are of the softmax over all classes."""
+    """One picture's labels, most probable first.
+
+    ``probabilities`` are from the softmax over all classes.
+    """
 
     path: str
     labels: list[str]
@@ -31,10 +34,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Attributes:
-    paths: each picture once, in the order in which they were asked for; a folder's in natural order.
-    missing: arguments that gave none, with the reason.
-    passed: what else was met.
+    """The pictures that a list of arguments names.
+
+    Attributes:
+        paths: each picture once, in the order of the arguments; a folder's in natural order.
+        missing: arguments without a picture, with the reason.
+        passed: files and folders that were passed over.
     """
 
     paths: list[Path]
@@ -45,7 +50,8 @@ class Pictures:
 def find_pictures(arguments: Iterable[str]) -> Pictures:
     """Expand files, folders (to any depth) and patterns (``*``, ``?``, ``[...]``, ``**``).
 
-    A file that is named itself is taken whatever it is. Links to folders are followed, into each folder once.
+    A file that is named itself is always taken, whatever its content. Links to folders are
+    followed, but each folder is read only once.
     """
     paths: dict[Path, Path] = {}
     missing = []
@@ -64,7 +70,7 @@ def find_pictures(arguments: Iterable[str]) -> Pictures:
 
 
 def _expand(argument: str, passed: PassedOver) -> tuple[list[Path], str]:
-    """The pictures of one argument, and why there are none."""
+    """Return (the pictures of one argument, the reason if there are none)."""
     path = Path(argument)
     if path.is_dir():
         return _in_folder(path, passed), "no picture in this folder"
@@ -82,10 +88,12 @@ def _expand(argument: str, passed: PassedOver) -> tuple[list[Path], str]:
     for match in sorted(matches, key=lambda p: natural_key(str(p))):
         if any(is_litter(part) and part not in named for part in match.parts):
             passed.litter.append(str(match))
-        elif results := [place for place in (match, *match.parents) if place.name not in named and skipped(place)]:
+        elif results := [
+            place for place in (match, *match.parents) if place.name not in named and skipped(place)
+        ]:
             passed.results += [str(place) for place in results if str(place) not in passed.results]
         elif match.is_dir():
-            # Of ** every folder on the way is a match; the pictures in it are matches of their own.
+            # ** matches every folder on the way, and the pictures in it separately.
             found += _in_folder(match, passed) if "**" not in argument else []
         elif is_picture(match):
             found.append(match)
@@ -112,14 +120,20 @@ def predict(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction | Rejected]:
-    """The ``top`` labels of each picture, in the order of ``paths``; ``Rejected`` for one that cannot be read.
+    """Yield the ``top`` labels of each picture, in the order of ``paths``.
+
+    For a picture that cannot be read, ``Rejected`` is given.
 
     Args:
-        progress: called with (pictures done, pictures in all).
+        classifier: the model.
+        paths: of the pictures.
+        top: number of labels per picture.
+        batch_size: pictures per batch.
+        progress: a callback with (pictures done, pictures in all).
 
     Raises:
         ConfigError: ``top`` or ``batch_size`` is below 1.
-        ArtefactError: the model does not answer with finite numbers.
+        ArtefactError: an answer of the model is NaN or infinite.
     """
     if top < 1 or batch_size < 1:
         raise ConfigError("--top and --batch-size must be at least 1")
@@ -127,7 +141,11 @@ def predict(
 
 
 def _predict(
-    classifier: Classifier, paths: Sequence[Path], top: int, batch_size: int, progress: Callable[[int, int], None] | None
+    classifier: Classifier,
+    paths: Sequence[Path],
+    top: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[Prediction | Rejected]:
     for done, answer in enumerate(classify(classifier, paths, batch_size=batch_size), start=1):
         yield _labelled(answer, classifier.classes, top) if isinstance(answer, Answer) else answer
@@ -136,6 +154,10 @@ def _predict(
 
 
 def _labelled(answer: Answer, classes: Sequence[str], top: int) -> Prediction:
-    # Stable: of equal probabilities the first class leads, as argmax has it.
+    # Stable: ties are in class order, as in argmax.
     best = np.argsort(-answer.log_probabilities, kind="stable")[:top]
-    return Prediction(str(answer.path), [classes[i] for i in best], np.exp(answer.log_probabilities[best]).tolist())
+    return Prediction(
+        str(answer.path),
+        [classes[i] for i in best],
+        np.exp(answer.log_probabilities[best]).tolist(),
+    )

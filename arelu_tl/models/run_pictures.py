@@ -1,4 +1,4 @@
-"""The pictures that a run was trained and validated on, where they still are. Imports no torch."""
+"""The training and validation pictures of a run, where they still exist. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from arelu_tl.records.trained_on import TrainedOn
 
 @dataclass(frozen=True)
 class RunPictures:
-    """Attributes:
-    root: their folder.
-    train, val: (path below root, class name) of each.
+    """The pictures of a run.
+
+    Attributes:
+        root: their folder.
+        train, val: (path below root, class name) of each picture.
     """
 
     root: Path
@@ -29,20 +31,21 @@ class RunPictures:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that ``path``, a run folder or a checkpoint in one, belongs to; ``path`` itself where it is neither."""
+    """Return the run folder of a run folder or checkpoint ``path``; for others ``path`` itself."""
     here = path.resolve()
     return here.parents[1] if here.parent.name == runs.CHECKPOINTS else here
 
 
 def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
-    """What the study's split says; None where ``path`` is no run, or its pictures are not there.
+    """Read the study's split; None where ``path`` is not a run, or the folder of pictures is gone.
 
     Args:
         path: a run folder, or a checkpoint in one.
-        data: where the pictures are now, if not where they were.
+        data: the folder of pictures, if it has moved.
 
     Raises:
-        ArtefactError: the run's files are corrupt, or name a picture outside the folder of pictures.
+        ArtefactError: the run's files are corrupt, or name a picture outside the folder of
+            pictures.
     """
     run = run_of(path)
     split = run.parent / runs.SPLIT
@@ -55,16 +58,18 @@ def run_pictures(path: Path, data: Path | None = None) -> RunPictures | None:
     for row in read_table(split):
         if row.get("split") in listed:
             if leaves_folder(row["path"]):
-                raise ArtefactError(f"{split}: {row['path']} is no path inside the folder of pictures")
+                raise ArtefactError(
+                    f"{split}: {row['path']} is no path inside the folder of pictures"
+                )
             listed[row["split"]].append((row["path"], row["label"]))
     return RunPictures(root, listed["train"], listed["val"])
 
 
 def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
-    """What a run was trained on, by content; None where nothing tells.
+    """Read the digests of the pictures that a run was trained on; None where they are unknown.
 
-    The study has a record of it. One that was begun before there was such a record is known by the pictures themselves, as far
-    as they are where its split says.
+    The study has a record of them. Studies from before this record existed have none: there the
+    pictures themselves are hashed, if they are still where the split says.
 
     Args:
         path, data: see ``run_pictures``.
@@ -78,7 +83,9 @@ def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
         try:
             return TrainedOn.read(record.read_bytes(), record)
         except OSError as error:
-            raise ArtefactError(f"{record} cannot be read: {os.strerror(error.errno or 0)}") from None
+            raise ArtefactError(
+                f"{record} cannot be read: {os.strerror(error.errno or 0)}"
+            ) from None
     pictures = run_pictures(path, data)
     if pictures is None:
         return None
@@ -87,9 +94,10 @@ def trained_on(path: Path, data: Path | None = None) -> TrainedOn | None:
 
 
 def require_pictures(study: Path, data: Path | None) -> None:
-    """
+    """Check that ``data``, if given, exists; it is the folder of the study's pictures.
+
     Raises:
-        DataError: ``data``, where the pictures of the study or of a run in it are, is not there.
+        DataError: it does not.
     """
     if data is not None and not data.exists():
         is_sweep = runs.is_study(study) and isinstance(runs.study_config(study), SweepConfig)
@@ -101,7 +109,7 @@ def require_pictures(study: Path, data: Path | None) -> None:
 
 
 def spread(pictures: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """``count`` of the pictures, evenly spread over all of them in order of class and path."""
+    """Choose ``count`` of the pictures, evenly spread in the order of class and path."""
     ordered = sorted(pictures, key=lambda picture: (picture[1], picture[0]))
     count = min(count, len(ordered))
     return [ordered[i * len(ordered) // count] for i in range(count)]

@@ -1,4 +1,7 @@
-"""The paper's comparison on MNIST-Conv: every activation at every rate, seed and optimiser, each net trained once."""
+"""The paper's comparison on MNIST-Conv.
+
+Every activation is trained once for every rate, seed and optimiser.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from arelu_tl.errors import ArtefactError, ConfigError, DataError, Interrupted
 from arelu_tl.paper import config as reproduction
 from arelu_tl.paper.config import FREE_KEYS, GRID_KEYS, ReproduceConfig
 from arelu_tl.paper.digits import load_digit_set
-from arelu_tl.paper.runs import ended_runs, open_task, require_same_pictures, training_environment, write_runs
+from arelu_tl.paper.runs import (
+    ended_runs,
+    open_task,
+    require_same_pictures,
+    training_environment,
+    write_runs,
+)
 from arelu_tl.paper.units import Outcome, Task, Unit, net_steps, plan_units, train_unit
 from arelu_tl.records.config import check_config, dump_yaml, read_yaml
 from arelu_tl.records.storage import claim_folder, hold_folder, make_folder, write_text
@@ -25,28 +34,39 @@ from arelu_tl.training.interruption import StopRequest, catch_signals
 
 
 class Watcher:
-    """What a reproduction tells whoever watches; this one is deaf. Called from the thread that began it."""
+    """Callbacks for the progress of a reproduction; these do nothing.
 
-    def planned(self, path: Path, tasks: Sequence[Task], runs: int, done: int, net_steps: int) -> None:
-        """``runs`` trainings in all, of which ``done`` have ended before; the rest takes ``net_steps`` steps of single nets."""
+    They are called from the thread that started it.
+    """
+
+    def planned(
+        self, path: Path, tasks: Sequence[Task], runs: int, done: int, net_steps: int
+    ) -> None:
+        """Announce ``runs`` trainings in total, of which ``done`` have already ended.
+
+        The rest takes ``net_steps`` steps of single nets.
+        """
 
     def advanced(self, net_steps: int) -> None:
-        """So many steps of single nets have been taken since the last time."""
+        """Report the steps of single nets since the last call."""
 
     def unit_done(self, unit: Unit) -> None:
-        """A stack has been trained and its runs are written."""
+        """Report that a stack has been trained and its runs are written."""
 
 
-def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tuple[Path, ReproduceConfig, list[Task]]:
+def reproduce(
+    config: ReproduceConfig, *, watcher: Watcher | None = None
+) -> tuple[Path, ReproduceConfig, list[Task]]:
     """Train every net of the grid that has not been trained yet.
 
     Returns:
-        The study's folder, its configuration, with what it was begun with, and its tasks, a folder of runs each.
+        The study's folder; its configuration, including the grid that it was begun with; and its
+        tasks, each with a folder of runs.
 
     Raises:
         ConfigError, DataError: before any training starts.
-        Interrupted: after a signal; whole stacks are kept, the same study goes on with the rest.
-        StorageError: the disk refused, or another process has the study.
+        Interrupted: after a signal. Complete stacks are kept; the same study can be continued.
+        StorageError: writing failed, or another process holds the study.
     """
     watcher = watcher or Watcher()
     device = choose_device(config.device or "cpu")
@@ -55,7 +75,7 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
     there = config.output / config.name if config.name is not None else None
     with ExitStack() as held:
         if there is not None and there.exists():
-            # Held before it is read: another process may be growing its grid.
+            # Lock it before reading it: another process may be extending its grid.
             path = there
             held.enter_context(hold_folder(path, what="being trained"))
             config = _grown(path, config)
@@ -63,7 +83,7 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
             stop = held.enter_context(catch_signals())
         else:
             tasks = _tasks(config)
-            # From here on there is something to go on with.
+            # From here on there is a study that can be continued.
             stop = held.enter_context(catch_signals())
             path = claim_folder(make_folder(config.output), config.name, "reproduction")
             held.enter_context(hold_folder(path, what="being trained"))
@@ -86,10 +106,10 @@ def reproduce(config: ReproduceConfig, *, watcher: Watcher | None = None) -> tup
 
 
 def resumed(path: Path) -> ReproduceConfig:
-    """The configuration of the reproduction in ``path``, to go on with it as it was.
+    """Return the configuration of the reproduction in ``path``, to continue it unchanged.
 
     Raises:
-        DataError: there is none at ``path``.
+        DataError: there is no reproduction at ``path``.
         ArtefactError: it is damaged.
     """
     file = path / reproduction.CONFIG
@@ -97,7 +117,7 @@ def resumed(path: Path) -> ReproduceConfig:
         raise DataError(f"{path} is no reproduction: it has no {reproduction.CONFIG}")
     try:
         values = read_yaml(file)
-        # Where it lies now, under whatever name it was given since.
+        # Its current place and name: it may have been moved or renamed.
         place = {"output": path.resolve().parent, "name": path.resolve().name}
         return check_config(values, ReproduceConfig).model_copy(update=place)
     except ConfigError as error:
@@ -105,21 +125,35 @@ def resumed(path: Path) -> ReproduceConfig:
 
 
 def _grown(path: Path, config: ReproduceConfig) -> ReproduceConfig:
-    """``config`` with the grid of the reproduction at ``path`` joined to its own.
+    """Return ``config`` with the grid of the reproduction at ``path`` added to its own.
 
     Raises:
-        ConfigError: there is something else, or it was begun with other settings, which are named.
+        ConfigError: there is something else at ``path``, or the study was begun with other
+            settings, which the message names.
     """
     if not (path / reproduction.CONFIG).is_file():
         raise ConfigError(f"{path} is there already and no reproduction: choose another --name")
     before = resumed(path)
-    ours, theirs = ({**each.model_dump(mode="json"), "dataset": each.chosen_dataset} for each in (config, before))
-    # A transfer has one optimiser and goes between sets that --data chooses; else they are grid and place.
+    ours, theirs = (
+        {**each.model_dump(mode="json"), "dataset": each.chosen_dataset}
+        for each in (config, before)
+    )
+    # A transfer has one optimiser and the sets that --data chooses; otherwise these belong to the
+    # grid and the place.
     fixed = set(ours) - FREE_KEYS | ({"opts", "data"} if config.transfer else set())
-    apart = [f"{key} {theirs[key]} there and {ours[key]} here" for key in ours if key in fixed and ours[key] != theirs[key]]
+    apart = [
+        f"{key} {theirs[key]} there and {ours[key]} here"
+        for key in ours
+        if key in fixed and ours[key] != theirs[key]
+    ]
     if apart:
-        raise ConfigError(f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name")
-    joined = {key: list(dict.fromkeys([*getattr(before, key), *getattr(config, key)])) for key in GRID_KEYS}
+        raise ConfigError(
+            f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name"
+        )
+    joined = {
+        key: list(dict.fromkeys([*getattr(before, key), *getattr(config, key)]))
+        for key in GRID_KEYS
+    }
     return config.model_copy(update=joined)
 
 
@@ -131,13 +165,23 @@ def _tasks(config: ReproduceConfig) -> list[Task]:
     one, other = (load_digit_set(name, config.data, download=config.download) for name in names)
     if one.channels != other.channels:
         one, other = one.coloured(), other.coloured()
-    return [Task(f"{a.name}-to-{b.name}", config.opts[0], b, a) for a, b in ((one, other), (other, one))]
+    return [
+        Task(f"{a.name}-to-{b.name}", config.opts[0], b, a) for a, b in ((one, other), (other, one))
+    ]
 
 
 def _train(
-    path: Path, config: ReproduceConfig, units: Sequence[Unit], device: torch.device, watcher: Watcher, stop: StopRequest
+    path: Path,
+    config: ReproduceConfig,
+    units: Sequence[Unit],
+    device: torch.device,
+    watcher: Watcher,
+    stop: StopRequest,
 ) -> None:
-    """Hand out units to threads, each of which trains its stack on one processor, and write what they bring."""
+    """Distribute units over threads, and write their results.
+
+    Each thread trains its stack on one CPU core.
+    """
     jobs = config.jobs or (os.cpu_count() or 1 if device.type == "cpu" else 1)
     threads = torch.get_num_threads()
     fingerprints = {unit.task.folder: unit.task.target.fingerprint() for unit in units}
@@ -153,7 +197,9 @@ def _train(
 
             return train_unit(config, unit, device, stopped=stopped, advanced=counter.add)
 
-        waiting: dict[Future[Outcome | None], Unit] = {pool.submit(run, unit): unit for unit in units}
+        waiting: dict[Future[Outcome | None], Unit] = {
+            pool.submit(run, unit): unit for unit in units
+        }
         try:
             while waiting and stop.signal_number is None:
                 over, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -161,12 +207,19 @@ def _train(
                 for future in over:
                     unit = waiting.pop(future)
                     if (outcome := future.result()) is not None:
-                        write_runs(path / unit.task.folder, config, outcome, fingerprints[unit.task.folder], environment)
+                        write_runs(
+                            path / unit.task.folder,
+                            config,
+                            outcome,
+                            fingerprints[unit.task.folder],
+                            environment,
+                        )
                         watcher.unit_done(unit)
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
-            # What the threads set for themselves is also what later threads of this process would begin with.
+            # Settings that the threads make for themselves also become the initial ones of later
+            # threads.
             torch.set_num_threads(threads)
     if stop.signal_number is not None:
         left = sum(len(unit.nets) for unit in waiting.values())
@@ -174,7 +227,7 @@ def _train(
 
 
 class _Counter:
-    """Steps that threads add and one takes."""
+    """A counter of steps: threads add to it, one thread takes."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -1,4 +1,7 @@
-"""The paper's table from the runs of a reproduction: accuracy after the first epoch, and AReLU beside the best of its rivals."""
+"""The paper's table from the runs of a reproduction.
+
+It shows the accuracy after the first epoch, and AReLU against its best rivals.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,17 @@ FIXED, LEARNABLE = "fixed", "learnable"
 
 @dataclass(frozen=True)
 class Entry:
-    """One activation in one column. Accuracies 0..1.
+    """One activation in one column; accuracies are 0..1.
 
     Attributes:
-        seeds: of its trainings, in order; every ``values`` is in theirs.
-        first: after the first epoch.
-        best: the best at any evaluation.
-        before: before the first step, which tells something where nets were trained before.
-        aulc: mean accuracy on the way.
-        diverged: how many trainings ended in numbers that are none; what was left of them counts all the same.
-        curve: "step", "mean", "low", "high": of all trainings at each evaluation.
+        seeds: seeds of its trainings, in order; all ``values`` are in this order.
+        first: accuracy after the first epoch.
+        best: best accuracy at any evaluation.
+        before: accuracy before the first step, which is of interest if the nets were pretrained.
+        aulc: mean accuracy over the course of training.
+        diverged: number of trainings that ended with a NaN or infinite loss; they count with the
+            accuracy that was left.
+        curve: "step", "mean", "low", "high", over all trainings at each evaluation.
     """
 
     activation: str
@@ -46,10 +50,11 @@ class Column:
 
     Attributes:
         study: the folder of its runs.
-        best: of each group of rivals the one with the best mean after the first epoch; without a group that is not there.
+        best: for each group of rivals, the one with the best mean after the first epoch; absent
+            groups are left out.
         lead: AReLU's mean minus that rival's.
-        rank: AReLU's place among all, 1 for the best; None where it is not there.
-        of: how many there are.
+        rank: AReLU's rank among all, 1 for the best; None if it is absent.
+        of: number of activations.
     """
 
     study: str
@@ -68,17 +73,19 @@ class Column:
 
     @property
     def direction(self) -> str:
-        """Of a transfer, from which set to which."""
+        """For a transfer, its source and target set."""
         return self.study.replace("-to-", " → ")
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Attributes:
-    activations: the rows, in the paper's order.
-    groups: of each activation "fixed" or "learnable".
-    titles: as the paper prints them.
-    notes: what a reader must know, in sentences.
+    """The whole table.
+
+    Attributes:
+        activations: the rows, in the paper's order.
+        groups: for each activation "fixed" or "learnable".
+        titles: as printed in the paper.
+        notes: what a reader must know, in sentences.
     """
 
     activations: list[str]
@@ -89,7 +96,7 @@ class Reproduction:
     transfer: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Content of reproduction.json."""
+        """Return the content of reproduction.json."""
         return asdict(self)
 
 
@@ -101,25 +108,39 @@ def tabulate(
     notes: Sequence[str] = (),
     transfer: bool = False,
 ) -> Reproduction:
-    """The table of the runs of each study that have ended, diverged ones included.
+    """Make the table of the ended runs of each study, including diverged ones.
 
     Args:
-        studies: runs by the study's name, each of one optimiser.
-        titles: of the activations, in the order of the rows.
-        learnable: which of them learn; AReLU is no rival of its own.
+        studies: runs by the study's name, each study with one optimiser.
+        titles: titles of the activations, in the order of the rows.
+        learnable: activations with learned parameters; AReLU is not its own rival.
+        notes: sentences to put before the table's own notes.
+        transfer: whether the studies are transfers between sets.
     """
-    cells: dict[tuple[str, str, float], dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str, float], dict[str, list[RunRecord]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for study, members in studies.items():
         for run in sorted(members, key=lambda run: run.config.seed):
             if run.summary:
                 cells[study, run.config.opt, run.config.lr][run.config.arm].append(run)
     groups = {name: LEARNABLE if name in learnable else FIXED for name in titles}
     order = list(studies)
-    told = sorted(cells.items(), key=lambda cell: (order.index(cell[0][0]), -cell[0][2]))
-    columns = [_column(*key, members, [name for name in titles if name in members], groups) for key, members in told]
+    by_column = sorted(cells.items(), key=lambda cell: (order.index(cell[0][0]), -cell[0][2]))
+    columns = [
+        _column(*key, members, [name for name in titles if name in members], groups)
+        for key, members in by_column
+    ]
     there = [name for name in titles if any(name in column.entries for column in columns)]
     kept = {name: titles[name] for name in there}
-    return Reproduction(there, {name: groups[name] for name in there}, kept, columns, [*notes, *_told_losses(columns)], transfer)
+    return Reproduction(
+        there,
+        {name: groups[name] for name in there},
+        kept,
+        columns,
+        [*notes, *_loss_notes(columns)],
+        transfer,
+    )
 
 
 def _column(
@@ -147,7 +168,7 @@ def _entry(activation: str, members: Sequence[RunRecord]) -> Entry:
     curves = [{row["step"]: row for row in run.curve("val")} for run in members]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = np.array([[curve[step]["top1"] for step in steps] for curve in curves])
-    # An epoch's end is evaluated whatever else is.
+    # An epoch's end is always evaluated.
     first = [next(row["top1"] for row in curve.values() if row["epoch"] == 1) for curve in curves]
     return Entry(
         activation=activation,
@@ -167,10 +188,14 @@ def _entry(activation: str, members: Sequence[RunRecord]) -> Entry:
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, list(values))
+    return Spread(
+        float(np.mean(values)),
+        float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        list(values),
+    )
 
 
-def _told_losses(columns: Sequence[Column]) -> list[str]:
+def _loss_notes(columns: Sequence[Column]) -> list[str]:
     lost = [
         f"{entry.activation} {column.study} {column.lr:g}: {entry.diverged} of {len(entry.seeds)}"
         for column in columns
@@ -178,5 +203,6 @@ def _told_losses(columns: Sequence[Column]) -> list[str]:
         if entry.diverged
     ]
     return [
-        f"† trainings whose loss became no finite number, counted with the accuracy that was left: {'; '.join(lost)}."
+        "† trainings whose loss became no finite number, counted with the accuracy that was "
+        f"left: {'; '.join(lost)}."
     ] * bool(lost)

@@ -1,4 +1,7 @@
-"""The folders of a reproduction's runs, in the form of every other run's, so that ``compare`` reads them."""
+"""The folders of a reproduction's runs.
+
+They have the form of every other run's, so that ``compare`` can read them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ import torch
 
 from arelu_tl.errors import ArtefactError, DataError, NonFiniteError
 from arelu_tl.experiment.environment import describe_environment
-from arelu_tl.experiment.journal import EPOCH_COLUMNS
 from arelu_tl.paper.config import ReproduceConfig
 from arelu_tl.paper.nets import convolution
 from arelu_tl.paper.units import Outcome, Task
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.format import FORMAT, require_format
+from arelu_tl.records.rows import EPOCH_COLUMNS
 from arelu_tl.records.runs import aulc, pack_flags
 from arelu_tl.records.storage import make_folder, read_json, write_json, write_text
 
@@ -27,64 +30,99 @@ MODEL = "mnist-conv"
 
 
 def require_same_pictures(path: Path, task: Task) -> None:
-    """
+    """Check that the study at ``path``, if there is one, has the pictures of ``task``.
+
     Raises:
-        DataError: the study of runs at ``path``, if there is one, was begun on other pictures.
-        ArtefactError: it does not tell on which, or is of another format.
+        DataError: the study was begun with other pictures.
+        ArtefactError: it does not record its pictures, or has another format.
     """
     if not (path / runs.DATASET).exists():
         return
-    told = read_json(path / runs.DATASET)
-    if not isinstance(told, dict) or "fingerprint" not in told:
+    record = read_json(path / runs.DATASET)
+    if not isinstance(record, dict) or "fingerprint" not in record:
         raise ArtefactError(f"{path / runs.DATASET} is damaged: it has no fingerprint")
-    require_format(told, path)
-    if told["fingerprint"] != task.target.fingerprint():
-        raise DataError(f"{task.target.name}: the pictures are not those that {path} was started on; begin a new study")
+    require_format(record, path)
+    if record["fingerprint"] != task.target.fingerprint():
+        raise DataError(
+            f"{task.target.name}: the pictures are not those that {path} was started on; begin a "
+            "new study"
+        )
 
 
 def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
-    """Write what a study of runs says about itself; it may be there already, with a smaller grid."""
+    """Write the description of a study of runs.
+
+    It may already exist, with a smaller grid.
+    """
     make_folder(path)
     digits = task.target
     halves = {"train": digits.train, "val": digits.test}
-    counts = {name: torch.bincount(half.labels, minlength=10).tolist() for name, half in halves.items()}
-    told = {
+    counts = {
+        name: torch.bincount(half.labels, minlength=10).tolist() for name, half in halves.items()
+    }
+    record = {
         "format": FORMAT,
         "classes": [str(digit) for digit in range(10)],
         "layout": digits.told,
-        "counts": {name: {str(digit): count for digit, count in enumerate(each)} for name, each in counts.items()},
+        "counts": {
+            name: {str(digit): count for digit, count in enumerate(each)}
+            for name, each in counts.items()
+        },
         "fingerprint": digits.fingerprint(),
     }
-    write_json(path / runs.DATASET, told)
+    write_json(path / runs.DATASET, record)
     grid = {"arms": config.activations, "lrs": config.lrs, "seeds": config.seeds}
-    write_text(path / runs.STUDY_CONFIG, dump_yaml(check_config({**_shared(config, task), **grid}, SweepConfig)))
+    write_text(
+        path / runs.STUDY_CONFIG,
+        dump_yaml(check_config({**_shared(config, task), **grid}, SweepConfig)),
+    )
 
 
 def ended_runs(path: Path) -> list[runs.RunRecord]:
-    """The runs of the study at ``path`` that are whole; there may be no study yet."""
+    """Return the complete runs of the study at ``path``, which may not exist yet."""
     return [run for run in runs.load_study(path).runs if run.summary] if runs.is_study(path) else []
 
 
 def training_environment(device: torch.device) -> dict[str, Any]:
-    """environment.json of every run: a stack is trained by one thread."""
-    return {**describe_environment(device), "threads": 1, "convolutions": convolution.kernel_state()}
+    """Return environment.json of every run: one thread trains a stack."""
+    return {
+        **describe_environment(device),
+        "threads": 1,
+        "convolutions": convolution.kernel_state(),
+    }
 
 
-def write_runs(path: Path, config: ReproduceConfig, outcome: Outcome, fingerprint: str, environment: dict[str, Any]) -> None:
-    """A folder for each net of ``outcome`` in the study ``path``; summary.json, which makes it one that has ended, comes last."""
+def write_runs(
+    path: Path,
+    config: ReproduceConfig,
+    outcome: Outcome,
+    fingerprint: str,
+    environment: dict[str, Any],
+) -> None:
+    """Write a folder for each net of ``outcome`` into the study ``path``.
+
+    summary.json, which marks a run as ended, is written last.
+    """
     for number, (lr, seed) in enumerate(outcome.unit.nets):
         run = make_folder(path / runs.run_name(outcome.unit.activation, lr, seed))
         own = {"arm": outcome.unit.activation, "lr": lr, "seed": seed, "baseline": False}
         rows, epochs = _rows(outcome, number, lr), _epochs(outcome, number, lr)
-        write_text(run / runs.RUN_CONFIG, dump_yaml(check_config({**_shared(config, outcome.unit.task), **own})))
+        write_text(
+            run / runs.RUN_CONFIG,
+            dump_yaml(check_config({**_shared(config, outcome.unit.task), **own})),
+        )
         write_json(run / runs.ENVIRONMENT, environment)
-        write_text(run / runs.METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        write_text(
+            run / runs.METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        )
         write_text(run / runs.RESULTS, _csv(epochs))
-        write_json(run / runs.SUMMARY, _summary(outcome, number, rows, fingerprint, environment["device"]))
+        write_json(
+            run / runs.SUMMARY, _summary(outcome, number, rows, fingerprint, environment["device"])
+        )
 
 
 def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
-    """The settings of every run of ``task``, as a fine-tune has them."""
+    """Return the settings common to all runs of ``task``, in the form of a fine-tuning's."""
     return {
         "data": config.data,
         "model": MODEL,
@@ -104,7 +142,7 @@ def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
 
 
 def _share(outcome: Outcome, seconds: float) -> float:
-    """Of a stack's seconds those of one net."""
+    """Return one net's share of a stack's seconds."""
     return round(seconds / len(outcome.unit.nets), 4)
 
 
@@ -113,21 +151,41 @@ def _finite(value: float) -> float | None:
 
 
 def _rows(outcome: Outcome, net: int, lr: float) -> list[dict[str, Any]]:
-    """metrics.jsonl: in order of steps the evaluations, and of an epoch's last step its training first."""
+    """Return the rows of metrics.jsonl: the evaluations, in order of steps.
+
+    At an epoch's last step, the training row comes before the evaluation.
+    """
     rows: list[dict[str, Any]] = []
     for each in outcome.curves.evaluations:
         correct = each.correct[net]
-        row = {"step": each.step, "epoch": round(each.epoch, 6), "split": "val", "loss": _finite(float(each.loss[net]))}
-        row |= {"top1": float(correct.float().mean()), "lr": lr, "seconds": _share(outcome, each.seconds)}
+        row = {
+            "step": each.step,
+            "epoch": round(each.epoch, 6),
+            "split": "val",
+            "loss": _finite(float(each.loss[net])),
+        }
+        row |= {
+            "top1": float(correct.float().mean()),
+            "lr": lr,
+            "seconds": _share(outcome, each.seconds),
+        }
         rows.append(row | {"correct": pack_flags(correct.numpy())})
     for mean in outcome.curves.epochs:
-        row = {"step": mean.step, "epoch": mean.epoch, "split": "train", "loss": _finite(float(mean.loss[net]))}
-        rows.append(row | {"top1": float(mean.top1[net]), "lr": lr, "seconds": _share(outcome, mean.seconds)})
+        row = {
+            "step": mean.step,
+            "epoch": mean.epoch,
+            "split": "train",
+            "loss": _finite(float(mean.loss[net])),
+        }
+        rows.append(
+            row
+            | {"top1": float(mean.top1[net]), "lr": lr, "seconds": _share(outcome, mean.seconds)}
+        )
     return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
 def _epochs(outcome: Outcome, net: int, lr: float) -> list[dict[str, Any]]:
-    """results.csv."""
+    """Return the rows of results.csv."""
     at = {each.step: each for each in outcome.curves.evaluations}
     return [
         {
@@ -152,24 +210,36 @@ def _csv(epochs: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _summary(outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint: str, device: str) -> dict[str, Any]:
+def _summary(
+    outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint: str, device: str
+) -> dict[str, Any]:
     lr, seed = outcome.unit.nets[net]
     val = [row for row in rows if row["split"] == "val"]
     best = max(val, key=lambda row: (row["top1"], -row["step"]))
     seconds = _share(outcome, outcome.curves.seconds)
     source = outcome.unit.task.source
-    began = "torch's initialisation" if source is None else f"trained on {source.name}, each arm by itself"
+    began = (
+        "torch's initialisation"
+        if source is None
+        else f"trained on {source.name}, each arm by itself"
+    )
     broken = int(outcome.curves.broken[net])
-    told: dict[str, Any] = {"status": "finished"}
+    outcome_fields: dict[str, Any] = {"status": "finished"}
     if broken >= 0:
-        when = f"at step {broken}" if source is None or seed not in outcome.lost else f"while it was trained on {source.name}"
-        error = f"the loss became no finite number {when}; its accuracies are those of what was left"
-        told = {"status": "failed", "error": error, "exit_code": NonFiniteError.exit_code}
+        when = (
+            f"at step {broken}"
+            if source is None or seed not in outcome.lost
+            else f"while it was trained on {source.name}"
+        )
+        error = (
+            f"the loss became no finite number {when}; its accuracies are those of what was left"
+        )
+        outcome_fields = {"status": "failed", "error": error, "exit_code": NonFiniteError.exit_code}
     return {
         "arm": outcome.unit.activation,
         "lr": lr,
         "seed": seed,
-        **told,
+        **outcome_fields,
         "steps": val[-1]["step"],
         "epochs": len(outcome.curves.epochs),
         "stopped_early": False,

@@ -1,4 +1,7 @@
-"""What ``reproduce`` trains at once: nets of one activation and one optimiser, over rates and seeds, with their batches."""
+"""The units that ``reproduce`` trains at once.
+
+A unit is the nets of one activation and one optimiser, over rates and seeds, with their batches.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ from arelu_tl.paper.nets.fit import StackCurves, train_stack
 from arelu_tl.paper.nets.net import Stack, initial_weights
 from arelu_tl.paper.nets.optimisers import OPTIMISERS
 
-# MNIST's training pictures: what the paper's first epoch goes through.
+# Number of MNIST's training pictures, which the paper's first epoch goes through.
 PAPERS_EPOCH = 60_000
-# How many nets a stack holds at most: with more their maps leave the processor's cache, with fewer calls cost more than they do.
+# Maximum number of nets in a stack: with more, their maps leave the CPU's cache; with fewer, the
+# overhead of calls dominates.
 _MOST_NETS = 8
 # As the paper's code trains before a transfer.
 PRETRAIN_OPT, PRETRAIN_LR = "sgd", 1e-2
@@ -32,8 +36,8 @@ class Task:
     Attributes:
         folder: its name within the reproduction's folder.
         opt: sgd or adam.
-        target: what is trained and evaluated on.
-        source: what the nets were trained on before; None for nets that begin anew.
+        target: the set for training and evaluation.
+        source: the set that the nets were trained on before; None for new nets.
     """
 
     folder: str
@@ -59,13 +63,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit.
+    """The result of a unit.
 
     Attributes:
-        orders: of each seed the digests of its epochs' batches.
-        heads: of each seed the digest of the weights that it began with.
-        pictures: how many each net was trained on, those seen again among them.
-        lost: seeds whose training before a transfer ended in numbers that are none.
+        orders: for each seed, the digests of its epochs' batches.
+        heads: for each seed, the digest of its initial weights.
+        pictures: number of pictures that each net was trained on, repetitions included.
+        lost: seeds whose training before a transfer ended with NaN or infinite values.
     """
 
     unit: Unit
@@ -77,14 +81,21 @@ class Outcome:
 
 
 def steps_per_epoch(config: ReproduceConfig, digits: DigitSet) -> int:
-    """Offline as many as an epoch of MNIST has, else those of a pass."""
+    """Return the number of steps in an epoch.
+
+    For a whole set it is that of one pass; for the small offline sets, that of an epoch of MNIST.
+    """
     return -(-(len(digits.train) if digits.whole else PAPERS_EPOCH) // config.batch_size)
 
 
-def plan_units(config: ReproduceConfig, tasks: Sequence[Task], done: Collection[tuple[str, str, float, int]]) -> list[Unit]:
-    """What is left to train, the activations of a task and its seeds one after the other.
+def plan_units(
+    config: ReproduceConfig, tasks: Sequence[Task], done: Collection[tuple[str, str, float, int]]
+) -> list[Unit]:
+    """Plan what is left to train, the activations of a task and its seeds one after the other.
 
     Args:
+        config: the configuration.
+        tasks: the studies.
         done: (folder, activation, rate, seed) of runs that have ended.
     """
     units = []
@@ -93,7 +104,9 @@ def plan_units(config: ReproduceConfig, tasks: Sequence[Task], done: Collection[
         for activation in config.activations:
             missing: dict[tuple[float, ...], list[int]] = defaultdict(list)
             for seed in config.seeds:
-                rates = tuple(lr for lr in config.lrs if (task.folder, activation, lr, seed) not in done)
+                rates = tuple(
+                    lr for lr in config.lrs if (task.folder, activation, lr, seed) not in done
+                )
                 if rates:
                     missing[rates].append(seed)
             for rates, seeds in missing.items():
@@ -106,10 +119,17 @@ def plan_units(config: ReproduceConfig, tasks: Sequence[Task], done: Collection[
 
 
 def net_steps(config: ReproduceConfig, unit: Unit) -> int:
-    """Training steps of single nets that ``unit`` takes, those before a transfer among them."""
+    """Return the number of training steps of single nets in ``unit``.
+
+    Those before a transfer are included.
+    """
     steps = config.epochs * steps_per_epoch(config, unit.task.target) * len(unit.nets)
     source = unit.task.source
-    return steps if source is None else steps + config.pretrain_epochs * steps_per_epoch(config, source) * len(unit.seeds)
+    return (
+        steps
+        if source is None
+        else steps + config.pretrain_epochs * steps_per_epoch(config, source) * len(unit.seeds)
+    )
 
 
 def train_unit(
@@ -120,10 +140,14 @@ def train_unit(
     stopped: Callable[[], bool],
     advanced: Callable[[int], None],
 ) -> Outcome | None:
-    """Train every net of ``unit``; None where it was stopped.
+    """Train every net of ``unit``; return None if stopped.
 
     Args:
-        advanced: told of so many more steps of single nets.
+        config: the configuration.
+        unit: the nets to train.
+        device: where to train.
+        stopped: returns True to stop; called before each step.
+        advanced: called with the number of steps of single nets since its last call.
     """
     target, source = unit.task.target, unit.task.source
     weights = {seed: initial_weights(seed, target.channels) for seed in unit.seeds}
@@ -145,7 +169,11 @@ def train_unit(
         if trained is None:
             return None
         weights = {seed: stack.weights_of(number) for number, seed in enumerate(unit.seeds)}
-        lost = frozenset(seed for seed, step in zip(unit.seeds, trained.broken.tolist(), strict=True) if step >= 0)
+        lost = frozenset(
+            seed
+            for seed, step in zip(unit.seeds, trained.broken.tolist(), strict=True)
+            if step >= 0
+        )
     stack = Stack(unit.activation, [weights[seed] for _, seed in unit.nets], device)
     orders = [_order(config, target, seed, config.epochs) for seed in unit.seeds]
     curves = train_stack(
@@ -162,14 +190,24 @@ def train_unit(
     if curves is None:
         return None
     digests = {
-        seed: [{"order": _digest(epoch), "first_batch": _digest([target.train.batch(epoch[0])])} for epoch in order]
+        seed: [
+            {"order": _digest(epoch), "first_batch": _digest([target.train.batch(epoch[0])])}
+            for epoch in order
+        ]
         for seed, order in zip(unit.seeds, orders, strict=True)
     }
-    return Outcome(unit, curves, digests, heads, sum(len(batch) for epoch in orders[0] for batch in epoch), lost)
+    return Outcome(
+        unit,
+        curves,
+        digests,
+        heads,
+        sum(len(batch) for epoch in orders[0] for batch in epoch),
+        lost,
+    )
 
 
 def evaluation_steps(config: ReproduceConfig, digits: DigitSet) -> set[int]:
-    """Before the first step, every so many, and at each epoch's end."""
+    """Return the steps to evaluate at: 0, at regular intervals, and at each epoch's end."""
     epoch = steps_per_epoch(config, digits)
     every = config.eval_every or -(-epoch // 10)
     total = config.epochs * epoch

@@ -1,4 +1,4 @@
-"""A reproduction as it runs: what is to be trained, a bar of steps, and how long it will take."""
+"""Progress of a reproduction: what will be trained, a bar of steps, and the remaining time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from arelu_tl.records.amounts import told_duration
 from arelu_tl.render.bar import stderr_bars
 from arelu_tl.render.console import Output
 
-# Where no bar is shown: a line every so many seconds.
+# Without a bar, print a line after so many seconds.
 _LINE_EVERY = 60.0
 
 
 class ReproductionView(Watcher):
-    """Shows a reproduction on stderr. A context manager: the bar is taken down at its end, whatever ended it."""
+    """Shows a reproduction on stderr.
+
+    It is a context manager, which removes the bar at the end, whatever ended it.
+    """
 
     def __init__(self, output: Output) -> None:
         self.output = output
         self._bar = stderr_bars(output, share=True)
         self._task = self._bar.add_task("training", total=None, told=[])
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._done, self._total = 0, 0
 
     def __enter__(self) -> ReproductionView:
@@ -33,8 +36,10 @@ class ReproductionView(Watcher):
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def planned(self, path: Path, tasks: Sequence[Task], runs: int, done: int, net_steps: int) -> None:
-        self._began = self._told = time.monotonic()
+    def planned(
+        self, path: Path, tasks: Sequence[Task], runs: int, done: int, net_steps: int
+    ) -> None:
+        self._began = self._printed = time.monotonic()
         self._total = net_steps
         self._bar.update(self._task, total=net_steps)
         self.output.note("study folder: ", (str(path), "bold"), whole=True)
@@ -49,9 +54,13 @@ class ReproductionView(Watcher):
 
     def unit_done(self, unit: Unit) -> None:
         rates = ", ".join(f"{lr:g}" for lr in unit.lrs)
-        self._bar.update(self._task, told=[f"{unit.task.folder} {unit.activation}", f"rates {rates}"])
+        self._bar.update(
+            self._task, told=[f"{unit.task.folder} {unit.activation}", f"rates {rates}"]
+        )
         now = time.monotonic()
-        if self._bar.disable and self._done and now - self._told > _LINE_EVERY:
-            self._told = now
+        if self._bar.disable and self._done and now - self._printed > _LINE_EVERY:
+            self._printed = now
             left = (now - self._began) * (self._total - self._done) / self._done
-            self.output.note(f"{self._done / self._total:.0%} of the steps; about {told_duration(left)} to go")
+            self.output.note(
+                f"{self._done / self._total:.0%} of the steps; about {told_duration(left)} to go"
+            )

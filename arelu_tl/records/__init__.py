@@ -1,1 +1,1 @@
-"""What is written and read back: configuration, studies, runs, weights, tables."""
+"""Write and read files: configurations, studies, runs, weights, tables."""

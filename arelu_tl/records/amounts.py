@@ -1,4 +1,4 @@
-"""Sizes and durations as people write and read them: ``16GB`` and ``1h30m`` in a setting, ``376 MB`` in a message."""
+"""Parse and format sizes and durations: ``16GB``, ``1h30m`` in settings, ``376 MB`` in messages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?b|b)", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``16GB``, ``1.5 TB``, ``500MB`` (powers of 1000) or ``16GiB`` (of 1024).
+    """Parse a size into bytes: ``16GB``, ``1.5 TB``, ``500MB`` (powers of 1000), ``16GiB`` (1024).
 
     Raises:
-        ValueError: ``text`` is none of these, or less than a byte.
+        ValueError: ``text`` is not a size, or less than a byte.
     """
     found = _SIZE.fullmatch(text.strip())
     size = int(float(found[1]) * _BYTES[found[2].lower()]) if found else 0
@@ -24,7 +24,10 @@ def parse_size(text: str) -> int:
 
 
 def told_size(size: int) -> str:
-    """``0 B``, ``700 B``, ``12 kB``, ``376 MB``, ``1.5 GB`` or ``16 GB``: two digits that count, at least."""
+    """Format a size with at least two significant digits.
+
+    Examples: ``0 B``, ``700 B``, ``12 kB``, ``376 MB``, ``1.5 GB``, ``16 GB``.
+    """
     number, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if round(number) < 1000:
@@ -38,23 +41,27 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``90m``, ``2h``, ``1h30m`` or ``45s``.
+    """Parse a duration into seconds: ``90m``, ``2h``, ``1h30m`` or ``45s``.
 
     Raises:
-        ValueError: ``text`` is none of these, or no time at all.
+        ValueError: ``text`` is not a duration, or zero.
     """
     found = _DURATION.fullmatch(text.strip())
-    seconds = sum(int(n) * unit for n, unit in zip(found.groups(default="0"), (3600, 60, 1), strict=True)) if found else 0
+    seconds = (
+        sum(int(n) * unit for n, unit in zip(found.groups(default="0"), (3600, 60, 1), strict=True))
+        if found
+        else 0
+    )
     if not seconds:
         raise ValueError("write a time as 90m, 2h, 1h30m or 45s")
     return float(seconds)
 
 
 def parse_interval(text: str) -> tuple[int, None] | tuple[None, float]:
-    """(steps, None) of ``500``, (None, seconds) of ``10m``.
+    """Parse an interval: (steps, None) for ``500``, (None, seconds) for ``10m``.
 
     Raises:
-        ValueError: ``text`` is neither, or nothing at all.
+        ValueError: ``text`` is neither, or zero.
     """
     try:
         steps = int(text)
@@ -66,7 +73,16 @@ def parse_interval(text: str) -> tuple[int, None] | tuple[None, float]:
 
 
 def told_duration(seconds: float) -> str:
-    """``2 h 5 min``, ``3 min 20 s`` or ``7 s``: to the second below an hour, to the minute above."""
+    """Format a duration, to the second below an hour, to the minute above.
+
+    Examples: ``2 h 5 min``, ``3 min 20 s``, ``7 s``.
+    """
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{whole} s"
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {whole} s"
+        if minutes
+        else f"{whole} s"
+    )

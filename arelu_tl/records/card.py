@@ -1,4 +1,4 @@
-"""What a model needs beside its weights to be used: the card that travels in every file of weights that we write."""
+"""The model card, stored in every weights file: what a model needs besides its weights."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from arelu_tl.errors import ArtefactError
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Attributes:
-    backbone: the name that the backbone was asked for by.
-    architecture: timm's architecture, which needs no network to build.
-    model_args: timm.create_model's arguments beyond the architecture's defaults.
-    img_size: the image size that was asked for, None for the model's own.
-    arm: relu, arelu, or one of the controls and rivals.
-    classes: class names; logit i belongs to classes[i].
-    data_config: preprocessing: input_size (C, H, W), mean, std, interpolation, crop_pct, crop_mode.
-    sites: the sites of surgery.json, [] for the unmodified arm.
-    step, top1, loss: where in training the weights come from, with their validation accuracy and loss; None where a
-        checkpoint was not evaluated.
-    weights: where the pretrained weights came from.
-    license: their licence, where known.
-    version: of arelu-tl.
-    form: "trained": as it was trained, alpha and beta included; "frozen": its sites are constants, ``frozen_sites``;
-        "timm": plain layers, which timm builds from ``architecture`` and ``model_args`` alone.
-    frozen_sites: name, slopes, gains and cap of each site, where they are constants.
-    training: how it was trained, in short; {} where that is not told.
+    """What is needed to build and use a model, and where its weights come from.
+
+    Attributes:
+        backbone: the name by which the backbone was requested.
+        architecture: timm's architecture, which can be built without network access.
+        model_args: timm.create_model's arguments beyond the architecture's defaults.
+        img_size: the requested image size; None for the model's own.
+        arm: relu, arelu, or one of the controls and rivals.
+        classes: class names; logit i belongs to classes[i].
+        data_config: preprocessing: input_size (C, H, W), mean, std, interpolation, crop_pct,
+            crop_mode.
+        sites: the sites of surgery.json, [] for the unmodified arm.
+        step, top1, loss: training step of the weights, with their validation accuracy and loss;
+            None if a checkpoint was not evaluated.
+        weights: source of the pretrained weights.
+        license: their licence, if known.
+        version: version of arelu-tl.
+        form: "trained": as trained, alpha and beta included; "frozen": the sites are constants, see
+            ``frozen_sites``; "timm": plain layers, which timm builds from ``architecture`` and
+            ``model_args`` alone.
+        frozen_sites: name, slopes, gains and cap of each site, if they are constants.
+        training: summary of how it was trained; {} if unknown.
     """
 
     backbone: str
@@ -51,6 +55,7 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the card as JSON-able values."""
         return asdict(self)
 
     @classmethod
@@ -58,11 +63,17 @@ class ModelCard:
         """Read a card back.
 
         Raises:
-            ArtefactError: it is none.
+            ArtefactError: ``value`` is not a card.
         """
         try:
-            if not isinstance(value, dict) or (unknown := set(value) - {f.name for f in fields(cls)}):
-                raise TypeError(f"unknown {', '.join(sorted(map(str, unknown)))}" if isinstance(value, dict) else "not an object")
+            if not isinstance(value, dict) or (
+                unknown := set(value) - {f.name for f in fields(cls)}
+            ):
+                raise TypeError(
+                    f"unknown {', '.join(sorted(map(str, unknown)))}"
+                    if isinstance(value, dict)
+                    else "not an object"
+                )
             return TypeAdapter(cls).validate_python(value)
         except (TypeError, ValidationError) as error:
             reason = " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Kinds of values in a configuration, as the command line and YAML files write them."""
+"""Types of configuration values, as written on the command line and in YAML files."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from arelu_tl.records.home import at_home
 
 
 def option(default: Any, help_text: str, panel: str, **constraints: Any) -> Any:
-    """A field that is an option too: its help, the panel of ``--help`` that it stands in, perhaps a ``short`` name."""
+    """Make a field that is also an option, with its help text and its panel of ``--help``.
+
+    Args:
+        constraints: pydantic's constraints, and optionally the option's ``short`` name.
+    """
     extra = {"panel": panel, "short": constraints.pop("short", None)}
     return Field(default, description=help_text, json_schema_extra=extra, **constraints)
 
 
 def _no_truth_value(value: Any) -> Any:
-    """Python takes True for 1; a ``yes`` in a YAML file is no number."""
+    """Reject bool: Python treats True as 1, but ``yes`` in a YAML file is not a number."""
     if isinstance(value, bool):
         raise ValueError("a number is wanted, not yes or no")
     return value
 
 
 def _size(value: Any) -> Any:
-    """Leave a size as it was written, so that it reads back as such."""
+    """Check a size, but keep it as it was written."""
     parse_size(value if isinstance(value, str) else "")
     return value
 
 
 def _interval(value: Any) -> Any:
-    """A number of steps, or a time, as it was written: YAML reads the one as a number."""
+    """Check an interval, but keep it as text; YAML reads a number of steps as an int."""
     written = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     parse_interval(written if isinstance(written, str) else "")
     return written
@@ -61,7 +65,10 @@ _POSITIVE = TypeAdapter(Annotated[Int, Field(ge=1)])
 
 
 def _number_or_auto(value: Any) -> Any:
-    """The command line gives digits as text, as a YAML file may; any fault is one sentence, where a union would have two."""
+    """Accept "auto" or a positive int, also as text from the command line or YAML.
+
+    An error is one sentence; a union type would report two.
+    """
     if value == "auto":
         return value
     try:
@@ -74,21 +81,26 @@ IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
 
 
 def _split(value: Any) -> Any:
-    """``1e-5,1e-4`` as the command line gives it, or a list as YAML does."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Split ``1e-5,1e-4`` from the command line; a list from YAML is returned unchanged."""
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _duration(value: Any) -> Any:
-    """Leave a time as it was written, so that it reads back as such."""
+    """Check a duration, but keep it as it was written."""
     if value is not None:
         parse_duration(value if isinstance(value, str) else "")
     return value
 
 
 def require_distinct(grid: object, keys: Iterable[str]) -> None:
-    """
+    """Raise if one of the lists ``keys`` of a configuration contains a value twice.
+
     Raises:
-        ValueError: one of the lists ``keys`` of a configuration names a value twice.
+        ValueError: the message names the list.
     """
     for key in keys:
         values = getattr(grid, key)

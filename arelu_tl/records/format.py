@@ -1,4 +1,4 @@
-"""The number of the format that runs, studies and checkpoints are written in, and one line for what has another."""
+"""The format number of runs, studies and checkpoints, and its check."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from arelu_tl.errors import ArtefactError
 from arelu_tl.version import __version__
 
-# Another one as soon as what is written could be misread by the version before: not for a key more. It stands in a run's
-# environment.json, a study's dataset.json and a checkpoint's manifest.json.
+# Increase it if the previous version could misread what is written, not for an additional key. It
+# is stored in a run's environment.json, a study's dataset.json and a checkpoint's manifest.json.
 FORMAT = 1
 
 
 def require_format(record: Mapping[str, Any], path: Path) -> None:
-    """Raise unless ``record``, which ``path`` says of itself, names the format that this version reads.
+    """Raise unless ``record``, read from ``path``, has the format that this version reads.
 
-    What was written before there was a number is of format 1.
+    Files without a format number have format 1.
 
     Raises:
-        ArtefactError: it names another one.
+        ArtefactError: it has another format.
     """
     found = record.get("format", 1)
     if found is True or found != FORMAT:
         raise ArtefactError(
-            f"{path} is written in format {found!r}, and arelu-tl {__version__} reads format {FORMAT}: "
-            "use the version that wrote it, or one that is newer"
+            f"{path} is written in format {found!r}, and arelu-tl {__version__} reads format "
+            f"{FORMAT}: use the version that wrote it, or one that is newer"
         )

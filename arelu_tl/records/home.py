@@ -1,4 +1,4 @@
-"""The home folder in paths that no shell has seen: in YAML files, in quotes, and behind ``--option=``."""
+"""Expand ``~`` in paths that no shell has expanded: in YAML, in quotes, after ``--option=``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _LOCAL = "local-dir:"
 
 
 def at_home(text: str) -> str:
-    """A path, or a model's ``local-dir:PATH``, with the ``~`` or ``~user`` that it begins with as a shell would have it."""
+    """Expand a leading ``~`` or ``~user`` of a path, or of a model's ``local-dir:PATH``."""
     scheme = _LOCAL if text.startswith(_LOCAL) else ""
-    # Path's own raises where there is no such user; a shell leaves the word as it is.
+    # Path.expanduser raises if there is no such user; a shell leaves the word unchanged.
     return scheme + os.path.expanduser(text.removeprefix(scheme))  # noqa: PTH111
 
 
 def argument_at_home(argument: str) -> str:
-    """The same for a word of the command line, which may be ``--option=PATH``."""
+    """Expand a word of the command line, which may be ``--option=PATH``; see ``at_home``."""
     option, equals, value = argument.partition("=")
     return f"{option}={at_home(value)}" if equals and option.startswith("-") else at_home(argument)

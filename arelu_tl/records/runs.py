@@ -1,4 +1,4 @@
-"""Where a study and its runs keep things, and how finished or running ones are read back. Imports no torch."""
+"""The files of a study and its runs, and how they are read, finished or not. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arelu_tl.errors import ArtefactError, DataError
-from arelu_tl.records.config import GRID_KEYS, FinetuneConfig, SweepConfig, check_config, dump_yaml, read_yaml
+from arelu_tl.records.config import (
+    GRID_KEYS,
+    FinetuneConfig,
+    SweepConfig,
+    check_config,
+    dump_yaml,
+    read_yaml,
+)
 from arelu_tl.records.format import require_format
-from arelu_tl.records.storage import read_json, read_rows, write_text
+from arelu_tl.records.rows import MetricRow, Summary, read_metric_rows, read_summary
+from arelu_tl.records.storage import read_json, write_text
 
 STUDY_CONFIG = "study.yaml"
 DATASET = "dataset.json"
@@ -38,7 +46,7 @@ CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
 TENSORBOARD = "tensorboard"
 
-# Files that together tell a folder that a command has written: a study, a run, and what goes to an --output.
+# Sets of files that identify a folder written by a command: a study, a run, or an --output.
 _RESULTS: tuple[frozenset[str], ...] = (
     frozenset({STUDY_CONFIG}),
     frozenset({RUN_CONFIG}),
@@ -53,50 +61,51 @@ _RESULTS: tuple[frozenset[str], ...] = (
 
 
 def run_name(arm: str, lr: float, seed: int) -> str:
-    """Name of a run's folder: ``arelu-lr0.0001-s0``; the rate is written in full, without an exponent."""
+    """Return a run's folder name, such as ``arelu-lr0.0001-s0``; the rate has no exponent."""
     return f"{arm}-lr{format(Decimal(repr(float(lr))).normalize(), 'f')}-s{seed}"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says about itself.
+    """The content of a run folder.
 
     Attributes:
         path: the run's folder.
         config: resolved configuration, arm included.
-        summary: content of summary.json; {} while the run has not written one.
-        rows: rows of metrics.jsonl, without what each site had learnt by then; ``metrics`` has that too.
+        summary: content of summary.json; {} if the run has not written one yet.
+        rows: rows of metrics.jsonl without the key "sites", which ``metrics`` includes.
         surgery: content of surgery.json; None for the unmodified arm.
-        dataset: fingerprint of the pictures and their split, from the study's dataset.json; None outside of a study.
-        environment: content of environment.json; {} where there is none.
+        dataset: fingerprint of the pictures and their split, from the study's dataset.json; None
+            outside of a study.
+        environment: content of environment.json; {} if there is none.
     """
 
     path: Path
     config: FinetuneConfig
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
+    summary: Summary
+    rows: list[MetricRow]
     surgery: dict[str, Any] | None = None
     dataset: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
-        """finished, interrupted or failed; running where there is no summary yet."""
+        """The status: finished, interrupted or failed; running if there is no summary yet."""
         return str(self.summary.get("status", "running"))
 
-    def curve(self, split: str = "val") -> list[dict[str, Any]]:
-        """The rows of one split, in order of steps."""
+    def curve(self, split: str = "val") -> list[MetricRow]:
+        """Return the rows of one split, in order of steps."""
         return [row for row in self.rows if row.get("split") == split]
 
     @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The whole rows of metrics.jsonl, "sites" included; read when they are asked for, since few ask and they are long.
+    def metrics(self) -> list[MetricRow]:
+        """The full rows of metrics.jsonl, "sites" included; read on demand, because they are large.
 
         Raises:
             ArtefactError: the file is corrupt.
         """
         path = self.path / METRICS
-        return read_rows(path) if path.exists() else []
+        return read_metric_rows(path) if path.exists() else []
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,10 @@ class StudyRecord:
     runs: list[RunRecord] = field(default_factory=list)
 
     def best(self) -> RunRecord:
-        """The finished run with the best validation accuracy, of equals the one that reached it first.
+        """Return the finished run with the best validation accuracy; of ties, the earliest step.
 
         Raises:
-            DataError: none has finished.
+            DataError: no run has finished.
         """
         finished = [run for run in self.runs if run.status == "finished"]
         if not finished:
@@ -120,17 +129,19 @@ class StudyRecord:
 
 
 def is_run(path: Path) -> bool:
+    """Return whether ``path`` is a run folder."""
     return (path / RUN_CONFIG).is_file()
 
 
 def is_study(path: Path) -> bool:
+    """Return whether ``path`` is a study folder."""
     return (path / STUDY_CONFIG).is_file()
 
 
 def holds_results(names: Collection[str]) -> bool:
-    """Whether a folder with files of these names has been written by one of our commands, and is no user's own."""
+    """Return whether a folder with files of these names was written by one of our commands."""
     here = frozenset(names)
-    return any(told <= here for told in _RESULTS)
+    return any(marks <= here for marks in _RESULTS)
 
 
 def load_run(path: Path | str) -> RunRecord:
@@ -138,13 +149,13 @@ def load_run(path: Path | str) -> RunRecord:
 
     Raises:
         DataError: there is no run at ``path``.
-        ArtefactError: a file of it is corrupt, or it or its study is of another format.
+        ArtefactError: one of its files is corrupt, or the run or its study has another format.
     """
     return _load_run(Path(path), {})
 
 
 def _load_run(path: Path, datasets: dict[Path, str | None]) -> RunRecord:
-    """``datasets`` keeps the fingerprint of each study that has been met: it is read once for all of its runs."""
+    """Load a run; ``datasets`` caches the fingerprint of each study for all of its runs."""
     if not is_run(path):
         raise DataError(f"{path} is not a run folder: it has no {RUN_CONFIG}")
     environment = read_environment(path)
@@ -157,8 +168,8 @@ def _load_run(path: Path, datasets: dict[Path, str | None]) -> RunRecord:
     return RunRecord(
         path=path,
         config=_read_config(path / RUN_CONFIG),
-        summary=_read_object(summary) if summary.exists() else {},
-        rows=read_rows(metrics, without="sites") if metrics.exists() else [],
+        summary=read_summary(summary) if summary.exists() else cast("Summary", {}),
+        rows=read_metric_rows(metrics, without="sites") if metrics.exists() else [],
         surgery=_read_object(surgery) if surgery.exists() else None,
         dataset=datasets[study],
         environment=environment,
@@ -170,14 +181,14 @@ def load_study(path: Path | str) -> StudyRecord:
 
     Raises:
         DataError: there is no study at ``path``.
-        ArtefactError: a file of it is corrupt.
+        ArtefactError: one of its files is corrupt.
     """
     path = Path(path)
     return StudyRecord(path=path, config=study_config(path), runs=_runs_below(path, {}))
 
 
 def study_config(path: Path) -> FinetuneConfig:
-    """The configuration of a study, without its runs.
+    """Read the configuration of a study, without its runs.
 
     Raises:
         DataError: there is no study at ``path``.
@@ -189,7 +200,7 @@ def study_config(path: Path) -> FinetuneConfig:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """Content of a run's environment.json, which tells the format that the run is written in; {} where there is none.
+    """Read a run's environment.json, which contains the run's format; {} if there is none.
 
     Raises:
         ArtefactError: it is corrupt, or this version does not read that format.
@@ -201,7 +212,7 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def require_known_format(run: Path) -> None:
-    """Raise unless this version reads the format that the run in the folder ``run`` is written in.
+    """Raise unless this version reads the format of the run in the folder ``run``.
 
     Raises:
         ArtefactError: it does not.
@@ -210,21 +221,23 @@ def require_known_format(run: Path) -> None:
 
 
 def record_place(study: Path, data: Path) -> None:
-    """Let a study and its runs say that their pictures lie in the folder ``data``.
+    """Record in a study and its runs that their pictures are in the folder ``data``.
 
     Raises:
         ArtefactError, StorageError: a configuration is damaged or cannot be written.
     """
-    # The study's own is the last: where it says so, all do.
+    # The study's own file is written last: once it names the folder, all do.
     for path in (*sorted(study.glob(f"*/{RUN_CONFIG}")), study / STUDY_CONFIG):
         write_text(path, dump_yaml(_read_config(path).model_copy(update={"data": data})))
 
 
 def find_runs(*paths: Path | str) -> list[RunRecord]:
-    """The run at each path, or all runs at most two folders below it (a study, or a parent of studies), by name; each run once.
+    """Load the run at each path, or all runs up to two folders below it, sorted by name.
+
+    A path may be a run, a study, or a folder of studies. Each run is returned once.
 
     Raises:
-        DataError: there is none at one of them.
+        DataError: one of the paths has no run.
     """
     datasets: dict[Path, str | None] = {}
     found: dict[Path, RunRecord] = {}
@@ -233,13 +246,17 @@ def find_runs(*paths: Path | str) -> list[RunRecord]:
             raise DataError(f"{path}: no such folder; give a run, a study, or a folder of studies")
         here = [_load_run(path, datasets)] if is_run(path) else _runs_below(path, datasets)
         if not here:
-            raise DataError(f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down")
+            raise DataError(
+                f"{path} holds no runs: looked for {RUN_CONFIG} in it and two folders down"
+            )
         found |= {run.path.resolve(): run for run in here}
     return list(found.values())
 
 
 def _runs_below(path: Path, datasets: dict[Path, str | None]) -> list[RunRecord]:
-    found = {p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)}
+    found = {
+        p.parent for pattern in (f"*/{RUN_CONFIG}", f"*/*/{RUN_CONFIG}") for p in path.glob(pattern)
+    }
     return [_load_run(run, datasets) for run in sorted(found)]
 
 
@@ -260,7 +277,7 @@ def _fingerprint(study: Path) -> str | None:
 
 
 def _read_config(path: Path) -> FinetuneConfig:
-    """A configuration that we wrote ourselves: if it does not validate, the file was damaged, not mistyped."""
+    """Read a configuration that we wrote: if it is invalid, the file is damaged, not mistyped."""
     try:
         values = read_yaml(path)
         return check_config(values, SweepConfig if GRID_KEYS[0] in values else FinetuneConfig)
@@ -269,15 +286,15 @@ def _read_config(path: Path) -> FinetuneConfig:
 
 
 def pack_flags(flags: NDArray[np.bool_]) -> str:
-    """``COUNT:BASE64`` of flags (N,), eight a byte: 170 characters for a thousand pictures."""
+    """Pack flags (N,) as ``COUNT:BASE64``, eight in a byte: 170 characters for 1000 pictures."""
     return f"{len(flags)}:{base64.b64encode(np.packbits(flags).tobytes()).decode('ascii')}"
 
 
 def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
-    """The flags (K, N) of K texts of ``pack_flags`` that are of the same N.
+    """Unpack K texts of ``pack_flags`` with equal N into flags (K, N).
 
     Raises:
-        ValueError: one is not such a text, or of another N.
+        ValueError: one is not such a text, or has another N.
     """
     counts = {text.partition(":")[0] for text in texts}
     count = counts.pop() if counts else ""
@@ -295,9 +312,9 @@ def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def aulc(steps: Sequence[int], accuracy: Sequence[float]) -> float:
-    """Area under the learning curve by the trapezoid rule, divided by the steps: the mean accuracy on the way, 0..1.
+    """Return the area under the learning curve (trapezoid rule) divided by the steps: 0..1.
 
-    A curve of a single point has that point's accuracy.
+    This is the mean accuracy during training. For a single point it is that point's accuracy.
     """
     if len(steps) != len(accuracy) or not len(steps):
         raise ValueError("a curve needs as many accuracies as steps, and at least one")
@@ -305,20 +322,27 @@ def aulc(steps: Sequence[int], accuracy: Sequence[float]) -> float:
 
 
 def step_weights(steps: ArrayLike) -> NDArray[np.float64]:
-    """The share (K,) of each evaluation in the area under a curve: its trapezoids' halves, all of them 1 together."""
+    """Return the weight (K,) of each evaluation in the area under a curve.
+
+    It is half of the adjacent trapezoids' widths; the weights sum to 1.
+    """
     at = np.asarray(steps, dtype=float)
     span = at[-1] - at[0]
     if span == 0:
         return np.asarray(np.eye(len(at))[-1], dtype=float)
     widths = np.diff(at)
-    return np.asarray((np.append(widths, 0.0) + np.insert(widths, 0, 0.0)) / (2 * span), dtype=float)
+    return np.asarray(
+        (np.append(widths, 0.0) + np.insert(widths, 0, 0.0)) / (2 * span), dtype=float
+    )
 
 
 def steps_to_target(steps: Sequence[int], accuracy: Sequence[float], target: float) -> int | None:
-    """First evaluated step whose accuracy reaches ``target``; None where none does (censored)."""
-    return next((step for step, value in zip(steps, accuracy, strict=True) if value >= target), None)
+    """Return the first step whose accuracy reaches ``target``; None if none does (censored)."""
+    return next(
+        (step for step, value in zip(steps, accuracy, strict=True) if value >= target), None
+    )
 
 
 def common_steps(a: ArrayLike, b: ArrayLike) -> int:
-    """The last step at which both curves were evaluated; 0 where there is none."""
+    """Return the last step at which both curves were evaluated; 0 if there is none."""
     return int(max(np.intersect1d(a, b), default=0))

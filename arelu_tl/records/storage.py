@@ -1,6 +1,6 @@
-"""Files that are either whole or appended row by row, and folders that are claimed by exactly one process.
+"""Atomic files, files that grow row by row, and folders that exactly one process claims.
 
-Every failure of the operating system becomes a StorageError that names the file.
+Every error of the operating system becomes a StorageError that names the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +25,7 @@ if sys.platform != "win32":
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError that names ``path``."""
+    """Turn an OSError inside the context into a StorageError that names ``path``."""
     try:
         yield
     except StorageError:
@@ -42,33 +42,38 @@ def make_folder(path: Path) -> Path:
 
 
 def require_room(folder: Path, report: str) -> None:
-    """Raise unless a report can be written into ``folder``: a new one, an empty one, or one that holds an earlier ``report``.
+    """Raise unless ``folder`` is new, empty, or holds an earlier ``report``.
 
     Raises:
-        StorageError: it is a file, or holds other things.
+        StorageError: it is a file, or contains other files.
     """
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is a file: choose another --output")
     with storage_errors(folder):
         if folder.exists() and any(folder.iterdir()) and not (folder / report).is_file():
-            raise StorageError(f"{folder} exists, is not empty and holds no {report}: choose another --output")
+            raise StorageError(
+                f"{folder} exists, is not empty and holds no {report}: choose another --output"
+            )
 
 
 def remove_file(path: Path) -> None:
-    """Remove ``path`` if it is there."""
+    """Remove ``path`` if it exists."""
     with storage_errors(path):
         path.unlink(missing_ok=True)
 
 
 def claim_folder(parent: Path, name: str | None, default: str) -> Path:
-    """Create a new folder under ``parent``: ``name``, or ``name-2`` and so on where taken; ``default-1`` without name.
+    """Create a new folder under ``parent``.
 
-    ``mkdir`` itself decides who gets a name, so that two processes never share one.
+    It is called ``name``, or ``name-2`` and so on if that exists; without a name, ``default-1`` and
+    so on. ``mkdir`` is atomic, so two processes never get the same folder.
     """
     make_folder(parent)
     number = 1
     while True:
-        candidate = parent / (f"{default}-{number}" if name is None else name if number == 1 else f"{name}-{number}")
+        candidate = parent / (
+            f"{default}-{number}" if name is None else name if number == 1 else f"{name}-{number}"
+        )
         with storage_errors(candidate):
             try:
                 candidate.mkdir()
@@ -79,17 +84,17 @@ def claim_folder(parent: Path, name: str | None, default: str) -> Path:
 
 @contextmanager
 def hold_folder(path: Path, *, what: str = "in use", patience: float = 0.0) -> Iterator[bool]:
-    """Keep every other process that asks for ``path`` out of it during the block; the system lets go when we die.
+    """Lock ``path`` against other processes inside the context; the lock ends if this process dies.
 
     Args:
         what: what the other process is doing with it, for the message.
-        patience: seconds to wait for it to end.
+        patience: seconds to wait for the other process.
 
     Yields:
-        Whether it is held: not on a platform or a file system without such locks, where nothing is kept out.
+        Whether it is locked; False on platforms and file systems without such locks.
 
     Raises:
-        StorageError: another process holds it.
+        StorageError: another process holds the lock.
     """
     if sys.platform == "win32":
         yield False
@@ -109,31 +114,37 @@ def _lock(descriptor: int, path: Path, what: str, deadline: float) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise StorageError(f"{path} is {what} by another process{_holder(descriptor)}") from None
+                raise StorageError(
+                    f"{path} is {what} by another process{_holder(descriptor)}"
+                ) from None
             time.sleep(0.1)
-        except OSError:  # NFS locks no folders, other network file systems nothing: training there must go on without
+        except OSError:
+            # NFS cannot lock folders, and some network file systems cannot lock at all; training
+            # must work there without a lock.
             return False
 
 
 def leaves_folder(path: str) -> bool:
-    """Whether a relative path that a file names, which may be anybody's, is none below the folder that it is relative to."""
+    """Return whether a path from an untrusted file, relative to a folder, leads out of it."""
     relative = Path(path)
     return relative.is_absolute() or bool(relative.drive) or ".." in relative.parts or "\0" in path
 
 
 def _holder(descriptor: int) -> str:
-    """ " (PID 123)", of the process that has locked the open file; "" where the system does not tell."""
+    """Return " (PID 123)" for the process that has locked the open file; "" if unknown."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return ""
-    return next((f" (PID {words[4]})" for words in lines if words[1] == "FLOCK" and words[5] == place), "")
+    return next(
+        (f" (PID {words[4]})" for words in lines if words[1] == "FLOCK" and words[5] == place), ""
+    )
 
 
 def fsync_folder(path: Path) -> None:
-    """Make renames inside ``path`` durable (where the platform lets a folder be opened)."""
+    """Make renames inside ``path`` durable, on platforms where a folder can be opened."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -145,10 +156,12 @@ def fsync_folder(path: Path) -> None:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that becomes ``path`` when the block ends, so that a reader sees the old content or the new, never a part.
+    """Open a temporary file that replaces ``path`` when the context ends.
+
+    A reader sees the old content or the new, never a part.
 
     Raises:
-        StorageError: the disk refuses; the old content stays.
+        StorageError: the file cannot be written; the old content stays.
     """
     beside = path.with_name(path.name + ".tmp")
     with storage_errors(path):
@@ -165,23 +178,26 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` as ``replaced_file`` does."""
+    """Write ``path`` atomically, see ``replaced_file``."""
     with replaced_file(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """``write_bytes`` in UTF-8; a name that is not valid text keeps its bytes visible as escapes."""
+    """Write UTF-8 text atomically; bytes of file names that are not valid text become escapes."""
     write_bytes(path, content.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write JSON (UTF-8), without ``indent`` many times faster. NaN and infinity are refused: other readers choke on them."""
+    """Write JSON (UTF-8) atomically; much faster with ``indent=None``.
+
+    NaN and infinite values raise ValueError, because other JSON readers reject them.
+    """
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that we wrote.
 
     Raises:
         ArtefactError: it is missing or not JSON.
@@ -195,47 +211,59 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 digest of a file's content, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RowWriter:
-    """Appends one JSON object a line and flushes after each, so that a reader follows along and a crash costs a row."""
+    """Appends JSON objects, one per line, and flushes each: a crash loses at most one row."""
 
     def __init__(self, path: Path, *, keep: int | None = None) -> None:
-        """Open ``path`` for appending; with ``keep``, first cut the file back to its first ``keep`` bytes (resume)."""
+        """Open ``path`` for appending.
+
+        Args:
+            keep: first truncate the file to this many bytes, to resume.
+
+        Raises:
+            StorageError: the file cannot be opened.
+            ArtefactError: the file is shorter than ``keep``.
+        """
         self.path = path
         with storage_errors(path):
             self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 (closed by close)
             if keep is not None and keep > self.length():
                 self._file.close()
-                raise ArtefactError(f"{path} is shorter than its checkpoint knew it: rows were lost")
+                raise ArtefactError(
+                    f"{path} is shorter than its checkpoint knew it: rows were lost"
+                )
             if keep is not None:
                 self._file.truncate(keep)
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row and flush it."""
         with storage_errors(self.path):
             self._file.write((json.dumps(row, allow_nan=False) + "\n").encode())
             self._file.flush()
 
     def length(self) -> int:
-        """Bytes so far, all of them flushed."""
+        """Return the number of bytes so far, all of them flushed."""
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
+        """Close the file."""
         with storage_errors(self.path):
             self._file.close()
 
 
 def read_rows(path: Path, *, without: str | None = None) -> list[dict[str, Any]]:
-    """Read such a file. A last line without its end (the writer is at it, or died) is left out.
+    """Read a file of ``RowWriter``; an incomplete last line (still being written) is skipped.
 
     Args:
-        without: a key that is left out of every row: most of a long file, which need not be held.
+        without: a key to drop from every row, to save memory if it makes up most of a long file.
 
     Raises:
-        ArtefactError: the file is missing, or a whole line is not a JSON object.
+        ArtefactError: the file is missing, or a complete line is not a JSON object.
     """
     try:
         content = path.read_bytes()
@@ -255,24 +283,28 @@ def read_rows(path: Path, *, without: str | None = None) -> list[dict[str, Any]]
 
 
 def _parse(line: bytes) -> Any:
-    """pydantic's parser takes half the time of ``json``'s, but no half of a surrogate pair, as a name of a file may hold one."""
+    """Parse with pydantic, twice as fast as ``json``; fall back to ``json`` for lone surrogates.
+
+    File names may contain lone surrogates, which pydantic rejects.
+    """
     try:
         return from_json(line)
     except ValueError:
         return json.loads(line)
 
 
-# torch.load, torch.export.load and pickle.load run what such a file tells them to.
+# torch.load, torch.export.load and pickle.load can execute code in such files.
 EXECUTABLE_ENDINGS = (".pt2", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 
 
 def refuse_executable(path: Path) -> None:
-    """
+    """Raise if ``path`` is a file of a type whose loading can execute code.
+
     Raises:
-        ArtefactError: ``path`` names a file of a kind that is never loaded because loading it can execute code.
+        ArtefactError: it is; such files are never loaded.
     """
     if path.suffix.lower() in EXECUTABLE_ENDINGS and not path.is_dir():
         raise ArtefactError(
-            f"{path}: files of this kind can execute code when they are loaded, and are never loaded here: "
-            "name the run, an exported safetensors folder or an .onnx file"
+            f"{path}: files of this kind can execute code when they are loaded, and are never "
+            "loaded here: name the run, an exported safetensors folder or an .onnx file"
         )

@@ -1,7 +1,8 @@
-"""Which pictures a model was trained on: of each file the first 8 bytes of its SHA-256, its mark, and nothing else.
+"""Record which pictures a model was trained on: a mark of each, the first 8 bytes of its SHA-256.
 
-A picture that is none of n is taken for one of them with probability n / 2^64: 5e-14 where a million were trained on. Marks say
-nothing of what a picture shows; whoever has a picture can tell whether it was trained on, as ``evaluate`` does.
+A picture that is not one of n training pictures matches one with probability n / 2^64: 5e-14 for a
+million. Marks do not reveal what a picture shows, but anyone who has a picture can check whether it
+was used in training, as ``evaluate`` does.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from itertools import pairwise
 
 from arelu_tl.errors import ArtefactError
 
-# The entry of an ONNX file's metadata, a pt2 file's extra files and a folder's config.json that holds them as text.
+# The key of the marks (as text) in an ONNX file's metadata, a pt2 file's extra files and an
+# exported folder's config.json.
 TRAINED_ON = "trained_on"
 _BYTES = 8
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Attributes:
-    content: the marks in ascending order, one after the other.
-    gone: how many pictures there were beside them whose content is not known any more.
+    """The marks of a model's training pictures.
+
+    Attributes:
+        content: the concatenated marks, in ascending order.
+        gone: number of further training pictures whose content is no longer known.
     """
 
     content: bytes = field(repr=False)
@@ -32,18 +36,20 @@ class TrainedOn:
 
     @classmethod
     def of(cls, digests: Iterable[str], gone: int = 0) -> TrainedOn:
-        """
+        """Make a record from digests.
+
         Args:
             digests: SHA-256 in hex of each picture's bytes.
+            gone: see the class.
         """
         return cls(b"".join(sorted({_mark(digest) for digest in digests})), gone)
 
     @classmethod
     def read(cls, content: bytes, source: object) -> TrainedOn:
-        """What ``content``, of the file or artefact ``source``, holds.
+        """Read a record from ``content``; ``source`` names its file in an error message.
 
         Raises:
-            ArtefactError: that is no sorted list of marks.
+            ArtefactError: ``content`` is not a sorted list of marks.
         """
         marks = [content[at : at + _BYTES] for at in range(0, len(content), _BYTES)]
         if len(content) % _BYTES or any(one >= other for one, other in pairwise(marks)):
@@ -52,7 +58,7 @@ class TrainedOn:
 
     @classmethod
     def from_text(cls, text: object, source: object) -> TrainedOn:
-        """What ``to_text`` gave; raises as ``read`` does."""
+        """Read a record from the result of ``to_text``; raises like ``read``."""
         try:
             content = base64.b64decode(text if isinstance(text, str) else "?", validate=True)
         except (binascii.Error, ValueError):
@@ -60,7 +66,7 @@ class TrainedOn:
         return cls.read(content, source)
 
     def to_text(self) -> str:
-        """The marks in base64: 10.7 bytes a picture."""
+        """Return the marks in base64: 10.7 bytes per picture."""
         return base64.b64encode(self.content).decode()
 
     def __contains__(self, digest: str) -> bool:
@@ -68,7 +74,9 @@ class TrainedOn:
 
     @cached_property
     def _marks(self) -> frozenset[bytes]:
-        return frozenset(self.content[at : at + _BYTES] for at in range(0, len(self.content), _BYTES))
+        return frozenset(
+            self.content[at : at + _BYTES] for at in range(0, len(self.content), _BYTES)
+        )
 
 
 def _mark(digest: str) -> bytes:

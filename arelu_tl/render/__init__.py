@@ -1,1 +1,1 @@
-"""What a person sees: the console, tables, figures and the HTML report."""
+"""Everything a user sees: the console, tables, figures and the HTML report."""

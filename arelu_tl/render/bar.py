@@ -24,19 +24,23 @@ from rich.text import Text
 from arelu_tl.render.console import Output, line
 
 
-def stderr_bars(output: Output, *, share: bool = False, hidden: bool = False, redirect_stdout: bool = True) -> Progress:
-    """Bars on stderr, where that is a terminal; gone at their end.
+def stderr_bars(
+    output: Output, *, share: bool = False, hidden: bool = False, redirect_stdout: bool = True
+) -> Progress:
+    """Progress bars on stderr, shown only on a terminal and removed at their end.
 
-    After the steps (with ``share`` the share of them) a task's field ``told`` is shown, a list of what is to be told: where
-    there is no room for all of it, the last of it gives way, as no number may be cut.
+    After the step count (with ``share``, the percentage) comes the task's field ``told``, a list of
+    texts. If they do not all fit, the last ones are left out, so that no number is cut.
     """
-    # A long name or a wide terminal must not move what stands beside; numbers keep their room.
+    # Columns do not wrap: numbers keep their width beside a long name or on a wide terminal.
     whole = Column(no_wrap=True)
     return Progress(
         TextColumn("{task.description}", markup=False, table_column=whole),
         _Bar(output.err),
-        TaskProgressColumn(markup=False, table_column=whole) if share else MofNCompleteColumn(table_column=whole),
-        _Told(table_column=Column(no_wrap=False)),
+        TaskProgressColumn(markup=False, table_column=whole)
+        if share
+        else MofNCompleteColumn(table_column=whole),
+        _Texts(table_column=Column(no_wrap=False)),
         TimeRemainingColumn(table_column=whole),
         console=output.err,
         transient=True,
@@ -46,7 +50,7 @@ def stderr_bars(output: Output, *, share: bool = False, hidden: bool = False, re
 
 
 class _Bar(BarColumn):
-    """As long as a terminal of that width spares."""
+    """A bar whose length depends on the terminal's width."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(table_column=Column(no_wrap=True))
@@ -57,13 +61,13 @@ class _Bar(BarColumn):
         return super().render(task)
 
 
-class _Told(ProgressColumn):
+class _Texts(ProgressColumn):
     def render(self, task: Task) -> _Fitting:
         return _Fitting(task.fields.get("told", ()))
 
 
 class _Fitting:
-    """As many of ``parts`` as there is room for."""
+    """As many of ``parts`` as fit."""
 
     def __init__(self, parts: Sequence[str]) -> None:
         self._parts = parts
@@ -75,17 +79,22 @@ class _Fitting:
         yield self._text(options.max_width)
 
     def _text(self, width: int) -> Text:
-        tellings = (line("  ".join(self._parts[:count])) for count in range(len(self._parts), 0, -1))
-        return next((told for told in tellings if told.cell_len <= width), Text())
+        candidates = (
+            line("  ".join(self._parts[:count])) for count in range(len(self._parts), 0, -1)
+        )
+        return next((text for text in candidates if text.cell_len <= width), Text())
 
 
 class PictureBar:
-    """A context manager that shows on stderr, where that is a terminal, how many pictures are done; gone at its end."""
+    """A progress bar over pictures.
+
+    A context manager. The bar is on stderr, only on a terminal, and is removed at the end.
+    """
 
     def __init__(self, output: Output, description: str, *, hidden: bool = False) -> None:
         self._description = description
         self._task: TaskID | None = None
-        # What is printed meanwhile may go into a file: it is not the bar's to show.
+        # Stdout may be redirected to a file, so the bar must not capture it.
         self._bars = stderr_bars(output, hidden=hidden, redirect_stdout=False)
 
     def __enter__(self) -> PictureBar:

@@ -1,4 +1,4 @@
-"""The one sink of everything that the command line says."""
+"""All output of the command line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from rich.text import Text
 from arelu_tl.render.grid import Grid
 from arelu_tl.render.text import Part, visible
 
-# What is printed: a line that is never broken (a command or a path, to be copied), a sentence, a table.
+# What can be printed: a command or path to copy, never wrapped; a sentence; a table.
 Shown = str | Text | Grid
 
-# Of a pipe or a file: wider than any line.
+# The width of a pipe or a file: wider than any line.
 _UNBOUNDED = 1_000_000
 _INDENT = 2
 
 
 def line(*parts: Part, style: str = "") -> Text:
-    """A sentence of ``parts``, without control characters. Nothing else makes text to be printed: no markup is ever read."""
+    """Join ``parts`` into a sentence without control characters.
+
+    All printed text is made here; markup is never parsed.
+    """
     made = Text(style=style)
     for part in parts:
         text, own = part if isinstance(part, tuple) else (part, "")
@@ -33,12 +36,12 @@ def line(*parts: Part, style: str = "") -> Text:
 
 
 class Output:
-    """Reports go to stdout, as tables or, with ``as_json``, as one JSON document; everything else goes to stderr.
+    """Reports go to stdout, as tables or (``as_json``) one JSON document; the rest to stderr.
 
-    A terminal's lines are as wide as it is, and its tables leave out columns where they must, unless ``wide`` asks for all.
-    A pipe or a file gets everything in lines as long as they are, unless COLUMNS sets their width.
+    On a terminal, lines wrap at its width, and tables leave out columns that do not fit, unless
+    ``wide`` is set. In a pipe or a file, lines have any length, unless COLUMNS sets a width.
 
-    ``quiet`` keeps the reports and drops the rest.
+    ``quiet`` keeps the reports and drops everything else.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, wide: bool = False) -> None:
@@ -47,26 +50,33 @@ class Output:
         self.wide = wide
         self.out = _console(sys.stdout)
         self.err = _console(sys.stderr, quiet=quiet)
-        # Where there is a progress bar, a warning must go through its console.
+        # Beside a progress bar, a warning must go through the bar's console.
         self._warnings = _console(sys.stderr) if quiet else self.err
 
     def note(self, *parts: Part, shorter: Sequence[str] = (), whole: bool = False) -> None:
-        """A sentence on stderr.
+        """Print a sentence on stderr.
 
         Args:
-            shorter: what to say instead where it does not fit into a line: the first of them that does, or the last.
-            whole: never break it: it holds a command or a path.
+            shorter: alternatives for a line that is too long. The first that fits is printed,
+                otherwise the last.
+            whole: never wrap it, because it holds a command or a path.
         """
-        said = [line(*parts), *map(line, shorter)]
-        fitting = next((each for each in said if each.cell_len <= self.err.width), said[-1])
+        texts = [line(*parts), *map(line, shorter)]
+        fitting = next((each for each in texts if each.cell_len <= self.err.width), texts[-1])
         _print(self.err, fitting, whole=whole)
 
     def warn(self, *parts: Part) -> None:
-        """A sentence on stderr, ``quiet`` or not."""
+        """Print a sentence on stderr, even if ``quiet``."""
         _print(self._warnings, line(*parts))
 
     def report(self, *shown: Shown, data: Any, paged: bool = False) -> None:
-        """The command's result: ``data`` with --json, else ``shown``; ``paged`` where it is longer than the terminal."""
+        """Print the command's result.
+
+        Args:
+            shown: what to print.
+            data: what to print instead with --json.
+            paged: use a pager if the result is longer than the terminal.
+        """
         if self.as_json:
             print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), file=sys.stdout)
             return
@@ -75,7 +85,8 @@ class Output:
                 self._print(shown)
             text = capture.get()
             if text.count("\n") >= self.out.height:
-                # less, the usual pager, shows colours only when told to, and should leave the text on the screen.
+                # less, the usual pager, needs these to show colours and to leave the text on the
+                # screen.
                 os.environ.setdefault("LESS", "-RFX")
                 pydoc.pager(text)
                 return
@@ -88,21 +99,25 @@ class Output:
                 for each in item.lines(width, ascii_only=self.out.options.ascii_only):
                     _print(self.out, each, whole=True)
             else:
-                _print(self.out, line(item) if isinstance(item, str) else item, whole=isinstance(item, str))
+                _print(
+                    self.out,
+                    line(item) if isinstance(item, str) else item,
+                    whole=isinstance(item, str),
+                )
 
 
 def _console(file: TextIO, *, quiet: bool = False) -> Console:
-    # The default of 80 would cut names that somebody wants to grep for.
+    # Rich's default of 80 columns would cut names that a user may grep for.
     width = None if file.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
     return Console(file=file, width=width, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
-def _print(console: Console, said: Text, *, whole: bool = False) -> None:
-    """Print a line; one that is not to stay whole breaks between words, and what follows is indented."""
-    if whole or said.cell_len <= console.width:
-        console.print(said, soft_wrap=True)
+def _print(console: Console, text: Text, *, whole: bool = False) -> None:
+    """Print a line. Unless ``whole``, wrap it between words and indent the continuation lines."""
+    if whole or text.cell_len <= console.width:
+        console.print(text, soft_wrap=True)
         return
-    first, *rest = said.wrap(console, max(console.width - _INDENT, 1))
+    first, *rest = text.wrap(console, max(console.width - _INDENT, 1))
     for each in (first, *rest):
         each.rstrip()
         console.print(Text(" " * _INDENT * (each is not first)) + each, soft_wrap=True)

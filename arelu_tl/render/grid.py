@@ -1,13 +1,15 @@
-"""Tables for a terminal of any width: columns give way in a stated order, and no number is ever cut.
+"""Tables for a terminal of any width. No number is ever cut.
 
-Where a table is too wide, in this order:
+A table that is too wide is narrowed in this order:
 
-1. headings break between words;
-2. names are shortened in their middle, and texts break between words, down to a width that is still easy to read;
-3. columns that may go (``Column.gives_way``) are left out, the largest number first, those of one number together and those
-   without any value before all others, and a line below says which;
-4. names and texts become as narrow as they can;
-5. each row becomes a block of its own, a line for each value, with nothing left out.
+1. headings wrap between words;
+2. names are shortened in the middle, and texts wrap between words, to a width that is still easy to
+   read;
+3. columns that may be dropped (``Column.gives_way``) are left out, and a line below the table names
+   them. The largest ``gives_way`` goes first, columns of equal ``gives_way`` go together, and
+   columns without any value go before all others;
+4. names and texts are narrowed to their minimum;
+5. each row becomes a block with a line for each value, and nothing is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _EASY: dict[Kind, int] = {"name": 24, "text": 32}
 _LEAST: dict[Kind, int] = {"name": 10, "text": 16}
 _GAP = 2
 _NARROWEST = 20
-# What stands for no value.
+# Cells that show no value.
 _NOTHING = frozenset({"", "-", "·"})
 # A number up to its decimal point, and what follows it.
 _DECIMAL = re.compile(r"((?:[*>] )?[-+]?[\d,]+)((?:[.%e ].*)?)")
@@ -40,11 +42,12 @@ class Column:
 
     Attributes:
         name: its heading.
-        kind: a "number" is never cut and stands with its decimal point below the others'; a "name" is shortened in its middle,
-            and broken where two would then look the same; a "text" is broken between words.
-        gives_way: 0 stays; of the others the largest are left out first.
-        once: shown only where it differs from the row before, and an empty line then stands before the row.
-        optional: not there, and not missed, where no row has a value for it.
+        kind: a "number" is never cut, and the decimal points of a column are aligned; a "name" is
+            shortened in its middle, or wrapped if two shortened names would look the same; a "text"
+            wraps between words.
+        gives_way: 0 is never left out; of the others, the largest are left out first.
+        once: shown only if it differs from the row before; an empty line then precedes the row.
+        optional: left out without notice if no row has a value.
     """
 
     name: str
@@ -63,7 +66,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Which columns are shown, and how wide each is."""
+    """The columns that are shown, and the width of each."""
 
     shown: list[int]
     widths: dict[int, int]
@@ -71,11 +74,12 @@ class _Fitted:
 
 @dataclass
 class Grid:
-    """A table.
+    """A table that adapts to the width of the terminal.
 
     Attributes:
         title, caption: lines above and below it.
-        instead: a narrower table that says the same; shown where this one cannot be whole and that one can.
+        instead: a narrower table with the same content, shown if it fits whole and this one does
+            not.
     """
 
     columns: Sequence[Column]
@@ -86,36 +90,50 @@ class Grid:
     _apart: bool = False
 
     def add(self, *cells: Part, style: str = "") -> None:
-        """Add a row, a cell for each column.
+        """Add a row with one cell per column.
 
         Raises:
-            ValueError: there are more or fewer.
+            ValueError: the number of cells differs from the number of columns.
         """
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        told = [(visible(cell[0]), cell[1]) if isinstance(cell, tuple) else (visible(cell), "") for cell in cells]
-        self._rows.append(_Row(told, style, self._apart))
+        texts = [
+            (visible(cell[0]), cell[1]) if isinstance(cell, tuple) else (visible(cell), "")
+            for cell in cells
+        ]
+        self._rows.append(_Row(texts, style, self._apart))
         self._apart = False
 
     def section(self) -> None:
-        """Let an empty line stand before the next row."""
+        """Put an empty line before the next row."""
         self._apart = bool(self._rows)
 
     def lines(self, width: int | None = None, *, ascii_only: bool = False) -> list[Text]:
-        """The table's lines, none wider than ``width``; with None, and wherever it fits, all of it."""
+        """The table's lines, none wider than ``width``; None is an unlimited width."""
         room = None if width is None else max(width, _NARROWEST)
         fitted = self._fit(room)
         whole = fitted is not None and len(fitted.shown) == len(self._present())
         if self.instead is not None and not whole and self.instead.is_whole(room):
             return self.instead.lines(room, ascii_only=ascii_only)
-        made = [Text(part, style="italic") for part in _wrapped(visible(self.title), room)] if self.title else []
+        made = (
+            [Text(part, style="italic") for part in _wrapped(visible(self.title), room)]
+            if self.title
+            else []
+        )
         made += self._blocks(room) if fitted is None else self._table(fitted, ascii_only=ascii_only)
         if self.caption:
             made += [Text(part, style="italic") for part in _wrapped(visible(self.caption), room)]
         if fitted is not None and not whole:
-            names = [self.columns[number].name for number in self._present() if number not in fitted.shown]
-            told = f"{len(names)} column{'s' * (len(names) > 1)} left out: {', '.join(names)}; --wide shows them"
-            made += [Text(part, style="dim") for part in _wrapped(visible(told), room)]
+            names = [
+                self.columns[number].name
+                for number in self._present()
+                if number not in fitted.shown
+            ]
+            caption = (
+                f"{len(names)} column{'s' * (len(names) > 1)} left out: {', '.join(names)}; "
+                "--wide shows them"
+            )
+            made += [Text(part, style="dim") for part in _wrapped(visible(caption), room)]
         return made
 
     def is_whole(self, width: int | None) -> bool:
@@ -124,11 +142,12 @@ class Grid:
         return fitted is not None and len(fitted.shown) == len(self._present())
 
     def _present(self) -> list[int]:
-        """The columns that there is something to show of."""
+        """The columns to show: all but optional ones without a value."""
         return [
             number
             for number, column in enumerate(self.columns)
-            if not column.optional or any(row.cells[number][0] not in _NOTHING for row in self._rows)
+            if not column.optional
+            or any(row.cells[number][0] not in _NOTHING for row in self._rows)
         ]
 
     def _fit(self, width: int | None) -> _Fitted | None:
@@ -138,13 +157,18 @@ class Grid:
         full = {i: max(cells[i], cell_len(headings[i])) for i in everything}
         if width is None or _total(full, everything) <= width:
             return _Fitted(everything, full)
-        broken = {i: max(cells[i], *(cell_len(word) for word in headings[i].split() or [""])) for i in everything}
+        broken = {
+            i: max(cells[i], *(cell_len(word) for word in headings[i].split() or [""]))
+            for i in everything
+        }
         ways = [column.gives_way for column in self.columns]
-        # What says nothing goes before all that does.
+        # Empty columns are left out before all others.
         ways = [way + max(ways) * (way > 0 and self._is_empty(i)) for i, way in enumerate(ways)]
         shown = list(everything)
         for least in (_EASY, _LEAST):
-            floors = {i: min(broken[i], least.get(self.columns[i].kind, broken[i])) for i in everything}
+            floors = {
+                i: min(broken[i], least.get(self.columns[i].kind, broken[i])) for i in everything
+            }
             while _total(floors, shown) > width:
                 leaving = max((ways[i] for i in shown), default=0)
                 if not leaving:
@@ -158,13 +182,13 @@ class Grid:
         return all(row.cells[column][0] in _NOTHING for row in self._rows)
 
     def _texts(self, column: int) -> list[str]:
-        """A column's cells; numbers are padded so that their decimal points stand below each other."""
+        """A column's cells; numbers are padded to align their decimal points."""
         texts = [row.cells[column][0] for row in self._rows]
         if self.columns[column].kind != "number":
             return texts
         split = [_DECIMAL.fullmatch(text) for text in texts]
         numbers = [text for text in texts if any(c.isdigit() for c in text)]
-        if sum(found is not None for found in split) < len(numbers):  # sizes as 64x7x7, ranges
+        if sum(found is not None for found in split) < len(numbers):  # 64x7x7, or a range
             return texts
         before = max((len(found[1]) for found in split if found), default=0)
         after = max((len(found[2]) for found in split if found), default=0)
@@ -174,15 +198,22 @@ class Grid:
         ]
 
     def _table(self, fitted: _Fitted, *, ascii_only: bool) -> list[Text]:
-        cells = {i: self._laid_out(i, fitted.widths[i], "..." if ascii_only else "…") for i in fitted.shown}
-        headings = {i: _wrapped(visible(self.columns[i].name), fitted.widths[i]) for i in fitted.shown}
+        cells = {
+            i: self._laid_out(i, fitted.widths[i], "..." if ascii_only else "…")
+            for i in fitted.shown
+        }
+        headings = {
+            i: _wrapped(visible(self.columns[i].name), fitted.widths[i]) for i in fitted.shown
+        }
         high = max(map(len, headings.values()))
         bold = dict.fromkeys(fitted.shown, ("", "bold"))
         made = []
         for number in range(high):
-            at = {i: ([""] * (high - len(told)) + told)[number] for i, told in headings.items()}
+            at = {i: ([""] * (high - len(parts)) + parts)[number] for i, parts in headings.items()}
             made.append(self._line(fitted, at, bold))
-        made.append(Text(("-" if ascii_only else "─") * _total(fitted.widths, fitted.shown), style="dim"))
+        made.append(
+            Text(("-" if ascii_only else "─") * _total(fitted.widths, fitted.shown), style="dim")
+        )
         once = [i for i in fitted.shown if self.columns[i].once]
         for number, row in enumerate(self._rows):
             before = self._rows[number - 1] if number else None
@@ -192,11 +223,17 @@ class Grid:
             shown = {i: [""] if i in same else cells[i][number] for i in fitted.shown}
             styles = {i: (row.style, row.cells[i][1]) for i in fitted.shown}
             for part in range(max(map(len, shown.values()))):
-                made.append(self._line(fitted, {i: told[part] if part < len(told) else "" for i, told in shown.items()}, styles))
+                made.append(
+                    self._line(
+                        fitted,
+                        {i: parts[part] if part < len(parts) else "" for i, parts in shown.items()},
+                        styles,
+                    )
+                )
         return made
 
     def _laid_out(self, column: int, width: int, ellipsis: str) -> list[list[str]]:
-        """Each cell of a column as the lines that it takes."""
+        """Each cell of a column as a list of lines."""
         texts, kind = self._texts(column), self.columns[column].kind
         if kind == "text":
             return [_wrapped(text, width) for text in texts]
@@ -207,7 +244,9 @@ class Grid:
             return [chop_cells(text, width) or [""] for text in texts]
         return [[text] for text in texts]
 
-    def _line(self, fitted: _Fitted, cells: dict[int, str], styles: dict[int, tuple[str, str]]) -> Text:
+    def _line(
+        self, fitted: _Fitted, cells: dict[int, str], styles: dict[int, tuple[str, str]]
+    ) -> Text:
         made = Text()
         for number, i in enumerate(fitted.shown):
             space = " " * (fitted.widths[i] - cell_len(cells[i]))
@@ -223,22 +262,31 @@ class Grid:
         for number, row in enumerate(self._rows):
             if number:
                 made.append(Text())
-            told = [
+            entries = [
                 (visible(column.name), *cell, column.kind)
                 for column, cell in zip(self.columns, row.cells, strict=True)
                 if cell[0] not in _NOTHING
             ]
-            keys = max((cell_len(key) for key, *_ in told), default=0)
-            words = (word for _, text, _, kind in told if kind == "number" for word in text.split())
-            beside = width is None or keys + _GAP + max(_LEAST["text"], *map(cell_len, words), 0) <= width
-            for key, text, style, kind in told:
+            keys = max((cell_len(key) for key, *_ in entries), default=0)
+            words = (
+                word for _, text, _, kind in entries if kind == "number" for word in text.split()
+            )
+            beside = (
+                width is None
+                or keys + _GAP + max(_LEAST["text"], *map(cell_len, words), 0) <= width
+            )
+            for key, text, style, kind in entries:
                 room = width if width is None else width - (keys + _GAP if beside else _GAP)
-                values = (chop_cells(text, room) if kind == "name" and room else _wrapped(text, room)) or [""]
+                values = (
+                    chop_cells(text, room) if kind == "name" and room else _wrapped(text, room)
+                ) or [""]
                 if not beside:
                     made += [Text(part, style="bold") for part in _wrapped(key, width)]
                 for place, value in enumerate(values):
                     shown = key if beside and not place else ""
-                    made.append(Text(shown + " " * (keys * beside - cell_len(shown) + _GAP), style="bold"))
+                    made.append(
+                        Text(shown + " " * (keys * beside - cell_len(shown) + _GAP), style="bold")
+                    )
                     made[-1].append(value, f"not bold {row.style} {style}".strip())
         return made
 
@@ -248,9 +296,17 @@ def _total(widths: dict[int, int], shown: Sequence[int]) -> int:
 
 
 def _shared(
-    floors: dict[int, int], broken: dict[int, int], full: dict[int, int], shown: Sequence[int], width: int
+    floors: dict[int, int],
+    broken: dict[int, int],
+    full: dict[int, int],
+    shown: Sequence[int],
+    width: int,
 ) -> dict[int, int]:
-    """The width of each column: what is left beyond the ``floors`` goes to the narrowest that wants more, cells first."""
+    """The width of each column: at least its floor.
+
+    The remaining width goes to the narrowest column that needs more: first up to ``broken`` (cells
+    whole, headings wrapped), then up to ``full`` (headings whole).
+    """
     widths = {i: floors[i] for i in shown}
     left = width - _total(widths, shown)
     for wanted in (broken, full):
@@ -261,7 +317,7 @@ def _shared(
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:
-    """``text`` broken between words, and within those that are wider than ``width``."""
+    """Wrap ``text`` between words, and within words that are wider than ``width``."""
     if width is None or cell_len(text) <= width:
         return [text]
     made = [""]
@@ -275,13 +331,14 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 
 
 def _shortened(text: str, width: int, ellipsis: str) -> str:
-    """Both ends of ``text`` around an ellipsis where it is wider."""
+    """``text``, or both its ends around an ellipsis if it is wider than ``width``."""
     if cell_len(text) <= width:
         return text
     room = width - cell_len(ellipsis)
     start = len(text)
     while start and cell_len(text[start - 1 :]) <= room // 3:
         start -= 1
-    while start < len(text) and unicodedata.combining(text[start]):  # which belongs to the letter before
+    # A combining mark belongs to the letter before it.
+    while start < len(text) and unicodedata.combining(text[start]):
         start += 1
     return chop_cells(text, room - cell_len(text[start:]))[0] + ellipsis + text[start:]

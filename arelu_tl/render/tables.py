@@ -1,10 +1,9 @@
-"""What compare and export report, as tables and sentences."""
+"""The report of compare as tables and sentences."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from arelu_tl.analysis.censoring import TimeToTarget
 from arelu_tl.analysis.pairing import BASELINE
@@ -14,23 +13,22 @@ from arelu_tl.render.console import Shown, line
 from arelu_tl.render.grid import Column, Grid
 from arelu_tl.render.text import Part
 
-if TYPE_CHECKING:  # a comparison's tables need no torch
-    pass
-
 
 def or_dash(value: float | int | None, form: str = "") -> str:
-    """A number in a table; "-" where there is none."""
+    """Format a number in a table; None becomes "-"."""
     return "-" if value is None else format(value, form)
 
 
 def comparison_report(comparison: Comparison) -> list[Shown]:
-    """Verdicts, the table they rest on, whose the gain is, and what a reader must know to read them."""
+    """The table of results, then the verdicts, the cause of the gain, warnings and proofs."""
     parts: list[Shown] = [rates_table(comparison)]
     if len({cell.lr for cell in comparison.cells}) > 1 and comparison.best:
         parts += ["", best_table(comparison)]
     parts.append("")
-    # One seed's is no more than what the table says already.
-    parts += [line(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged]
+    # A verdict of one seed adds nothing to the table, so it is not bold.
+    parts += [
+        line(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged
+    ]
     parts += [line(sentence) for sentence in comparison.gain]
     parts += [line(warning, style="yellow") for warning in comparison.warnings]
     parts += [line(proof, style="dim") for proof in _proofs(comparison.rates)]
@@ -42,7 +40,7 @@ def comparison_report(comparison: Comparison) -> list[Shown]:
 
 
 def rates_table(comparison: Comparison) -> Grid:
-    """Each rate's arms, the baseline first."""
+    """The arms at each rate, the baseline first."""
     table = Grid(
         [
             Column("lr", once=True),
@@ -61,7 +59,9 @@ def rates_table(comparison: Comparison) -> Grid:
         title=_title(comparison),
     )
     found = {(each.arm, each.lr): each for each in comparison.rates}
-    for cell in sorted(comparison.cells, key=lambda cell: (cell.lr, cell.arm != BASELINE, cell.arm)):
+    for cell in sorted(
+        comparison.cells, key=lambda cell: (cell.lr, cell.arm != BASELINE, cell.arm)
+    ):
         table.add(f"{cell.lr:g}", *_cells(cell, found.get((cell.arm, cell.lr))))
     return table
 
@@ -69,8 +69,8 @@ def rates_table(comparison: Comparison) -> Grid:
 def _title(comparison: Comparison) -> str:
     steps = max(cell.steps for cell in comparison.cells)
     pictures = {found.aulc.pictures for found in comparison.rates} - {None}
-    told = f", {min(p for p in pictures if p)} validation pictures" if pictures else ""
-    return f"{steps} steps{told}; target {_targets(comparison)}"
+    counted = f", {min(p for p in pictures if p)} validation pictures" if pictures else ""
+    return f"{steps} steps{counted}; target {_targets(comparison)}"
 
 
 def _targets(comparison: Comparison) -> str:
@@ -100,7 +100,9 @@ def _mean(spread: Spread) -> str:
 
 
 def _interval(difference: PairedDifference) -> str:
-    return or_dash(difference.low, "+.3f") + (f" to {difference.high:+.3f}" if difference.high is not None else "")
+    return or_dash(difference.low, "+.3f") + (
+        f" to {difference.high:+.3f}" if difference.high is not None else ""
+    )
 
 
 def _when(time: TimeToTarget) -> str:
@@ -111,8 +113,12 @@ def _when(time: TimeToTarget) -> str:
 
 
 def best_table(comparison: Comparison) -> Grid:
-    """Best rate against best rate: what each reaches at the rate that it would be tuned to, relu below each arm."""
-    how = ", chosen on other pictures than it is judged by" if all(each.cross_fitted for each in comparison.best) else ""
+    """Each arm at its best rate, the baseline at its own best rate below it."""
+    how = (
+        ", chosen on other pictures than it is judged by"
+        if all(each.cross_fitted for each in comparison.best)
+        else ""
+    )
     columns = [
         Column("arm", "name"),
         Column("best lr"),
@@ -126,20 +132,29 @@ def best_table(comparison: Comparison) -> Grid:
     for each in comparison.best:
         accuracies = (each.arm_accuracy, each.reference_accuracy)
         differences = [(f"{each.accuracy.mean:+.3f}", _interval(each.accuracy)), ("", "")]
-        for side, (arm, lr) in enumerate(((each.arm, each.lr), (each.reference, each.reference_lr))):
+        for side, (arm, lr) in enumerate(
+            ((each.arm, each.lr), (each.reference, each.reference_lr))
+        ):
             table.add(
-                arm, f"{lr:g}", f"{accuracies[side]:.3f}", f"{each.aulc[side]:.3f}", _when(each.steps_to_target[side]),
-                *differences[side],
+                arm, f"{lr:g}", f"{accuracies[side]:.3f}", f"{each.aulc[side]:.3f}",
+                _when(each.steps_to_target[side]), *differences[side],
             )  # fmt: skip
         table.section()
     return table
 
 
 def _proofs(rates: Sequence[RateComparison]) -> list[str]:
-    """What the runs of single pairs share, once for all that share it."""
+    """The hashes that the runs of single pairs share; pairs with equal hashes share a line."""
     together: Counter[tuple[int, str]] = Counter()
     for found in rates:
         for pair in found.pairs if len(found.pairs) == 1 else []:
-            same = ", ".join(f"{what} {value[:12]}" for what, value in pair.proof.items() if value and what != "weights")
+            same = ", ".join(
+                f"{what} {value[:12]}"
+                for what, value in pair.proof.items()
+                if value and what != "weights"
+            )
             together[pair.seed, same or "not recorded yet"] += 1
-    return [f"same in {'both' if n == 1 else 'all of them'} (seed {seed}): {same}" for (seed, same), n in together.items()]
+    return [
+        f"same in {'both' if n == 1 else 'all of them'} (seed {seed}): {same}"
+        for (seed, same), n in together.items()
+    ]

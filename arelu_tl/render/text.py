@@ -1,4 +1,4 @@
-"""Foreign text (class names, paths) made harmless before anything shows it."""
+"""Escaping of foreign text (class names, paths) before it is shown."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from arelu_tl.records.csv_table import UNSEEN
 
-# Text, or text and the style that it is shown in.
+# Text, or text and its style.
 Part = str | tuple[str, str]
 
 
 def visible(text: object) -> str:
-    """``text`` on one line, with what cannot be seen written as an escape."""
-    told = str(text)
-    if told.isprintable():
-        return told
-    return "".join(c if unicodedata.category(c) not in UNSEEN else repr(c)[1:-1] for c in told)
+    """``text`` on one line, with invisible characters written as escapes."""
+    raw = str(text)
+    if raw.isprintable():
+        return raw
+    return "".join(c if unicodedata.category(c) not in UNSEEN else repr(c)[1:-1] for c in raw)
 
 
 def shorten(text: str, length: int) -> str:
-    """``text``, or both its ends around an ellipsis where it is longer."""
+    """``text``, or both its ends around an ellipsis if it is longer than ``length``."""
     if len(text) <= length:
         return text
     tail = (length - 1) // 3
@@ -30,14 +30,18 @@ def shorten(text: str, length: int) -> str:
 
 
 def shell_word(word: str | Path) -> str:
-    """``word`` as one word of a command line that can be pasted; a path is no option, whatever it begins with."""
+    """``word`` quoted as one word of a shell command; a path never reads as an option."""
     text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
     if visible(text) == text:
         return shlex.quote(text)
-    # What cannot be seen or is no valid text, byte by byte, as bash, zsh and POSIX's 2024 shell read it.
-    shown = (c if visible(c) == c else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) for c in text)
+    # Invisible characters and invalid text are written byte by byte, in the $'...' syntax of bash,
+    # zsh and POSIX 2024.
+    shown = (
+        c if visible(c) == c else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) for c in text
+    )
     return "$'" + "".join(f"\\{c}" if c in "\\'" else c for c in shown) + "'"
 
 
 def percent(share: float) -> str:
+    """Format ``share`` (0..1) as a whole percentage."""
     return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"

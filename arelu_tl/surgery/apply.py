@@ -1,4 +1,7 @@
-"""Carry a plan out on a model: everything is checked first, then everything is changed, and all of it can be undone."""
+"""Apply a plan to a model.
+
+Everything is checked before anything changes, and every change can be undone.
+"""
 
 from __future__ import annotations
 
@@ -19,39 +22,60 @@ from arelu_tl.surgery.routing import RoutedReLU, route
 Undo = Callable[[], None]
 
 
-def apply_plan(model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu", inplace: bool = True) -> tuple[list[nn.Module], Undo]:
+def apply_plan(
+    model: nn.Module, plan: SurgeryPlan, *, arm: str = "arelu", inplace: bool = True
+) -> tuple[list[nn.Module], Undo]:
     """Replace each planned site, in place.
 
-    With ``inplace``, AReLU keeps nothing of its own for the backward pass where the ReLU overwrote its input.
+    With ``inplace``, AReLU saves no input of its own for the backward pass where the ReLU overwrote
+    its input.
 
-    Device and dtype of the new parameters are those of the weights nearest to the site, and the mode its surroundings'; they
-    are trained unless every parameter of the model is frozen.
+    New parameters get the device and dtype of the weights nearest to the site, and new modules the
+    training mode of their surroundings. The parameters are trainable unless every parameter of the
+    model is frozen.
 
     Returns:
-        (the new modules, in the plan's order, each once; what puts the model back as it was).
+        (the new modules in plan order, each once; a callable that restores the model).
 
     Raises:
-        SurgeryError: a site is no ReLU any more, or carries hooks, which would be lost; the model is unchanged.
+        SurgeryError: a site is no longer a ReLU, or carries hooks, which would be lost. The model
+            is unchanged.
     """
     return _install(model, plan.replaced, arm, inplace)
 
 
-def restore_sites(model: nn.Module, sites: Sequence[Mapping[str, Any]], *, arm: str = "arelu", inplace: bool = True) -> None:
-    """Replace the sites that a surgery.json records, so that the weights trained on them can be loaded.
+def restore_sites(
+    model: nn.Module,
+    sites: Sequence[Mapping[str, Any]],
+    *,
+    arm: str = "arelu",
+    inplace: bool = True,
+) -> None:
+    """Replace the sites recorded in surgery.json, so that their trained weights can be loaded.
 
-    ``inplace`` is ``apply_plan``'s, and matters only where the model is trained on.
+    ``inplace`` is as in ``apply_plan``, and matters only if the model is trained further.
 
     Raises:
-        SurgeryError: the model has no ReLU where the record says there was one.
+        SurgeryError: the model has no ReLU at a recorded site.
     """
-    _install(model, [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"], arm, inplace)
+    _install(
+        model,
+        [PlannedSite.from_json(site) for site in sites if site["status"] == "replaced"],
+        arm,
+        inplace,
+    )
 
 
-def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplace: bool) -> tuple[list[nn.Module], Undo]:
+def _install(
+    model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplace: bool
+) -> tuple[list[nn.Module], Undo]:
     for planned in replaced:
         _check(model, planned)
-    trained = any(p.requires_grad for p in model.parameters()) or not any(True for _ in model.parameters())
-    # ReLU modules that run at several sites: how often they run, and how many of these calls are taken from them.
+    trained = any(p.requires_grad for p in model.parameters()) or not any(
+        True for _ in model.parameters()
+    )
+    # For ReLU modules that run at several sites: how often each runs, and how many of these calls
+    # are replaced.
     originals = dict(model.named_modules(remove_duplicate=False))
     stood: dict[nn.Module, int] = {}
     taken = Counter[nn.Module]()
@@ -59,13 +83,14 @@ def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplac
     new: list[nn.Module] = []
     routes: dict[str, list[tuple[str, nn.Module] | None]] = {}
     exchanged: set[str] = set()
-    # All are built before the first is put in, because some arms cannot be built for every site.
+    # Build all modules before installing the first: some arms cannot be built for every site.
     built: dict[str, nn.Module] = {}
     for planned in replaced:
         if planned.site.name not in built:
             built[planned.site.name] = _build(model, planned, arm, inplace)
     for planned in replaced:
-        if planned.site.name in exchanged:  # a further call of a module whose calls share one replacement
+        # a further call of a module whose calls share one replacement
+        if planned.site.name in exchanged:
             continue
         module = built[planned.site.name]
         if planned.site.kind == "shared":
@@ -94,18 +119,32 @@ def _install(model: nn.Module, replaced: Sequence[PlannedSite], arm: str, inplac
 
 
 def _check(model: nn.Module, planned: PlannedSite) -> None:
-    """Raise where the model is not what the plan was made for, or where something would be lost."""
+    """Raise if the plan does not fit the model, or if surgery would lose something."""
     site = planned.site
-    # Patterns match a routed site by its module's names too; the site's own name comes into being with the surgery.
+    # Patterns also match a routed site by its module's names; the site's own name exists only after
+    # surgery.
     modules = site.names[1:] if planned.route is not None else site.names
     for name in modules:
         module = _submodule(model, name)
         if not is_relu_module(module):
-            raise SurgeryError(f"{name} is a {type(module).__name__}, not a ReLU: the plan was made for another model")
-        if any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)):
+            raise SurgeryError(
+                f"{name} is a {type(module).__name__}, not a ReLU: the plan was made for another "
+                "model"
+            )
+        if any(
+            (
+                module._forward_hooks,
+                module._forward_pre_hooks,
+                module._backward_hooks,
+                module._backward_pre_hooks,
+            )
+        ):
             raise SurgeryError(f"{name} carries hooks that surgery would lose: remove them first")
         if nn.utils.parametrize.is_parametrized(module):
-            raise SurgeryError(f"{name} is parametrized, which surgery would lose: remove the parametrization first")
+            raise SurgeryError(
+                f"{name} is parametrized, which surgery would lose: remove the parametrization "
+                "first"
+            )
     if planned.route is not None:
         _submodule(model, planned.route.owner)
 
@@ -114,11 +153,15 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise SurgeryError(f"the model has no module {name}: the plan was made for another one") from None
+        raise SurgeryError(
+            f"the model has no module {name}: the plan was made for another one"
+        ) from None
 
 
 def _build(model: nn.Module, planned: PlannedSite, arm: str, inplace: bool) -> nn.Module:
-    place = planned.route.owner if planned.route is not None else planned.site.name.rpartition(".")[0]
+    place = (
+        planned.route.owner if planned.route is not None else planned.site.name.rpartition(".")[0]
+    )
     around = model.get_submodule(place)
     like = _nearest_weights(model, place)
     module = make_activation(
@@ -129,8 +172,8 @@ def _build(model: nn.Module, planned: PlannedSite, arm: str, inplace: bool) -> n
         cap=planned.site.cap,
         num_parameters=planned.num_parameters,
         channel_dim=planned.site.channel_dim,
-        # In place where the ReLU was: what follows may count on the overwritten tensor, and what stood before has shown
-        # that it does not need its output kept.
+        # In place where the ReLU was: later layers may read the overwritten tensor, and the layer
+        # before evidently does not need its output.
         inplace=planned.site.inplace,
         keep_input=not inplace,
         device=like.device,
@@ -141,7 +184,7 @@ def _build(model: nn.Module, planned: PlannedSite, arm: str, inplace: bool) -> n
 
 
 def _nearest_weights(model: nn.Module, place: str) -> torch.Tensor:
-    """A floating-point parameter in the module ``place`` or in the nearest module around it that has one."""
+    """Return a floating-point parameter of ``place``, or of the nearest module around it."""
     while True:
         for parameter in model.get_submodule(place).parameters():
             if parameter.is_floating_point():
@@ -151,8 +194,9 @@ def _nearest_weights(model: nn.Module, place: str) -> torch.Tensor:
         place = place.rpartition(".")[0]
 
 
-# By which of torch's own layers take a fused kernel when no gradients are wanted: it has a ReLU of its own, and runs none of the
-# modules within them. An encoder that makes nested tensors for such layers goes with them.
+# The flag that makes each of these torch layers take a fused kernel when gradients are off. The
+# kernel has its own ReLU and does not run the layer's modules. An encoder that makes nested tensors
+# for such layers is included.
 _FUSED_PATHS: tuple[tuple[type[nn.Module], str, int], ...] = (
     (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
     (nn.TransformerEncoder, "use_nested_tensor", False),
@@ -160,7 +204,7 @@ _FUSED_PATHS: tuple[tuple[type[nn.Module], str, int], ...] = (
 
 
 def _leave_fused_paths(model: nn.Module, new: Sequence[nn.Module]) -> list[Undo]:
-    """Make every layer that has one of the ``new`` modules within it run its modules, with gradients or without."""
+    """Make every layer around a ``new`` module run its modules, with or without gradients."""
     replaced = set(new)
     undo: list[Undo] = []
     for module in model.modules():
@@ -173,12 +217,16 @@ def _leave_fused_paths(model: nn.Module, new: Sequence[nn.Module]) -> list[Undo]
 
 
 def _set_modules(model: nn.Module, names: Iterable[str], module: nn.Module) -> Undo:
-    """Put ``module`` at each of the qualified names; the result puts the old ones back."""
+    """Put ``module`` at each qualified name; return a callable that restores the old modules."""
     places: dict[str, list[str]] = defaultdict(list)
     for name in names:
         parent, _, child = name.rpartition(".")
         places[parent].append(child)
-    old = [(model.get_submodule(p), child, getattr(model.get_submodule(p), child)) for p, cs in places.items() for child in cs]
+    old = [
+        (model.get_submodule(p), child, getattr(model.get_submodule(p), child))
+        for p, cs in places.items()
+        for child in cs
+    ]
     for parent_module, child, _ in old:
         setattr(parent_module, child, module)
 

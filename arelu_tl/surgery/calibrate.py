@@ -1,4 +1,4 @@
-"""Put BatchNorm right after surgery, and measure how far surgery moved the backbone's outputs."""
+"""Correct BatchNorm after surgery, and measure how far surgery moved the backbone's outputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Drift:
     """How far surgery moved the outputs on the same pictures.
 
     Attributes:
-        relative: norm(f1 - f0) / norm(f0) of the pooled features; None where the outputs overflowed.
-        top1_agreement: share of pictures whose pretrained top-1 class stayed the same, 0..1.
-        images: pictures that it was measured on.
+        relative: norm(f1 - f0) / norm(f0) of the pooled features; None if the outputs overflowed.
+        top1_agreement: share of pictures whose pretrained top-1 class is unchanged, 0..1.
+        images: number of pictures measured.
     """
 
     relative: float | None
@@ -30,14 +30,21 @@ class Drift:
     images: int
 
     def to_json(self) -> dict[str, Any]:
-        return {"relative": self.relative, "top1_agreement": self.top1_agreement, "images": self.images}
+        """Return the values as JSON types."""
+        return {
+            "relative": self.relative,
+            "top1_agreement": self.top1_agreement,
+            "images": self.images,
+        }
 
 
 def calibration_batches(pictures: Sequence[Tensor], size: int = 32) -> list[Tensor]:
-    """Pictures (C, H, W) as batches (B, C, H, W) that weigh alike in a mean over batches: sizes differ by at most one.
+    """Split pictures (C, H, W) into batches (B, C, H, W) whose sizes differ by at most one.
+
+    A mean over the batches therefore weighs all pictures nearly equally.
 
     Raises:
-        ValueError: fewer than two pictures, of which BatchNorm can make no statistics.
+        ValueError: fewer than two pictures, too few for BatchNorm statistics.
     """
     if len(pictures) < 2:
         raise ValueError("calibration needs at least two pictures")
@@ -51,9 +58,10 @@ def calibration_batches(pictures: Sequence[Tensor], size: int = 32) -> list[Tens
 
 @torch.no_grad()
 def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """(pooled features (N, D), top-1 class (N,)) in eval mode; the model's mode is put back.
+    """Return (pooled features (N, D), top-1 class (N,)), computed in eval mode.
 
-    A module without timm's ``forward_features`` gives its output for its features; maps in a list or dict are pooled.
+    The model's mode is restored. For a module without timm's ``forward_features``, its output
+    serves as its features; maps in a list or dict are pooled.
     """
     forward_features: Callable[..., Tensor] | None = getattr(model, "forward_features", None)
     forward_head: Callable[..., Tensor] | None = getattr(model, "forward_head", None)
@@ -71,7 +79,10 @@ def measure_outputs(model: nn.Module, batches: Iterable[Tensor]) -> tuple[Tensor
 
 
 def _as_features(output: Any) -> Tensor:
-    """(N, D) of whatever a module gives: a tensor as it is, of lists and dicts every map's means, side by side."""
+    """Reduce a module's output to (N, D).
+
+    A tensor is returned as it is; for lists and dicts, the means of all maps are concatenated.
+    """
     if isinstance(output, Tensor):
         return output
     parts = list(output.values()) if isinstance(output, Mapping) else list(output)
@@ -79,7 +90,7 @@ def _as_features(output: Any) -> Tensor:
 
 
 def relative_drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Drift:
-    """Drift between two ``measure_outputs`` on the same pictures."""
+    """Compute the drift between two results of ``measure_outputs`` on the same pictures."""
     relative = float((after[0].double() - before[0].double()).norm() / before[0].double().norm())
     return Drift(
         relative=relative if math.isfinite(relative) else None,
@@ -95,7 +106,7 @@ class Moments(NamedTuple):
     variance: Tensor
 
 
-# One pass over one batch: the moments at each BatchNorm of the model, once for each time that it runs.
+# One pass over one batch: the moments at each BatchNorm of the model, one entry per run.
 BatchMoments = dict[str, list[Moments]]
 
 
@@ -115,13 +126,22 @@ def _moments(x: Tensor) -> Moments:
 
 
 @contextmanager
-def _at_inputs(layers: Mapping[str, _BatchNorm], act: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
-    """Call ``act(name, layer, input)`` before each of the layers runs."""
+def _at_inputs(
+    layers: Mapping[str, _BatchNorm], act: Callable[[str, _BatchNorm, Tensor], None]
+) -> Iterator[None]:
+    """Call ``act(name, layer, input)`` before each layer runs."""
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
-        return lambda layer, args, kwargs: act(name, layer, args[0] if args else kwargs["input"])  # type: ignore[arg-type]
+        return lambda layer, args, kwargs: act(
+            name,
+            layer,  # type: ignore[arg-type]
+            args[0] if args else kwargs["input"],
+        )
 
-    handles = [layer.register_forward_pre_hook(hook_of(name), with_kwargs=True) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_pre_hook(hook_of(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
         yield
     finally:
@@ -131,37 +151,49 @@ def _at_inputs(layers: Mapping[str, _BatchNorm], act: Callable[[str, _BatchNorm,
 
 @torch.no_grad()
 def batchnorm_moments(model: nn.Module, batches: Iterable[Tensor]) -> list[BatchMoments]:
-    """The moments that each BatchNorm's input has on each batch, in eval mode: what ``correct_batchnorm`` compares with."""
+    """Record the moments of each BatchNorm's input on each batch, in eval mode.
+
+    ``correct_batchnorm`` compares against them.
+    """
     layers = _layers(model)
     recorded: list[BatchMoments] = []
     with evaluating(model):
         for batch in batches:
             seen: BatchMoments = {name: [] for name in layers}
-            with _at_inputs(layers, lambda name, _, x, seen=seen: seen[name].append(_moments(x))):  # type: ignore[misc]
+            with _at_inputs(
+                layers,
+                lambda name, _, x, seen=seen: seen[name].append(_moments(x)),  # type: ignore[misc]
+            ):
                 model(batch)
             recorded.append(seen)
     return recorded
 
 
 @torch.no_grad()
-def correct_batchnorm(model: nn.Module, batches: Sequence[Tensor], before: Sequence[BatchMoments]) -> int:
-    """Move every BatchNorm's running statistics by what surgery did to its input, and by nothing else.
+def correct_batchnorm(
+    model: nn.Module, batches: Sequence[Tensor], before: Sequence[BatchMoments]
+) -> int:
+    """Shift every BatchNorm's running statistics by what surgery did to its input, no more.
 
-    On each batch the layer's statistics follow the affine map that takes its input's moments before surgery to those after
-    it (exactly undone where surgery did no more than that), and the layers behind see the result. The mean over batches
-    stays. Statistics re-estimated from the pictures would also adapt the net to them, which the unmodified arm is not
-    given; the paired comparison cancels what the pictures have to do with it.
+    On each batch, the statistics follow the affine map that takes the moments of the layer's input
+    before surgery to those after it. If surgery was such an affine map, it is exactly undone. Later
+    layers see the corrected result. The mean over batches is kept. Statistics re-estimated from the
+    pictures would also adapt the net to those pictures, which the unmodified arm does not get;
+    comparing before with after cancels this influence.
 
     Args:
-        model: after surgery; changed in place, with an error not at all.
+        model: after surgery; changed in place, or left unchanged if an error occurs.
         batches: pictures, (B, C, H, W).
-        before: ``batchnorm_moments`` of the model before surgery on the same batches.
+        before: ``batchnorm_moments`` of the model before surgery, on the same batches.
 
     Returns:
         The number of BatchNorm layers corrected.
     """
     layers = _layers(model)
-    pretrained = {n: (layer.running_mean.clone(), layer.running_var.clone()) for n, layer in layers.items()}  # type: ignore[union-attr]
+    pretrained = {
+        n: (layer.running_mean.clone(), layer.running_var.clone())  # type: ignore[union-attr]
+        for n, layer in layers.items()
+    }
     sums: dict[str, list[Tensor]] = {}
 
     def correct(name: str, layer: _BatchNorm, x: Tensor) -> None:
@@ -171,10 +203,12 @@ def correct_batchnorm(model: nn.Module, batches: Sequence[Tensor], before: Seque
         stretch = (now.variance + layer.eps) / (earlier.variance + layer.eps)
         mean = now.mean + (mean - earlier.mean) * stretch.sqrt()
         variance = (variance + layer.eps) * stretch - layer.eps
-        # Not clamp: within a routed module that is a ReLU call like any other.
+        # Not clamp: inside a routed module, a clamp would count as a ReLU call.
         variance = torch.where(variance > 0, variance, 0)
         _set_statistics(layer, mean, variance)
-        total = sums.setdefault(name, [torch.zeros_like(mean), torch.zeros_like(variance), torch.zeros(())])
+        total = sums.setdefault(
+            name, [torch.zeros_like(mean), torch.zeros_like(variance), torch.zeros(())]
+        )
         total[0] += mean
         total[1] += variance
         total[2] += 1
@@ -198,8 +232,11 @@ def correct_batchnorm(model: nn.Module, batches: Sequence[Tensor], before: Seque
 
 
 def keep_statistics(model: nn.Module) -> Callable[[], None]:
-    """Remember every BatchNorm's statistics; the result puts them back."""
-    kept = [(layer, {k: v.clone() for k, v in layer.named_buffers()}) for layer in _layers(model).values()]
+    """Save every BatchNorm's statistics; return a callable that restores them."""
+    kept = [
+        (layer, {k: v.clone() for k, v in layer.named_buffers()})
+        for layer in _layers(model).values()
+    ]
 
     @torch.no_grad()
     def put_back() -> None:
@@ -217,20 +254,25 @@ def _set_statistics(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace every BatchNorm's running statistics by their mean over ``batches``; all else stays in eval mode.
+    """Replace every BatchNorm's running statistics by their mean over ``batches``.
+
+    Everything else stays in eval mode.
 
     Args:
-        model: changed in place; modes and momenta are put back, and with an error the statistics too.
+        model: changed in place; modes and momenta are restored, and after an error the statistics
+            too.
         batches: pictures, (B, C, H, W) with B at least 2.
 
     Returns:
-        The number of BatchNorm layers re-estimated: those that the batches reached.
+        The number of BatchNorm layers re-estimated, that is, reached by the batches.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     given = list(batches)
     if not layers or not given:
         return 0
-    before = [(layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()}) for layer in layers]
+    before = [
+        (layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()}) for layer in layers
+    ]
     done, reached = False, len(layers)
     with evaluating(model):
         try:
@@ -244,7 +286,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         finally:
             for layer, (momentum, state) in zip(layers, before, strict=True):
                 layer.momentum = momentum
-                # A layer that no batch reached has nothing to be estimated from.
+                # A layer that no batch reached keeps its statistics.
                 if not done or not layer.num_batches_tracked:
                     layer.load_state_dict(state)
                     reached -= 1

@@ -1,4 +1,4 @@
-"""Decide what becomes of each site, before anything changes."""
+"""Decide what happens to each site, before anything changes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from arelu_tl.surgery.sites import Site
 
 INITS = ("calibrated", "paper", "near-relu")
 GRANULARITIES = ("site", "channel")
-# replaced; excluded by a pattern; not matched by any --include; gate (kept: it bounds a gate to 0..1 and is no activation);
-# not run (a module that the forward pass does not reach); kept (the arm keeps every ReLU).
+# replaced; excluded (by a pattern); unmatched (by every --include); gate (kept: it bounds a gate to
+# 0..1 and is not an activation); not run (a module that the forward pass does not reach); kept (the
+# arm keeps every ReLU).
 Status = Literal["replaced", "excluded", "unmatched", "gate", "not run", "kept"]
 
-# alpha0 of calibrated grows with depth: a leak in an early site shifts what every later layer was trained on, a leak in a late
-# one gives the gradient a way through where the features are remade. Unmeasured, by the fourth power; measured, by the
-# second power of depth over the site's own leak ratio, which at the same drift converges faster (README).
+# The alpha0 of "calibrated" grows with depth: a leak in an early site shifts the input of every
+# later layer, whereas a leak in a late one passes the gradient to where the features are relearned.
+# Without a measurement it grows with the fourth power of depth. With one it is the second power of
+# depth over the site's own leak ratio, which converges faster at the same drift (README).
 _GRADING_POWER = 4
 _MEASURED_POWER = 2
 _ALPHA_TOP = 0.9
@@ -30,7 +32,7 @@ _ALPHA_TOP = 0.9
 
 @dataclass(frozen=True)
 class Route:
-    """Where in its owner's forward pass a site is: ReLU call ``position`` (from 0) of ``length``."""
+    """A site's place in its owner's forward pass: ReLU call ``position`` (from 0) of ``length``."""
 
     owner: str
     position: int
@@ -39,14 +41,14 @@ class Route:
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """A site and what becomes of it.
+    """A site and what happens to it.
 
     Attributes:
         site: the site.
-        status: what becomes of it.
-        alpha0, beta0, scale: what its AReLU starts with.
-        num_parameters: pairs of alpha and beta: 1, or one a channel.
-        route: how its call is handed out; None where a module is exchanged, or where the site stays.
+        status: what happens to it.
+        alpha0, beta0, scale: initial values of its AReLU.
+        num_parameters: pairs of alpha and beta: 1, or one per channel.
+        route: how its owner hands out its call; None where a module is exchanged or the site stays.
     """
 
     site: Site
@@ -58,7 +60,10 @@ class PlannedSite:
     route: Route | None = None
 
     def to_json(self, arm: str = "arelu") -> dict[str, Any]:
-        """One entry of surgery.json's "sites"; what the arm's activation does not have is None."""
+        """Return one entry of "sites" in surgery.json.
+
+        Values that the arm's activation does not have are None.
+        """
         replaced = self.status == "replaced" and arm in SLOPED_ARMS
         site = self.site
         return {
@@ -86,10 +91,10 @@ class PlannedSite:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PlannedSite:
-        """Read a replaced site's entry back.
+        """Read the entry of a replaced site.
 
         Raises:
-            SurgeryError: it lacks what is needed to replace the site.
+            SurgeryError: the entry lacks what is needed to replace the site.
         """
         try:
             fields = (
@@ -112,8 +117,10 @@ class PlannedSite:
                 calls=record["calls"],
                 owner=record["route"]["owner"] if record["route"] else None,
             )
-            # What the arm's activation does not have was not recorded, and is not looked at.
-            alpha0, beta0, scale = (1.0 if record[key] is None else record[key] for key in ("alpha0", "beta0", "scale"))
+            # Values that the arm's activation does not have were not recorded, and are not used.
+            alpha0, beta0, scale = (
+                1.0 if record[key] is None else record[key] for key in ("alpha0", "beta0", "scale")
+            )
             return cls(
                 site,
                 record["status"],
@@ -129,7 +136,7 @@ class PlannedSite:
 
 @dataclass(frozen=True)
 class SurgeryPlan:
-    """What becomes of each site, in the order in which the forward pass meets them."""
+    """What happens to each site, in the order of the forward pass."""
 
     init: str
     sites: list[PlannedSite]
@@ -144,8 +151,11 @@ class SurgeryPlan:
         return [s for s in self.sites if s.status != "replaced" and s.site.runs]
 
     def keeping(self) -> SurgeryPlan:
-        """The plan in which the sites that this one replaces stay as they are."""
-        kept = [replace(s, status="kept", route=None) if s.status == "replaced" else s for s in self.sites]
+        """Return the plan in which the sites that this one replaces are kept."""
+        kept = [
+            replace(s, status="kept", route=None) if s.status == "replaced" else s
+            for s in self.sites
+        ]
         return SurgeryPlan(self.init, kept)
 
 
@@ -160,24 +170,27 @@ def make_plan(
     granularity: str = "site",
     strength: float | None = None,
 ) -> SurgeryPlan:
-    """Decide what becomes of each site.
+    """Decide what happens to each site.
 
     Args:
         sites: as ``find_sites`` lists them.
-        init: "paper" (alpha 0.9, beta 2, nothing else), "near-relu" (alpha 0.01, beta -6), or "calibrated": output
-            normalised by 1 / (1 + sigmoid(beta0)) so that positives pass unchanged, and alpha0 graded by depth
-            f = index / (sites - 1): 0.9 f^4, or with a ``strength`` min(0.9, strength f^2 / leak_ratio); never below
-            0.01, which it is where the output is squared or the kernel of an attention (which counts on positive values).
-        alpha: overrides the init's alpha; with calibrated, the largest.
+        init: "paper" (alpha 0.9, beta 2, nothing else), "near-relu" (alpha 0.01, beta -6), or
+            "calibrated". Calibrated scales the output by 1 / (1 + sigmoid(beta0)), so that positive
+            inputs pass unchanged, and grades alpha0 by depth f = index / (sites - 1): 0.9 f^4, or
+            min(0.9, strength f^2 / leak_ratio) if ``strength`` is given. It is never below 0.01,
+            and exactly 0.01 where the output is squared or is the kernel of an attention, which
+            relies on positive values.
+        alpha: overrides the init's alpha; for calibrated, the largest one.
         beta: overrides the init's beta.
         include: globs over site names; only matching sites are replaced.
-        exclude: globs over site names that stay as they are.
-        granularity: "site" (one alpha and beta a site, the paper's form) or "channel" (one pair a channel).
-        strength: with calibrated: how large the last site's leak is beside what its ReLU lets through; sites whose leak ratio
-            is unknown count as 1.
+        exclude: globs over site names; matching sites stay as they are.
+        granularity: "site" (one alpha and beta per site, as in the paper) or "channel" (one pair
+            per channel).
+        strength: for calibrated: size of the last site's leak relative to what its ReLU lets
+            through. An unknown leak ratio counts as 1.
 
     Raises:
-        SurgeryError: no site, a pattern that matches none, or nothing left to replace.
+        SurgeryError: there is no site, a pattern matches none, or nothing is left to replace.
     """
     if init not in INITS:
         raise SurgeryError(f"unknown init {init!r}: {', '.join(INITS)}")
@@ -186,9 +199,14 @@ def make_plan(
     if not sites:
         raise SurgeryError("there is no site to plan for")
     if alpha is not None and not ALPHA_MIN <= alpha <= ALPHA_MAX:
-        raise SurgeryError(f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: {alpha}")
+        raise SurgeryError(
+            f"alpha must lie in [{ALPHA_MIN}, {ALPHA_MAX}], outside which it has no gradient: "
+            f"{alpha}"
+        )
     if beta is not None and not abs(beta) <= 20:
-        raise SurgeryError(f"beta must lie in [-20, 20], beyond which its sigmoid has no gradient: {beta}")
+        raise SurgeryError(
+            f"beta must lie in [-20, 20], beyond which its sigmoid has no gradient: {beta}"
+        )
     include, exclude = ([p] if isinstance(p, str) else list(p or ()) for p in (include, exclude))
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
@@ -197,11 +215,15 @@ def make_plan(
     planned: list[PlannedSite] = []
     starts: dict[str, float] = {}
     for index, site in enumerate(sites):
-        alpha0, beta0, scale = _start(init, site, index / last if last > 0 else 1.0, alpha, beta, strength)
+        alpha0, beta0, scale = _start(
+            init, site, index / last if last > 0 else 1.0, alpha, beta, strength
+        )
         pairs = site.channels if granularity == "channel" and site.runs else 1
-        # Calls that share one replacement have its start, which is the first call's.
+        # Calls that share one replacement share the first call's initial value.
         alpha0 = starts.setdefault(site.name, alpha0)
-        planned.append(PlannedSite(site, _status(site, include, exclude), alpha0, beta0, scale, pairs))
+        planned.append(
+            PlannedSite(site, _status(site, include, exclude), alpha0, beta0, scale, pairs)
+        )
     _require_one_width(planned)
     plan = SurgeryPlan(init, _with_routes(planned))
     if not plan.replaced:
@@ -213,7 +235,10 @@ def _require_one_width(planned: Sequence[PlannedSite]) -> None:
     widths: dict[str, int] = {}
     for p in planned:
         if widths.setdefault(p.site.name, p.num_parameters) != p.num_parameters:
-            raise SurgeryError(f"{p.site.name} runs on maps of several widths: a pair a channel cannot be shared by its calls")
+            raise SurgeryError(
+                f"{p.site.name} runs on maps of several widths: a pair a channel cannot be shared "
+                "by its calls"
+            )
 
 
 def _status(site: Site, include: Sequence[str], exclude: Sequence[str]) -> Status:
@@ -229,9 +254,14 @@ def _status(site: Site, include: Sequence[str], exclude: Sequence[str]) -> Statu
 
 
 def _start(
-    init: str, site: Site, depth: float, alpha: float | None, beta: float | None, strength: float | None
+    init: str,
+    site: Site,
+    depth: float,
+    alpha: float | None,
+    beta: float | None,
+    strength: float | None,
 ) -> tuple[float, float, float]:
-    """(alpha0, beta0, scale) of a site at relative depth 0..1."""
+    """Return (alpha0, beta0, scale) for a site at relative depth 0..1."""
     if init == "near-relu":
         return (0.01 if alpha is None else alpha, -6.0 if beta is None else beta, 1.0)
     top = _ALPHA_TOP if alpha is None else alpha
@@ -250,8 +280,9 @@ def _start(
 def _with_routes(planned: Sequence[PlannedSite]) -> list[PlannedSite]:
     """Give each routed site its position among the ReLU calls that its owner will see.
 
-    An owner sees every call within its forward that nobody further in has taken: its own sites, and whatever stays a ReLU
-    (excluded sites and gates, in itself or in modules that it calls).
+    An owner sees every call within its forward pass that no inner owner has taken: its own sites,
+    and every call that stays a ReLU (excluded sites and gates, in itself or in modules that it
+    calls).
     """
     owners = {p.site.owner for p in planned if p.status == "replaced" and p.site.owner is not None}
     seen: dict[str, list[int | None]] = {owner: [] for owner in owners}
@@ -270,13 +301,15 @@ def _with_routes(planned: Sequence[PlannedSite]) -> list[PlannedSite]:
 
 
 def matching_sites(option: str, patterns: Sequence[str], sites: Sequence[Site]) -> list[int]:
-    """Numbers of those of ``sites`` that run and have a name which one of the globs matches.
+    """Return the indices of the ``sites`` that run and have a name matching one of the globs.
 
     Args:
-        option: that the patterns were given to, for the message.
+        option: the option that the patterns were given to, for the error message.
+        patterns: globs over site names.
+        sites: the sites to search.
 
     Raises:
-        SurgeryError: a pattern matches none.
+        SurgeryError: a pattern matches no site.
     """
     running = [site for site in sites if site.runs]
     for pattern in patterns:
@@ -291,8 +324,13 @@ def _matches(site: Site, patterns: Sequence[str]) -> bool:
 def _require_match(option: str, pattern: str, sites: Sequence[Site]) -> None:
     if any(_matches(site, [pattern]) for site in sites):
         return
-    # What the pattern says literally may be meant for a whole stage: its parts are candidates as well.
-    parts = {".".join(name.split(".")[:n]) for site in sites for name in site.names for n in range(1, name.count(".") + 2)}
+    # The literal part of a pattern may mean a whole stage: prefixes of names are candidates too.
+    parts = {
+        ".".join(name.split(".")[:n])
+        for site in sites
+        for name in site.names
+        for n in range(1, name.count(".") + 2)
+    }
     near = difflib.get_close_matches(pattern.strip("*."), sorted(parts), n=3, cutoff=0.4)
     hint = f"near ones: {', '.join(near)}" if near else f"the first site is {sites[0].name}"
     raise SurgeryError(f"{option} {pattern!r} matches no site; {hint}")

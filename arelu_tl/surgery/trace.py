@@ -1,8 +1,8 @@
-"""Watch one forward pass and write down every ReLU that it executes: where, under whom, on what.
+"""Watch one forward pass and record every ReLU that it executes, with its place and its input.
 
-Two observers watch at once. At torch's Python functions each call is placed (module stack, what came before, shape); at the
-dispatcher each execution is counted. An execution that no placed call accounts for would be one that surgery cannot
-reach, so it is an error, never a warning.
+Two observers watch at once. At torch's Python functions, each call is located (module stack,
+preceding operation, shape); at the dispatcher, each execution is counted. Surgery could not reach
+an execution without a located call, so such an execution is an error, never a warning.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ class Execution:
 
     Attributes:
         call: what was called.
-        module: the ReLU module in whose forward it ran; None for a functional call.
-        stack: the modules in whose forward it ran, outermost first, ``module`` left out.
-        role: activation; squeeze-excite (on one value a channel, inside a module that multiplies it onto a map), squared
-            (its output is multiplied by itself), kernel (its output is an operand of a matrix product, as in linear
-            attention, which counts on its being positive), or gate (of x plus a constant, capped at it or at twice it:
-            part of a hard sigmoid, hard swish or hard mish).
+        module: the ReLU module in whose forward pass it ran; None for a functional call.
+        stack: the modules in whose forward pass it ran, outermost first, without ``module``.
+        role: activation; squeeze-excite (on one value per channel, inside a module that multiplies
+            it onto a map); squared (its output is multiplied by itself); kernel (its output is an
+            operand of a matrix product, as in linear attention, which relies on its being
+            positive); or gate (of x plus a constant, capped at the constant or at twice it: part of
+            a hard sigmoid, hard swish or hard mish).
         preceding: the layer or operation that made its input.
-        shape: of its input, (N, C, H, W) or as the model has it.
+        shape: shape of its input, (N, C, H, W) or the model's own layout.
         channel_dim: dimension of the channels.
         negative_share: share of negative input elements, 0..1; None on the meta device.
-        leak_ratio: how large a full leak would be beside what the ReLU lets through: standard deviation within channels of
-            min(x, 0) over that of the ReLU's output; None on the meta device, or where the ReLU's output does not vary.
-        device, dtype: of its input.
+        leak_ratio: size of a full leak relative to what the ReLU lets through: standard deviation
+            within channels of min(x, 0) over that of the ReLU's output. None on the meta device, or
+            if the ReLU's output does not vary.
+        device, dtype: device and dtype of its input.
     """
 
     call: ReLUCall
@@ -75,7 +77,7 @@ class Trace:
 
 
 class _Origin(NamedTuple):
-    """Where a tensor comes from: what made it, its channels' dimension, and the ReLU that it is the output of."""
+    """Where a tensor comes from: its origin, channel dimension, and the ReLU that output it."""
 
     made_by: str
     channel_dim: int | None
@@ -87,15 +89,41 @@ _NORMS_AND_LAYERS = {
     "batch_norm": 1, "group_norm": 1, "instance_norm": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1,
     "conv_transpose2d": 1, "linear": -1, "layer_norm": -1, "rms_norm": -1,
 }  # fmt: skip
-# Operations that pass their input on under another shape or with some of it dropped.
+# Operations that pass their input on with another shape, or with parts dropped.
 _TRANSPARENT = frozenset(
-    {"dropout", "dropout2d", "contiguous", "clone", "to", "float", "type", "detach", "identity", "flatten", "reshape", "view"}
-    | {"squeeze", "unsqueeze", "permute", "transpose", "chunk", "split", "unbind", "__getitem__", "pad", "expand"}
+    {
+        "dropout",
+        "dropout2d",
+        "contiguous",
+        "clone",
+        "to",
+        "float",
+        "type",
+        "detach",
+        "identity",
+        "flatten",
+        "reshape",
+        "view",
+    }
+    | {
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "chunk",
+        "split",
+        "unbind",
+        "__getitem__",
+        "pad",
+        "expand",
+    }
 )
 _SQUARES = frozenset({"square", "square_"})
 _POWERS = frozenset({"pow", "pow_", "__pow__", "__ipow__"})
 _PRODUCTS = frozenset({"mul", "mul_", "__mul__", "__imul__", "multiply"})
-_MATRIX_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "baddbmm"})
+_MATRIX_PRODUCTS = frozenset(
+    {"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "baddbmm"}
+)
 _SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 
@@ -122,10 +150,20 @@ class _Watch(TorchFunctionMode):
             return
         self._stack.pop()
         given, first = self._inputs.pop()
-        # A module that returns its map in its own shape, and inside which ReLU saw one value a channel, gates the map.
-        if given is not None and isinstance(output, Tensor) and output.shape == given and given[2:].numel() > 1:
+        # A module gates a map if it returns the map in its own shape and a ReLU inside it saw one
+        # value per channel.
+        if (
+            given is not None
+            and isinstance(output, Tensor)
+            and output.shape == given
+            and given[2:].numel() > 1
+        ):
             for execution in self.executions[first:]:
-                if len(execution.shape) == 4 and execution.shape[2:] == (1, 1) and execution.role == "activation":
+                if (
+                    len(execution.shape) == 4
+                    and execution.shape[2:] == (1, 1)
+                    and execution.role == "activation"
+                ):
                     execution.role = "squeeze-excite"
 
     def operator_seen(self) -> None:
@@ -165,15 +203,21 @@ class _Watch(TorchFunctionMode):
             preceding=origin.made_by,
             shape=tuple(x.shape),
             channel_dim=channel_dim,
-            negative_share=None if x.device.type == "meta" or not x.numel() else float((x.detach() < 0).float().mean()),
-            leak_ratio=None if x.device.type == "meta" else _leak_ratio(x.detach(), call.cap, channel_dim),
+            negative_share=None
+            if x.device.type == "meta" or not x.numel()
+            else float((x.detach() < 0).float().mean()),
+            leak_ratio=None
+            if x.device.type == "meta"
+            else _leak_ratio(x.detach(), call.cap, channel_dim),
             device=x.device,
             dtype=x.dtype,
-            role="gate" if origin.shifted > 0 and call.cap in (origin.shifted, 2 * origin.shifted) else "activation",
+            role="gate"
+            if origin.shifted > 0 and call.cap in (origin.shifted, 2 * origin.shifted)
+            else "activation",
         )
 
     def _follow(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        """Keep track of what made each tensor, as far as the table of sites tells it."""
+        """Keep track of what made each tensor, as far as the table of operations knows."""
         tensors = [a for a in args if isinstance(a, Tensor)]
         origin: _Origin | None = self._origins.get(tensors[0]) if tensors else None
         if origin is not None and origin.execution is not None and _squares(name, args):
@@ -192,19 +236,32 @@ class _Watch(TorchFunctionMode):
             return
         if name in _NORMS_AND_LAYERS:
             module = self._stack[-1] if self._stack else None
-            told = f"{self._names[module] or type(module).__name__} ({name})" if module is not None else name
-            self._origins[output] = _Origin(told, _NORMS_AND_LAYERS[name])
+            origin_name = (
+                f"{self._names[module] or type(module).__name__} ({name})"
+                if module is not None
+                else name
+            )
+            self._origins[output] = _Origin(origin_name, _NORMS_AND_LAYERS[name])
         elif name in _TRANSPARENT and origin is not None:
-            self._origins[output] = origin._replace(channel_dim=_channels_after(name, args, kwargs, origin, output), shifted=0.0)
+            self._origins[output] = origin._replace(
+                channel_dim=_channels_after(name, args, kwargs, origin, output), shifted=0.0
+            )
         elif not name.startswith("__get"):
-            inherited = next((o.channel_dim for t in tensors if t.dim() == output.dim() and (o := self._origins.get(t))), None)
+            inherited = next(
+                (
+                    o.channel_dim
+                    for t in tensors
+                    if t.dim() == output.dim() and (o := self._origins.get(t))
+                ),
+                None,
+            )
             added = _second(args, kwargs) if name in _SUMS else None
             shift = float(added) if isinstance(added, int | float) else 0.0
             self._origins[output] = _Origin(name.strip("_"), inherited, shifted=shift)
 
 
 def _leak_ratio(x: Tensor, cap: float | None, channel_dim: int) -> float | None:
-    # Without clamp: at the dispatcher, where ReLUs are counted, our own would be one more.
+    # Without clamp: the dispatcher, where ReLUs are counted, would count it as one more.
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     within = [d for d in range(x.dim()) if d != channel_dim % x.dim()]
     if not x.numel():
@@ -212,7 +269,11 @@ def _leak_ratio(x: Tensor, cap: float | None, channel_dim: int) -> float | None:
     passed = torch.where(x > 0, x, 0).clamp(max=cap if cap is not None else float("inf"))
     cut = torch.where(x < 0, x, 0)
     variances = [float(part.var(dim=within, correction=0).sum()) for part in (cut, passed)]
-    return math.sqrt(variances[0] / variances[1]) if variances[1] > 0 and math.isfinite(sum(variances)) else None
+    return (
+        math.sqrt(variances[0] / variances[1])
+        if variances[1] > 0 and math.isfinite(sum(variances))
+        else None
+    )
 
 
 def _second(args: Any, kwargs: Any) -> Any:
@@ -227,14 +288,20 @@ def _squares(name: str, args: Any) -> bool:
     return name in _PRODUCTS and len(args) > 1 and args[0] is args[1]
 
 
-def _channels_after(name: str, args: Any, kwargs: Any, origin: _Origin, output: Tensor) -> int | None:
-    """The channels' dimension after a change of shape, None where it can no longer be told."""
+def _channels_after(
+    name: str, args: Any, kwargs: Any, origin: _Origin, output: Tensor
+) -> int | None:
+    """Return the channel dimension after a change of shape; None if it is no longer known."""
     before: Tensor = args[0]
     if origin.channel_dim is None:
         return None
     at = origin.channel_dim % before.dim()
     if name == "permute":
-        order = args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:] or kwargs.get("dims", ())
+        order = (
+            args[1]
+            if len(args) == 2 and not isinstance(args[1], int)
+            else args[1:] or kwargs.get("dims", ())
+        )
         return [d % before.dim() for d in order].index(at) if len(order) == before.dim() else None
     if name == "transpose" and len(args) == 3:
         first, second = args[1] % before.dim(), args[2] % before.dim()
@@ -263,12 +330,18 @@ def _module_hooks(watch: _Watch) -> Iterator[None]:
 
 
 def on_meta(model: nn.Module, size: Sequence[int], *, pictures: int = 1) -> Callable[[], Any]:
-    """A forward pass of ``model`` on pictures of ``size`` (C, H, W) in which shapes flow and nothing is computed."""
-    # Every tensor under one name of each module that has it: exchanged under two names of one module, it would not be put back.
+    """Prepare a forward pass on pictures of ``size`` (C, H, W) in which only shapes flow.
+
+    Nothing is computed.
+    """
+    # Each tensor is entered once per module that has it: if it were exchanged under two names of
+    # one module, it would not be restored.
     shadows: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        for key, tensor in chain(module.named_parameters(name, recurse=False), module.named_buffers(name, recurse=False)):
+        for key, tensor in chain(
+            module.named_parameters(name, recurse=False), module.named_buffers(name, recurse=False)
+        ):
             state[key] = shadows.setdefault(id(tensor), tensor.detach().to("meta"))
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     example = torch.zeros(pictures, *size, device="meta", dtype=dtype)
@@ -278,12 +351,13 @@ def on_meta(model: nn.Module, size: Sequence[int], *, pictures: int = 1) -> Call
 def count_executions(
     model: nn.Module, example: Tensor, gradients: Callable[[], AbstractContextManager[Any]]
 ) -> tuple[Counter[str], Counter[nn.Module]]:
-    """Run ``model`` once in eval mode as whoever uses it does, observed at the dispatcher alone, and count what ran.
+    """Run ``model`` once in eval mode, observed only at the dispatcher, and count what ran.
 
-    An observer of torch's functions would change what runs: layers take fused kernels only where nobody watches.
+    This is how a user runs it. An observer of torch's functions would change what runs: layers take
+    fused kernels only while nothing observes them.
 
     Args:
-        model: left in the mode that it is in; what it keeps of the pass is kept.
+        model: its mode is restored; state that it keeps from the pass remains.
         example: pictures, shape (N, C, H, W), on the model's device.
         gradients: ``torch.enable_grad``, ``torch.no_grad`` or ``torch.inference_mode``.
 
@@ -308,36 +382,43 @@ def count_executions(
 
 @contextmanager
 def _refused(model: nn.Module, shape: Any) -> Iterator[None]:
-    """An error in which the model cannot run becomes surgery's."""
+    """Turn an error with which the model cannot run into a SurgeryError."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         if isinstance(error, SurgeryError):
             raise
-        told = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise SurgeryError(
-            f"{type(model).__name__} cannot run on input of shape {shape}: {told}; give an example_input that it can run on"
+            f"{type(model).__name__} cannot run on input of shape {shape}: {message}; give an "
+            "example_input that it can run on"
         ) from error
 
 
 def trace_relus(
-    model: nn.Module, example: Tensor | None, *, run: Callable[[], Any] | None = None, evaluate: bool = True
+    model: nn.Module,
+    example: Tensor | None,
+    *,
+    run: Callable[[], Any] | None = None,
+    evaluate: bool = True,
 ) -> Trace:
     """Run ``model`` once and list every ReLU that it executes.
 
     Args:
         model: left as it was.
-        example: pictures, shape (N, C, H, W), on the model's device; "meta" will do for a model on meta.
+        example: pictures, shape (N, C, H, W), on the model's device; a meta tensor for a model on
+            meta.
         run: what to run instead of ``model(example)``.
-        evaluate: in eval mode and without gradients; otherwise in the mode that it is in and as it would train.
+        evaluate: run in eval mode without gradients; otherwise in the current mode, as in training.
 
     Raises:
-        SurgeryError: the model cannot run on the example, or executes a ReLU that no Python call accounts for.
+        SurgeryError: the model cannot run on the example, or executes a ReLU that no Python call
+            accounts for.
     """
     names = {module: name for name, module in model.named_modules()}
     watch = _Watch(names)
     if example is not None:
-        example = example.clone()  # the first operation may be one in place
+        example = example.clone()  # the first operation may work in place
     shape = tuple(example.shape) if example is not None else "as given"
     mode = evaluating(model) if evaluate else nullcontext()
     with (
@@ -350,8 +431,14 @@ def trace_relus(
             model(example)
     if watch.unplaced:
         where = ", ".join(sorted({name or type(model).__name__ for name in watch.unplaced}))
-        raise SurgeryError(f"{len(watch.unplaced)} ReLUs are executed in a way that surgery cannot replace, in {where}")
+        raise SurgeryError(
+            f"{len(watch.unplaced)} ReLUs are executed in a way that surgery cannot replace, in "
+            f"{where}"
+        )
     idle = [e for e in watch.executions if e.operators != 1]
     if idle:
-        raise SurgeryError(f"{len(idle)} ReLU calls do not execute exactly one ReLU operator each; the count cannot be trusted")
+        raise SurgeryError(
+            f"{len(idle)} ReLU calls do not execute exactly one ReLU operator each; the count "
+            "cannot be trusted"
+        )
     return Trace(watch.executions, watch.invocations)

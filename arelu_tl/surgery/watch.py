@@ -1,4 +1,7 @@
-"""Watch what goes into and comes out of every site in a forward pass, of the unmodified model as of the operated one."""
+"""Observe the input and output of every site in a forward pass.
+
+It works on the unmodified model and on the operated one.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,27 @@ Seen = Callable[[int, Tensor], None]
 
 
 @contextmanager
-def watch_sites(model: nn.Module, sites: Sequence[Site], entered: Seen, left: Seen) -> Iterator[None]:
-    """Within the block, each forward pass of ``model`` hands every site's input and output over; what it computes is the same.
+def watch_sites(
+    model: nn.Module, sites: Sequence[Site], entered: Seen, left: Seen
+) -> Iterator[None]:
+    """Pass every site's input and output to callbacks, in each forward pass within the block.
 
-    The k-th activation that runs is the k-th site that does, because surgery changes no call's place.
+    What the model computes stays the same. The k-th activation that runs belongs to the k-th site
+    that runs, because surgery does not reorder calls.
 
     Args:
         model: unmodified, or with any of the sites replaced.
-        sites: of the forward pass, in its order, as ``find_sites`` or surgery.json lists them; those that do not run are passed
-            over.
-        entered: called with the number of a site in ``sites`` and its input: a tensor that nothing but the site uses, and may
-            overwrite. Where gradients are recorded it requires them, even where nothing before it does, so that a hook on it
-            sees the gradient that comes through the site, in place or not.
-        left: the same with its output, which the model goes on with. Activations that either of them calls are no sites.
+        sites: sites in the order of the forward pass, as ``find_sites`` or surgery.json lists them;
+            those that do not run are skipped.
+        entered: called with the index of a site in ``sites`` and its input, a tensor that only the
+            site uses and may overwrite. Where gradients are recorded the tensor requires them, even
+            if nothing before it does, so that a hook on it sees the gradient that comes through the
+            site, in place or not.
+        left: called in the same way with the site's output, which the model goes on with.
+            Activations called inside either callback do not count as sites.
 
     Raises:
-        SurgeryError: a forward pass runs other activations than ``sites`` tells of.
+        SurgeryError: a forward pass runs other activations than ``sites`` lists.
     """
     watch = _Watch(model, sites, entered, left)
     with ExitStack() as hooks:
@@ -46,15 +54,21 @@ def watch_sites(model: nn.Module, sites: Sequence[Site], entered: Seen, left: Se
 
 
 class _Watch(TorchFunctionMode):
-    """Meets replaced sites as modules, and all others as calls of ReLUs outside of those modules."""
+    """Recognises replaced sites as modules, and all others as ReLU calls outside them."""
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], entered: Seen, left: Seen) -> None:
         super().__init__()
         self._model, self._entered, self._left = model, entered, left
         self._names = {module: name for name, module in named_activations(model)}
-        named = {name: m for name, m in model.named_modules(remove_duplicate=False) if m in self._names}
-        # Of each site its number, its name, and the module that has replaced it.
-        self._running = [(number, site.name, named.get(site.name)) for number, site in enumerate(sites) if site.runs]
+        named = {
+            name: m for name, m in model.named_modules(remove_duplicate=False) if m in self._names
+        }
+        # Per site: its index, its name, and the module that has replaced it.
+        self._running = [
+            (number, site.name, named.get(site.name))
+            for number, site in enumerate(sites)
+            if site.runs
+        ]
         self._begin()
 
     def hooks(self) -> Iterator[Any]:
@@ -66,7 +80,7 @@ class _Watch(TorchFunctionMode):
 
     def _begin(self) -> None:
         self._met = 0
-        # Of the replaced sites that are running. What they are made of may be ReLUs; it is none of its own site.
+        # Replaced sites that are running now. ReLUs inside an activation do not count as sites.
         self._inside: list[tuple[int, Tensor]] = []
 
     def _end(self) -> None:
@@ -75,12 +89,13 @@ class _Watch(TorchFunctionMode):
 
     def _unlike(self, how: str) -> SurgeryError:
         return SurgeryError(
-            f"{type(self._model).__name__} runs {how} sites than the {len(self._running)} that surgery found: its forward pass "
-            "depends on its input or mode, or the record is another model's"
+            f"{type(self._model).__name__} runs {how} sites than the {len(self._running)} that "
+            "surgery found: its forward pass depends on its input or mode, or the record is "
+            "another model's"
         )
 
     def _next(self, module: nn.Module | None) -> int:
-        """``module`` that runs; None for a ReLU that is left."""
+        """Advance to the next site, where ``module`` runs (None for a ReLU that was kept)."""
         if self._met == len(self._running):
             raise self._unlike("more")
         number, name, expected = self._running[self._met]
@@ -104,7 +119,7 @@ class _Watch(TorchFunctionMode):
         number, x = self._inside[-1]
         self._left(number, output)
         self._inside.pop()
-        # Whoever else holds the input shall find the output in it, as without us.
+        # Other holders of the input must find the output in it, as they would unobserved.
         return x.copy_(output) if getattr(module, "inplace", False) else output
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,19 +134,23 @@ class _Watch(TorchFunctionMode):
         return x.copy_(output) if call.inplace else output
 
 
-# Nearer to 0 the quotient of output and input is none; there it is taken at this distance on the same side, right of 0 at 0.
+# Closer to 0 than this, the quotient of output and input is not defined. It is then taken at this
+# distance on the same side (on the right for 0 itself).
 _NEAR_ZERO = 1e-6
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What one site did in one forward pass; nothing here is shared with the model, whose sites overwrite their inputs.
+    """What one site did in one forward pass.
+
+    The tensors are copies, because the model's sites may overwrite their inputs.
 
     Attributes:
         before, after: its input and output, of ``Site.shape``.
-        attention: what each element was multiplied by, after / before, the cap included (ELSA's map, arXiv 2006.13858,
-            section 3.1): 1 or 0 of a ReLU, of AReLU scale * (1 + sigmoid(beta)) or scale * clamp(alpha). None where the
-            activation does not keep 0 at 0, so that no factor tells what it does.
+        attention: the factor of each element, after / before, cap included (ELSA's map, arXiv
+            2006.13858, section 3.1). It is 1 or 0 for a ReLU, and scale * (1 + sigmoid(beta)) or
+            scale * clamp(alpha) for AReLU. None if the activation does not map 0 to 0, since no
+            factor then describes it.
     """
 
     before: Tensor
@@ -139,12 +158,18 @@ class Passage:
     attention: Tensor | None
 
 
-def observe_sites(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any], seen: Callable[[int, Passage], None]) -> None:
-    """Call ``run`` and tell ``seen(i, passage)`` of what went through ``sites[i]``.
+def observe_sites(
+    model: nn.Module,
+    sites: Sequence[Site],
+    run: Callable[[], Any],
+    seen: Callable[[int, Passage], None],
+) -> None:
+    """Call ``run``, and ``seen(i, passage)`` for each ``sites[i]`` that the pass went through.
 
     Args:
         model, sites: see ``watch_sites``; the model is left as it is.
         run: calls ``model`` once, without gradients.
+        seen: receives the index of a site and what it did.
 
     Raises:
         SurgeryError: see ``watch_sites``.
@@ -157,8 +182,12 @@ def observe_sites(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any
 
     def left(number: int, output: Tensor) -> None:
         site, x = sites[number], before.pop(number)
-        # Not by calling the module, whose hooks would take it for one more site.
-        activation = activations[site.name].forward if site.name in activations else lambda y: y.clamp(0, site.cap)
+        # Calls forward, not the module, whose hooks would count one more site.
+        activation = (
+            activations[site.name].forward
+            if site.name in activations
+            else lambda y: y.clamp(0, site.cap)
+        )
         seen(number, Passage(x, output.clone(), _attention(x, activation)))
 
     with watch_sites(model, sites, entered, left):
@@ -166,7 +195,7 @@ def observe_sites(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any
 
 
 def _attention(x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """activation(x) / x; in place or not, ``x`` stays."""
+    """Return activation(x) / x; ``x`` is left unchanged, whether or not it works in place."""
     if bool((activation(torch.zeros_like(x)).abs() > _NEAR_ZERO).any()):
         return None
     side = torch.where(x < 0, -_NEAR_ZERO, _NEAR_ZERO).to(x.dtype)

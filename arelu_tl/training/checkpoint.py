@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or absent: written beside, hashed, renamed in; the newest whose hashes match is loaded."""
+"""Atomic checkpoints: written to a temporary folder, hashed, then renamed.
+
+The newest checkpoint whose hashes match is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from torch import Tensor
 
 from arelu_tl.errors import ArtefactError
 from arelu_tl.records.format import FORMAT, require_format
-from arelu_tl.records.storage import fsync_folder, make_folder, read_json, replaced_file, sha256_file, storage_errors, write_json
+from arelu_tl.records.storage import (
+    fsync_folder,
+    make_folder,
+    read_json,
+    replaced_file,
+    sha256_file,
+    storage_errors,
+    write_json,
+)
 from arelu_tl.records.weights import load_weights, save_weights
 
 MODEL = "model.safetensors"
@@ -20,17 +31,20 @@ MANIFEST = "manifest.json"
 _KEEP = 2
 
 
-def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
     """Write ``folder/step-N`` and remove all but the newest two.
 
     Args:
         folder: the run's checkpoints folder.
-        step: optimiser steps done.
+        step: number of completed optimiser steps.
         model: the model's state dict.
-        state: everything else; tensors, numbers, strings and containers of them, as ``weights_only`` loading takes.
+        state: everything else: tensors, numbers, strings and containers of them, which
+            ``weights_only`` loading accepts.
 
     Raises:
-        StorageError: the disk refuses; earlier checkpoints are intact.
+        StorageError: a file cannot be written; earlier checkpoints are intact.
     """
     make_folder(folder)
     target = folder / f"step-{step}"
@@ -47,7 +61,7 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
         beside.rename(target)
         fsync_folder(folder)
         listed = list_checkpoints(folder)
-        # Newer ones than this were damaged and passed over; the run has taken another way since.
+        # Newer checkpoints than this one were damaged and skipped; the run has diverged from them.
         stale = [path for number, path in listed if number > step]
         kept = [path for number, path in listed if number <= step]
         for old in stale + kept[:-_KEEP]:
@@ -56,10 +70,10 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], state: di
 
 
 def write_state(file: IO[bytes], state: dict[str, Any]) -> None:
-    """``torch.save`` into ``file``, tensor by tensor and without a copy of them.
+    """Write ``state`` to ``file`` with ``torch.save``, tensor by tensor and without copying them.
 
     Raises:
-        OSError: what writing to ``file`` raises.
+        OSError: writing to ``file`` fails.
     """
     sink = _Sink(file)
     torch.save(state, sink)  # type: ignore[arg-type]
@@ -68,7 +82,7 @@ def write_state(file: IO[bytes], state: dict[str, Any]) -> None:
 
 
 class _Sink:
-    """Keeps what goes wrong with a file: torch.save makes of a full disk a RuntimeError that does not say so."""
+    """Keeps a file's OSError: torch.save turns it into a RuntimeError that hides a full disk."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -83,11 +97,11 @@ class _Sink:
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """Left to who opened the file."""
+        """Do nothing: the caller that opened the file flushes it."""
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every checkpoint, oldest first."""
+    """Return (step, path) of every checkpoint, oldest first."""
     found = []
     for path in folder.glob("step-*") if folder.is_dir() else []:
         digits = path.name.removeprefix("step-")
@@ -97,10 +111,13 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint whose hashes match (None if there is none), and the damaged ones that were newer.
+    """Find the newest checkpoint whose hashes match.
+
+    Returns:
+        (its path or None, the paths of newer checkpoints, which are damaged).
 
     Raises:
-        ArtefactError: one of them is of another format.
+        ArtefactError: one of them has another format.
     """
     damaged: list[Path] = []
     for _, path in reversed(list_checkpoints(folder)):
@@ -111,7 +128,9 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def _intact(path: Path) -> bool:
-    """Whether the hashes match, and the step is the one that the folder is named after: the manifest itself has no hash.
+    """Return whether the hashes match, and the manifest's step matches the folder's name.
+
+    The step is compared because no hash covers the manifest itself.
 
     Raises:
         ArtefactError: the manifest names another format.
@@ -132,14 +151,15 @@ def _intact(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
+    """Return whether ``path`` is a checkpoint folder, damaged or not."""
     return (path / MANIFEST).is_file() and (path / STATE).is_file()
 
 
 def load_checkpoint_model(path: Path) -> tuple[dict[str, Tensor], int]:
-    """(model state dict on the CPU, steps done) of a checkpoint folder.
+    """Load (model state dict on the CPU, completed steps) from a checkpoint folder.
 
     Raises:
-        ArtefactError: it is damaged, or of another format.
+        ArtefactError: it is damaged, or has another format.
     """
     _require_intact(path)
     return load_weights(path / MODEL)[0], int(path.resolve().name.removeprefix("step-"))
@@ -147,21 +167,27 @@ def load_checkpoint_model(path: Path) -> tuple[dict[str, Tensor], int]:
 
 def _require_intact(path: Path) -> None:
     if not _intact(path):
-        raise ArtefactError(f"{path}: checkpoint is damaged (its files are not those that {MANIFEST} tells of)")
+        raise ArtefactError(
+            f"{path}: checkpoint is damaged (its files are not those that {MANIFEST} tells of)"
+        )
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(model state dict, state) of a checkpoint folder, on the CPU.
+    """Load (model state dict, state) from a checkpoint folder, on the CPU.
 
     Raises:
-        ArtefactError: it is damaged, of another format, or holds more than data.
+        ArtefactError: it is damaged, has another format, or contains objects other than data.
     """
     _require_intact(path)
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  of a file that is none torch's reader raises whatever it stumbles over
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ArtefactError(f"{path / STATE}: not a state that can be loaded safely: {told}") from None
+    except Exception as error:  # noqa: BLE001  torch's reader raises errors of any class
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ArtefactError(
+            f"{path / STATE}: not a state that can be loaded safely: {message}"
+        ) from None
     if not isinstance(state, dict):
-        raise ArtefactError(f"{path / STATE}: holds a {type(state).__name__}, not a training's state")
+        raise ArtefactError(
+            f"{path / STATE}: holds a {type(state).__name__}, not a training's state"
+        )
     return load_weights(path / MODEL)[0], state

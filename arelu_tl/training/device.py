@@ -8,10 +8,10 @@ from arelu_tl.errors import ConfigError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is.
+    """Return the requested device, or the best available one for None.
 
     Raises:
-        ConfigError: torch knows no such device, or this machine has none.
+        ConfigError: torch does not know such a device, or this machine has none.
     """
     if name is None:
         best = torch.accelerator.current_accelerator(check_available=True)
@@ -20,5 +20,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name}: not usable here: {str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"--device {name}: not usable here: {str(error).splitlines()[0]}"
+        ) from None
     return device

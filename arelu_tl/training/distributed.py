@@ -1,14 +1,17 @@
-"""Several processes that train one model: who they are, what they tell each other, and how they end together.
+"""Several processes that train one model: their ranks, their communication, and how they end.
 
-torchrun starts them and names them by RANK, WORLD_SIZE and LOCAL_RANK. Each computes its slice of every batch; the gradients
-are averaged once a step, so that all take the same step. What is said about the training goes over the processors (gloo), also
-where the gradients lie on GPUs (NCCL): a process that has died is noticed there, before anything waits on a GPU.
+torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK. Each computes its slice of every
+batch; the gradients are averaged once a step, so that all take the same step. Control messages use
+gloo on the CPU, even if the gradients are on GPUs (NCCL): gloo detects a dead process before
+anything waits on a GPU.
 
-torch's DistributedDataParallel is not used, although a run would resume to the bit with it too: as a net needs it of which a pass
-may leave out layers (find_unused_parameters), its buckets stay as they were built. It exchanges gradients while the backward pass
-runs, so that a process that runs out of memory in that pass could not begin it again in parts: the others have what it has sent,
-and wait for the rest. That costs time: with it a step took 0.80 to 0.85 of ours (``benchmarks/ddp_exchange.py``: resnet50, gloo,
-two processes on two busy cores; medians of 12 and 15 pairs, single ones 0.5 to 1.3).
+torch's DistributedDataParallel is not used. Resuming would be bitwise reproducible with it too: in
+the mode for models whose forward pass may skip layers (find_unused_parameters) its buckets never
+change. But it exchanges gradients during the backward pass, so a process that runs out of memory
+there could not repeat the step in parts: the others already have some of its gradients and wait for
+the rest. Our exchange is slower: a step with DistributedDataParallel took 0.80 to 0.85 of the time
+(``benchmarks/ddp_exchange.py``: resnet50, gloo, two processes on two busy cores; medians of 12 and
+15 pairs, single pairs 0.5 to 1.3).
 """
 
 from __future__ import annotations
@@ -31,20 +34,20 @@ from arelu_tl.errors import ConfigError, PeerError
 
 _T = TypeVar("_T")
 
-# A process that is dead is noticed at once. This is for one that hangs, and must outlast whatever the others wait for: the check
-# of all pictures by the first one, say.
+# A dead process is detected at once. This timeout is for one that hangs, and must exceed every
+# regular wait, such as the check of all pictures by rank 0.
 _PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, as one of them sees them; alone unless told otherwise.
+    """The processes that train together, from the view of one; by default a single process.
 
-    Every method but the properties is called by all of them, in the same order.
+    All ranks must call every method (except properties) in the same order.
 
     Attributes:
-        rank: this one's number; 0 leads: it alone writes and speaks.
-        size: how many there are.
+        rank: number of this process; only rank 0 writes files and messages.
+        size: number of processes.
         local_rank, local_size: the same on this machine.
     """
 
@@ -58,50 +61,51 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """``values``, each the sum of all processes', in place."""
+        """Sum ``values`` over all processes, in place, and return them."""
         if self.size > 1:
             with _peers():
                 dist.all_reduce(values)
         return values
 
     def highest(self, value: int) -> int:
-        """The largest of the processes' values."""
+        """Return the largest value of all processes."""
         if self.size == 1:
             return value
-        told = torch.tensor([value])
+        largest = torch.tensor([value])
         with _peers():
-            dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return int(told)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def gather(self, value: _T) -> list[_T]:
-        """Every process's value, in order of rank."""
-        told: list[Any] = [value] * self.size
+        """Return the values of all processes, in order of rank."""
+        values: list[Any] = [value] * self.size
         if self.size > 1:
             with _peers():
-                dist.all_gather_object(told, value)
-        return told
+                dist.all_gather_object(values, value)
+        return values
 
     def lead(self, make: Callable[[], _T]) -> _T:
-        """What ``make`` returns in the first process, in all of them. Where it fails there, the others end too."""
+        """Call ``make`` on rank 0, and return its result on all ranks; if it fails, all end."""
         if self.size == 1:
             return make()
-        told: list[Any] = [make() if self.leads else None]
+        values: list[Any] = [make() if self.leads else None]
         with _peers():
-            dist.broadcast_object_list(told)
-        value: _T = told[0]
+            dist.broadcast_object_list(values)
+        value: _T = values[0]
         return value
 
     def share_weights(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the first one's ``tensors``, in place."""
+        """Copy the ``tensors`` of rank 0 to all ranks, in place."""
         if self.size > 1:
             with _peers():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Put the mean of all processes' in place of each tensor; one exchange for each type of number.
+        """Replace each tensor by its mean over all processes, with one exchange per dtype.
 
-        All are laid end to end in the order given, so that equal numbers have equal means to the last bit, whatever came before.
+        The tensors are concatenated in the given order, so that equal values always have bitwise
+        equal means, whatever was exchanged before.
         """
         if self.size == 1:
             return
@@ -109,7 +113,10 @@ class World:
             same = list(group)
             flat = self.sum(torch.cat([t.detach().flatten() for t in same])).div_(self.size)
             parts = torch.split(flat, [t.numel() for t in same])
-            torch._foreach_copy_([t.detach() for t in same], [p.view(t.shape) for p, t in zip(parts, same, strict=True)])
+            torch._foreach_copy_(
+                [t.detach() for t in same],
+                [p.view(t.shape) for p, t in zip(parts, same, strict=True)],
+            )
 
 
 ALONE = World()
@@ -117,7 +124,7 @@ ALONE = World()
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Turn the failure of an exchange into the error that says what it means."""
+    """Turn the failure of an exchange into a PeerError."""
     try:
         yield
     except RuntimeError as error:
@@ -126,28 +133,44 @@ def _peers() -> Iterator[None]:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The processes that torchrun has started, connected for the block; ``ALONE`` where it has not, or only one.
+    """Connect the processes that torchrun has started, until the context ends.
+
+    Without torchrun, or with a single process, the world is ``ALONE``.
 
     Raises:
-        ConfigError: the others cannot be found.
-        PeerError: another one ended during the block.
+        ConfigError: the other processes cannot be found.
+        PeerError: another process ended inside the context.
     """
     if not is_one_of_many():
         yield ALONE
         return
     try:
-        local = {name: int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))}
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        local = {
+            name: int(os.environ.get(name, default))
+            for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+        }
+        backend = (
+            "cpu:gloo,cuda:nccl"
+            if torch.cuda.is_available() and dist.is_nccl_available()
+            else "gloo"
+        )
         dist.init_process_group(backend, timeout=_PATIENCE)
     except (ValueError, RuntimeError) as error:
         found = " ".join(f"{name}={os.environ.get(name)}" for name in _NAMES)
-        raise ConfigError(f"the processes of this training do not find each other ({found}): start them with torchrun") from error
-    world = World(dist.get_rank(), dist.get_world_size(), local["LOCAL_RANK"], local["LOCAL_WORLD_SIZE"])
+        raise ConfigError(
+            f"the processes of this training do not find each other ({found}): start them with "
+            "torchrun"
+        ) from error
+    world = World(
+        dist.get_rank(), dist.get_world_size(), local["LOCAL_RANK"], local["LOCAL_WORLD_SIZE"]
+    )
     try:
         yield world
     except BaseException as error:
-        # Before the others notice: the reason is told by the one that has it.
-        speaks_first(int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)))
+        # Claim the report before the others notice: the process with the original error reports it.
+        speaks_first(
+            int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+        )
         raise
     finally:
         dist.destroy_process_group()
@@ -157,49 +180,62 @@ _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_one_of_many() -> bool:
-    """Whether torchrun, or who does as it does, has started this process as one of several."""
+    """Return whether torchrun, or an equivalent, has started this process as one of several."""
     return all(name in os.environ for name in _NAMES) and os.environ["WORLD_SIZE"] != "1"
 
 
 def leads_here() -> bool:
-    """Whether this process is the only one or the first one, also before they are connected."""
+    """Return whether this process is the only one or rank 0, even before they are connected."""
     return not is_one_of_many() or os.environ["RANK"] == "0"
 
 
-_told: tuple[bool, int] | None = None
+_answer: tuple[bool, int] | None = None
 
 
 def speaks_first(code: int) -> tuple[bool, int]:
-    """Whether this process is the first of those that train together to end with an error, and the first one's exit code.
+    """Determine whether this process is the first of its world to end with an error.
 
-    One error so becomes one line, whichever processes meet it: the first one says it, the others end as it did.
+    Only the first process reports the error and the others exit with its code, so that an error is
+    shown in one line however many processes have it.
+
+    Args:
+        code: exit code of this process's error.
+
+    Returns:
+        (whether this process is the first, exit code of the first).
     """
-    global _told
-    if _told is None:
-        _told = _ask(code)
-    return _told
+    global _answer
+    if _answer is None:
+        _answer = _ask(code)
+    return _answer
 
 
 def _ask(code: int) -> tuple[bool, int]:
     rank = os.environ["RANK"]
     try:
-        store = dist.distributed_c10d._get_default_store() if dist.is_initialized() else _agent_store()
-        if store is None:  # started by hand, and not connected yet
+        store = (
+            dist.distributed_c10d._get_default_store() if dist.is_initialized() else _agent_store()
+        )
+        if store is None:  # started without torchrun, and not connected yet
             return rank == "0", code
         key = f"arelu-tl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/end"
         first, its_code = store.compare_set(key, "", f"{rank} {code}").decode().split()
-    except (RuntimeError, ValueError):  # whoever keeps the answer has gone
+    except (RuntimeError, ValueError):  # the process that hosts the store has ended
         return True, code
     if first == rank and threading.current_thread() is threading.main_thread():
-        # torchrun ends the others as soon as one has gone, with this signal: they shall not be cut short in saying why.
+        # torchrun sends this signal to the others as soon as one process has exited; it must not
+        # interrupt the report of the error.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return first == rank, int(its_code)
 
 
 def _agent_store() -> Any:
-    """torchrun's own store, which outlives all of its processes; None where somebody else has started them."""
+    """Return torchrun's own store, which outlives its processes; None without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     return dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=10)
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=10),
     )

@@ -18,12 +18,14 @@ from arelu_tl.training.distributed import ALONE, World
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Attributes:
-    loss: mean cross-entropy in nats, without label smoothing.
-    top1: accuracy, 0..1.
-    predicted: predicted class of each picture, int64 (N,).
-    correct: whether that is its class, bool (N,).
-    probability: softmax probability of that class, float32 (N,).
+    """The result of an evaluation.
+
+    Attributes:
+        loss: mean cross-entropy in nats, without label smoothing.
+        top1: accuracy, 0..1.
+        predicted: predicted class of each picture, int64 (N,).
+        correct: whether the prediction equals the label, bool (N,).
+        probability: softmax probability of the predicted class, float32 (N,).
     """
 
     loss: float
@@ -34,14 +36,22 @@ class Evaluation:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Mixed precision in ``dtype``, or none where it is None."""
+    """Return a context for mixed precision in ``dtype``; for None, full precision."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def to_device(pictures: Tensor, device: torch.device, *, channels_last: bool) -> Tensor:
-    """Pictures (B, C, H, W), or features (B, C), on ``device``; pictures laid out as asked."""
+    """Move pictures (B, C, H, W) or features (B, C) to ``device``.
+
+    Args:
+        channels_last: convert pictures to the channels-last memory format.
+    """
     moved = pictures.to(device, non_blocking=True)
-    return moved.contiguous(memory_format=torch.channels_last) if channels_last and moved.dim() == 4 else moved
+    return (
+        moved.contiguous(memory_format=torch.channels_last)
+        if channels_last and moved.dim() == 4
+        else moved
+    )
 
 
 @torch.inference_mode()
@@ -55,17 +65,18 @@ def evaluate(
     micro_batch: int | None = None,
     world: World = ALONE,
 ) -> Evaluation:
-    """Evaluate in eval mode; the model's mode is put back.
+    """Evaluate in eval mode, then restore the model's mode.
 
     Args:
         model: maps pictures (B, C, H, W) to logits (B, classes).
-        batches: pairs of pictures and labels (B,), every picture once; of several processes, this one's: the first, the second
-            and so on of every ``world.size`` batches, dealt out in order of rank.
-        device: where the model lies.
+        batches: pairs of pictures and labels (B,), every picture once. With several processes,
+            those of this rank: of all batches, rank r gets number r and then every
+            ``world.size``-th.
+        device: the model's device.
         amp: dtype of mixed precision, None for none.
-        channels_last: lay the pictures out with their channels side by side, as the model's weights are.
+        channels_last: use the channels-last memory format for pictures, as for the weights.
         micro_batch: pictures at a time, None for whole batches.
-        world: the processes that evaluate together; all of them get the whole result.
+        world: the processes that evaluate together; all get the complete result.
 
     Raises:
         NonFiniteError: the loss is not finite.
@@ -76,17 +87,24 @@ def evaluate(
             labels = labels.to(device, non_blocking=True)
             with autocast(device, amp):
                 parts = torch.split(pictures, micro_batch or len(pictures))
-                logits = torch.cat([model(to_device(part, device, channels_last=channels_last)) for part in parts]).float()
+                logits = torch.cat(
+                    [model(to_device(part, device, channels_last=channels_last)) for part in parts]
+                ).float()
             losses = F.cross_entropy(logits, labels, reduction="none")
             best = logits.softmax(1).max(1)
             ours.append((losses, best.values, best.indices, best.indices == labels))
     ours = [tuple(tensor.cpu() for tensor in batch) for batch in ours]  # type: ignore[misc]
     dealt = zip_longest(*world.gather(ours))
     every = [batch for one_each in dealt for batch in one_each if batch is not None]
-    loss_of, probability, predicted, right = (torch.cat(tensors) for tensors in zip(*every, strict=True))
+    loss_of, probability, predicted, right = (
+        torch.cat(tensors) for tensors in zip(*every, strict=True)
+    )
     loss = loss_of.double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
-        raise NonFiniteError(f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init calibrated")
+        raise NonFiniteError(
+            f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init "
+            "calibrated"
+        )
     return Evaluation(
         loss=loss,
         top1=right.double().mean().item(),

@@ -1,4 +1,4 @@
-"""A head alone, trained on what a frozen trunk makes of each picture: computed once, since it never changes."""
+"""Train only the head, on features that the frozen trunk computes once for each picture."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from arelu_tl.training.step import Batch, StepSettings
 
 
 class HeadOnFeatures(nn.Module):
-    """The classifier of ``model``, run on features; to whoever saves or loads it, it is the whole model.
+    """The classifier of ``model``, run on features; its state dict is that of the whole model.
 
     Args:
-        name: of the classifier in ``model``.
+        name: name of the classifier in ``model``.
         drop: dropout in front of it.
 
     Shape:
-        what goes into the classifier, (B, d) as a rule -> logits (B, classes).
+        the classifier's input, usually (B, d) -> logits (B, classes).
     """
 
     def __init__(self, model: nn.Module, name: str, drop: float = 0.0) -> None:
@@ -32,20 +32,27 @@ class HeadOnFeatures(nn.Module):
         self.model, self.name, self.drop = model, name, drop
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.model.get_submodule(self.name)(F.dropout(features, self.drop, self.training))
+        """Return the logits of ``features``."""
+        logits: Tensor = self.model.get_submodule(self.name)(
+            F.dropout(features, self.drop, self.training)
+        )
         return logits
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the whole model's state dict."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load the whole model's state dict."""
         return self.model.load_state_dict(*args, **kwargs)
 
     @torch.inference_mode()
     def features(self, pictures: Tensor, device: torch.device, settings: StepSettings) -> Tensor:
-        """What ``model`` hands to its classifier for ``pictures`` (B, C, H, W): float32, on the processor."""
+        """Return the classifier's input for ``pictures`` (B, C, H, W): float32, on the CPU."""
         seen: list[Tensor] = []
-        hook = self.model.get_submodule(self.name).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        hook = self.model.get_submodule(self.name).register_forward_pre_hook(
+            lambda _, given: seen.append(given[0])
+        )
         try:
             with evaluating(self.model), autocast(device, settings.amp):
                 for part in torch.split(pictures, settings.micro_batch or len(pictures)):
@@ -56,16 +63,25 @@ class HeadOnFeatures(nn.Module):
 
 
 def head_on_features(
-    model: nn.Module, head: Sequence[str], pictures: Tensor, device: torch.device, *, drop: float = 0.0
+    model: nn.Module,
+    head: Sequence[str],
+    pictures: Tensor,
+    device: torch.device,
+    *,
+    drop: float = 0.0,
 ) -> HeadOnFeatures | None:
-    """``model`` as a head on features, or None where that would be another training.
+    """Return ``model`` as a head on features, or None if it would train differently.
 
-    That is so where something in front of the classifier learns or is random in training; found by comparing the two on
-    ``pictures`` (B, C, H, W), under one seed.
+    It would if something in front of the classifier is trainable, or random in training mode. The
+    two are compared on ``pictures`` (B, C, H, W) with the same seed.
     """
     if len(head) != 1:
         return None
-    if any(p.requires_grad for name, p in model.named_parameters() if not name.startswith(f"{head[0]}.")):
+    if any(
+        p.requires_grad
+        for name, p in model.named_parameters()
+        if not name.startswith(f"{head[0]}.")
+    ):
         return None
     alone = HeadOnFeatures(model, head[0], drop)
     features = alone.features(pictures, device, StepSettings()).to(device)
@@ -76,50 +92,65 @@ def head_on_features(
                 module.eval()
         whole, drawn = _under_a_seed(model, pictures.to(device))
         ours, drawn_by_head = _under_a_seed(alone, features)
-    # What is random but seldom does anything is told by the random numbers that it has used up.
-    same = torch.equal(drawn, drawn_by_head) and torch.allclose(ours, whole, rtol=1e-3, atol=1e-3 * whole.abs().max().item())
+    # Randomness that rarely changes the output is detected by the random numbers it consumes.
+    same = torch.equal(drawn, drawn_by_head) and torch.allclose(
+        ours, whole, rtol=1e-3, atol=1e-3 * whole.abs().max().item()
+    )
     return alone if same else None
 
 
 def _under_a_seed(model: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
-    """(logits, the state of the random numbers afterwards)."""
+    """Return (logits, state of the random number generator afterwards)."""
     torch.manual_seed(0)
     logits = model(given)
-    return logits, torch.cuda.get_rng_state(given.device) if given.is_cuda else torch.get_rng_state()
+    return logits, torch.cuda.get_rng_state(
+        given.device
+    ) if given.is_cuda else torch.get_rng_state()
 
 
 class FeatureBatches:
-    """The batches of a split as features, in the pictures' own order; the pictures are run through the trunk on first use.
+    """The batches of a split as features; the trunk computes them on first use.
 
     Args:
-        batches: the split's, which tell its order.
-        in_order: the same samples, each once, in their own order: so grouped for the trunk whatever batch asks first, that a
-            resumed run has the same features to the last bit.
+        batches: the split's batches, which define the order.
+        in_order: the same samples, each once, in file order. The trunk always gets them in these
+            groups, so that a resumed run has bitwise equal features.
     """
 
     def __init__(
-        self, head: HeadOnFeatures, batches: Batches, in_order: Batches, device: torch.device, settings: StepSettings
+        self,
+        head: HeadOnFeatures,
+        batches: Batches,
+        in_order: Batches,
+        device: torch.device,
+        settings: StepSettings,
     ) -> None:
         self.batches = batches
         self._head, self._in_order, self._device, self._settings = head, in_order, device, settings
 
     @cached_property
     def _all(self) -> Batch:
-        told = [(self._head.features(x, self._device, self._settings), y) for x, y in self._in_order.epoch()]
-        return torch.cat([features for features, _ in told]), torch.cat([labels for _, labels in told])
+        batches = [
+            (self._head.features(x, self._device, self._settings), y)
+            for x, y in self._in_order.epoch()
+        ]
+        return torch.cat([features for features, _ in batches]), torch.cat(
+            [labels for _, labels in batches]
+        )
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """As ``Batches.epoch``. What the trunk takes is part of the first batch's time."""
+        """Yield batches like ``Batches.epoch``; the first one includes the trunk's time."""
         for indices in self.batches.indices(epoch)[first:]:
             features, labels = self._all
             yield features[indices], labels[indices]
 
     def order_digest(self, epoch: int) -> str:
+        """Return the digest of an epoch's order, see ``Batches.order_digest``."""
         return self.batches.order_digest(epoch)
 
     def first_pictures(self, epoch: int) -> Batch:
-        """The pictures behind the first batch of an epoch."""
+        """Return the first batch of an epoch as pictures."""
         return next(self.batches.epoch(epoch))

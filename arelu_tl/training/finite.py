@@ -1,4 +1,4 @@
-"""Where the numbers first ceased to be numbers, so that whoever reads of it knows which layer to look at."""
+"""Find where values first became NaN or infinite, to name the layer in the error message."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no number in ``tensors`` is infinite or undefined; the device is waited for once."""
+    """Return whether ``tensors`` hold no NaN or infinite values.
+
+    This synchronises with the device once.
+    """
     listed = [t for t in tensors if t.is_floating_point() and t.numel()]
     if not listed:
         return True
-    # A norm is finite where every number is: one pass over each, and no copy. That of the squares is many times faster than the
-    # others on the processor, but squares may overflow where the numbers do not.
-    return _finite(torch._foreach_norm(listed)) or _finite(torch._foreach_norm(listed, float("inf")))
+    # A norm is NaN or infinite if any value is: one pass over each tensor, and no copy. On the CPU
+    # the 2-norm is many times faster than the others, but its squares may overflow even if all
+    # values are finite; then the maximum norm decides.
+    return _finite(torch._foreach_norm(listed)) or _finite(
+        torch._foreach_norm(listed, float("inf"))
+    )
 
 
 def _finite(norms: Sequence[Tensor]) -> bool:
@@ -23,21 +29,33 @@ def _finite(norms: Sequence[Tensor]) -> bool:
 
 
 def nonfinite_parameter(model: nn.Module) -> str | None:
-    """Name of the first parameter that is not all numbers."""
-    return next((name for name, p in model.named_parameters() if not all_finite([p.detach()])), None)
+    """Return the name of the first parameter with NaN or infinite values."""
+    return next(
+        (name for name, p in model.named_parameters() if not all_finite([p.detach()])), None
+    )
 
 
 def nonfinite_gradient(model: nn.Module) -> str | None:
-    """Name of the parameter whose gradient ceased first to be all numbers: backward goes from the last layer to the first."""
-    names = [name for name, p in model.named_parameters() if p.grad is not None and not all_finite([p.grad])]
+    """Return the name of the parameter whose gradient first became NaN or infinite.
+
+    The backward pass goes from the last layer to the first, so this is the last such parameter.
+    """
+    names = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not None and not all_finite([p.grad])
+    ]
     return names[-1] if names else None
 
 
 @torch.no_grad()
 def nonfinite_layer(model: nn.Module, pictures: Tensor) -> str | None:
-    """Name of the first layer whose output for ``pictures`` (B, C, H, W) is not all numbers while its input is.
+    """Return the name of the first layer with NaN or infinite outputs but finite inputs.
 
-    BatchNorm counts the pass, if the model trains: to be used only where training ends.
+    In training mode this forward pass updates BatchNorm statistics: use it only when training ends.
+
+    Args:
+        pictures: model input (B, C, H, W).
     """
     found: list[str] = []
 

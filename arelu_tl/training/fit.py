@@ -1,14 +1,15 @@
-"""The training loop. It knows a model, batches and an optimiser; files and screens are the journal's business.
+"""The training loop. It handles a model, batches and an optimiser; the journal handles output.
 
-Nothing in it depends on what happened before the step at hand but the state that it saves: order and augmentation come
-from (seed, epoch, sample), dropout from (seed, step), rates from the step. A resumed run therefore goes on as if it had
-never stopped.
+A step depends on nothing but the saved state: order and augmentation are derived from (seed, epoch,
+sample), dropout from (seed, step), learning rates from the step. A resumed run therefore continues
+as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from arelu_tl.activation.arelu import named_arelus, site_values
 from arelu_tl.data.loader import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
+from arelu_tl.records.rows import EpochRow, MetricRow
 from arelu_tl.records.runs import pack_flags
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import Evaluation, evaluate
@@ -35,14 +37,18 @@ class FitSettings(StepSettings):
     """How long and how to train; see the options of the same names.
 
     Attributes:
-        ema_decay: decay of the averaged weights, None for none.
-        compile: compile the model, and the averaged one, for training and evaluation.
+        max_steps: optimiser steps after which training ends, even within an epoch; None for no
+            limit.
+        ema_decay: decay of the averaged weights; None for no averaging.
+        compile: compile the model, and the averaged model, for training and evaluation.
         log_every: steps that one training row averages over.
-        save_every_steps, save_every_seconds: save the state after so many steps and so much time; None for not.
-        save_epochs: save it at each epoch's end as well, due or not.
+        save_every_steps, save_every_seconds: save the state after this many steps or seconds; None
+            for not.
+        save_epochs: also save it at the end of each epoch.
     """
 
     epochs: int
+    max_steps: int | None = None
     grad_accum_steps: int = 1
     eval_every: int | None = None
     patience: int | None = None
@@ -55,14 +61,25 @@ class FitSettings(StepSettings):
 
 
 class Journal(Protocol):
-    """What the loop tells while it runs. Rows are those of metrics.jsonl."""
+    """The callbacks of the training loop."""
 
-    def row(self, row: dict[str, Any]) -> None: ...
-    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None: ...
-    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None: ...
-    def epoch_end(self, row: dict[str, Any]) -> None: ...
-    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
+    def row(self, row: MetricRow) -> None:
+        """A row of metrics.jsonl."""
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        """An optimiser step was taken."""
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        """An evaluation is the best so far; ``weights`` are those that were evaluated."""
+
+    def epoch_end(self, row: EpochRow) -> None:
+        """An epoch has ended; ``row`` is its row of results.csv."""
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """A checkpoint to save: the weights, and the ``state`` that ``fit`` resumes from."""
+
+    def note(self, text: str) -> None:
+        """A message for the user."""
 
 
 @dataclass
@@ -84,16 +101,18 @@ class _Window:
 
 @dataclass
 class FitState:
-    """Where the loop stands; all of it is in a checkpoint.
+    """The state of the loop; a checkpoint contains all of it.
 
     Attributes:
-        step: optimiser steps done.
+        step: completed optimiser steps.
         epoch, batch: the next batch to train on.
-        seconds: time spent training so far, evaluation and saving not counted.
-        best_top1, best_loss, best_step: the best evaluation: highest accuracy, then lowest loss, then earliest.
-        stale_epochs: epochs since the accuracy rose, for ``patience``.
-        micro_batch: pictures that memory holds at a time, where a whole batch has turned out to be too much.
-        digests: of each epoch's order and first batch; equal in both runs of a pair.
+        seconds: training time so far, without evaluation and saving.
+        best_top1, best_loss, best_step: the best evaluation: highest accuracy, then lowest loss,
+            then earliest.
+        stale_epochs: epochs since the accuracy last rose, for ``patience``.
+        micro_batch: pictures that memory holds at a time, if a whole batch turned out to be too
+            large.
+        digests: digests of each epoch's order and first batch; equal in both runs of a pair.
     """
 
     step: int = 0
@@ -113,207 +132,369 @@ class FitState:
     epoch_window: dict[str, Any] = field(default_factory=dict)
 
 
+class SilentJournal:
+    """A ``Journal`` that ignores everything, for ranks above 0 and for callers without output."""
+
+    def row(self, row: MetricRow) -> None:
+        """Ignore a row."""
+
+    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        """Ignore a step."""
+
+    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
+        """Ignore a best evaluation."""
+
+    def epoch_end(self, row: EpochRow) -> None:
+        """Ignore the end of an epoch."""
+
+    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Ignore a checkpoint."""
+
+    def note(self, text: str) -> None:
+        """Ignore a message."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True)
 class FitResult:
-    """The loop's end: its last state and the last evaluation."""
+    """The last state of the loop, and the last evaluation (None without validation batches)."""
 
     state: FitState
-    final: Evaluation
+    final: Evaluation | None
 
 
 def fit(
     model: nn.Module,
     train: Batches | FeatureBatches,
-    val: Batches | FeatureBatches,
+    val: Batches | FeatureBatches | None,
     optimizer: torch.optim.Optimizer,
     schedule: Scheduler | None,
     settings: FitSettings,
     *,
     device: torch.device,
-    journal: Journal,
-    stop: StopRequest,
+    journal: Journal | None = None,
+    stop: StopRequest | None = None,
     resume: dict[str, Any] | None = None,
     world: World = ALONE,
 ) -> FitResult:
-    """Train ``model`` in place: evaluate at step 0, at each epoch's end and every ``eval_every`` steps.
+    """Train ``model`` in place.
+
+    It is evaluated at step 0, at the end of each epoch and every ``eval_every`` steps.
 
     Args:
-        model: on ``device``; with ``resume``, already holding the checkpoint's weights.
-        train, val: batches of the two splits, of what ``model`` takes: pictures or features.
+        model: on ``device``; with ``resume``, it already has the checkpoint's weights.
+        train, val: batches of the two splits, pictures or features as ``model`` takes them.
+            Without ``val`` nothing is evaluated.
         optimizer: over the model's trainable parameters.
-        schedule: stepped by the number of the optimiser step; None for constant rates.
+        schedule: stepped with the number of the optimiser step; None for constant rates.
+        journal: the callbacks; None for none.
+        stop: checked after each step; None if training cannot be stopped.
         resume: the state that the journal was given with the checkpoint.
-        world: the processes that train together, each with its slice of the batches and equal weights; their journals are told
-            the same, whatever slice they have.
+        world: the processes that train together, each with its slice of the batches and equal
+            weights. All journals get the same values, those of whole batches.
 
     Raises:
-        NonFiniteError: the loss, a gradient or a parameter became infinite or undefined; the step was not taken, no state saved.
-        Interrupted: a signal came, to any of the processes; a checkpoint was saved.
+        NonFiniteError: the loss, a gradient or a parameter became NaN or infinite; the step was not
+            taken, and no state was saved.
+        Interrupted: any of the processes received a signal; a checkpoint was saved.
         PeerError: another process has ended.
-        ArtefactError: ``resume`` is no such state, or one of another model or optimiser.
+        ArtefactError: ``resume`` is not such a state, or belongs to another model or optimiser.
     """
-    step = Step(model, optimizer, settings, device, journal.note, world)
-    ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay is not None else None
-    state = FitState(micro_batch=settings.micro_batch)
-    if resume is not None:
-        state = read_record(FitState, resume.get("loop"), "loop")
-        load_part(resume, "optimizer", optimizer.load_state_dict)
-        load_part(resume, "scaler", step.scaler.load_state_dict)
-        step.micro_batch = state.micro_batch
-        if ema is not None:
-            load_part(resume, "ema", ema.module.load_state_dict)
-    saved_at = time.monotonic()
-    window, epoch_window = (read_record(_Window, each, "window") for each in (state.window, state.epoch_window))
-    evaluated = ema.module if ema is not None else model
-    learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
-    if settings.compile:
-        torch.compiler.reset()  # what was compiled for earlier runs counts towards the limit, beyond which nothing is
-        for each in {model, evaluated}:
-            each.compile(dynamic=False)
+    loop = _Loop(
+        model, train, val, optimizer, schedule, settings, device, journal or SilentJournal(), world
+    )
+    if resume is None:
+        loop.evaluate()
+    else:
+        loop.restore(resume)
+    while loop.trains():
+        for batches in loop.steps_of_epoch():
+            loop.take_step(batches)
+            loop.log_if_due()
+            loop.save_if_due(stop)
+        loop.end_epoch(stop)
+    return loop.result()
 
-    def learning_rate() -> float:
-        # The backbone's rate where it trains, else the head's: alpha and beta may have one of their own.
-        rates = {str(group["name"]).removesuffix("-no-decay"): float(group["lr"]) for group in optimizer.param_groups}
-        return rates.get("backbone", rates.get("head", next(iter(rates.values()))))
 
-    def log_training() -> None:
-        nonlocal window
-        if window.images:
-            journal.row(
-                {"step": state.step, "epoch": state.epoch, "split": "train", **window.means(), "lr": learning_rate()}
-                | {"seconds": round(state.seconds, 3)}
-            )
-        window = _Window()
+class _Loop:
+    """The training that ``fit`` runs: its model, its state and its parts."""
 
-    def evaluate_now() -> Evaluation:
-        layout, at_once = settings.channels_last, step.micro_batch
-        return evaluate(evaluated, val.epoch(), device, settings.amp, channels_last=layout, micro_batch=at_once, world=world)
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Batches | FeatureBatches,
+        val: Batches | FeatureBatches | None,
+        optimizer: torch.optim.Optimizer,
+        schedule: Scheduler | None,
+        settings: FitSettings,
+        device: torch.device,
+        journal: Journal,
+        world: World,
+    ) -> None:
+        self.model, self.train, self.val, self.settings, self.device = (
+            model,
+            train,
+            val,
+            settings,
+            device,
+        )
+        self.optimizer, self.schedule, self.journal, self.world = (
+            optimizer,
+            schedule,
+            journal,
+            world,
+        )
+        self.step = Step(model, optimizer, settings, device, journal.note, world)
+        self.ema = (
+            ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
+            if settings.ema_decay is not None
+            else None
+        )
+        self.evaluated = self.ema.module if self.ema is not None else model
+        self.state = FitState(micro_batch=settings.micro_batch)
+        self.window, self.epoch_window = _Window(), _Window()
+        self.final: Evaluation | None = None
+        self.saved_at = time.monotonic()
+        self.learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
+        if settings.compile:
+            # Code compiled for earlier runs counts towards the limit, beyond which torch stops
+            # compiling.
+            torch.compiler.reset()
+            for each in {model, self.evaluated}:
+                each.compile(dynamic=False)
 
-    def log_evaluation() -> Evaluation:
-        log_training()
-        result = evaluate_now()
-        row = {"step": state.step, "epoch": state.epoch, "split": "val", "loss": result.loss, "top1": result.top1}
-        row |= {"lr": learning_rate(), "seconds": round(state.seconds, 3), "correct": pack_flags(result.correct.numpy())}
-        if learns:
-            row["sites"] = site_values(evaluated)
-        journal.row(row)
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restore the state that was saved with a checkpoint."""
+        self.state = state = read_record(FitState, saved.get("loop"), "loop")
+        load_part(saved, "optimizer", self.optimizer.load_state_dict)
+        load_part(saved, "scaler", self.step.scaler.load_state_dict)
+        if self.ema is not None:
+            load_part(saved, "ema", self.ema.module.load_state_dict)
+        self.step.micro_batch = state.micro_batch
+        self.window, self.epoch_window = (
+            read_record(_Window, each, "window") for each in (state.window, state.epoch_window)
+        )
+
+    def trains(self) -> bool:
+        """Return whether there is anything left to train."""
+        return (
+            self.state.epoch < self.settings.epochs
+            and not self.state.stopped_early
+            and not self._enough()
+        )
+
+    def steps_of_epoch(self) -> Iterator[list[Batch]]:
+        """Yield the batches of each remaining step of the epoch."""
+        state = self.state
+        self.step.train_mode()
+        batches = self.train.epoch(state.epoch, first=state.batch)
+        while state.batch < len(self.train) and not self._enough():
+            self.started = time.perf_counter()
+            if self.schedule is not None:
+                self.schedule.step(state.step)
+            size = min(self.settings.grad_accum_steps, len(self.train) - state.batch)
+            taken = [next(batches) for _ in range(size)]
+            if state.batch == 0:
+                self._record_digests(taken[0])
+            yield taken
+
+    def take_step(self, batches: list[Batch]) -> None:
+        """Update the weights with the gradients of ``batches``."""
+        state, size = self.state, self.world.size
+        means = self.step.gradients(batches, state.step)
+        state.micro_batch = self.step.micro_batch
+        self.step.require_finite(means, batches, state.step)
+        for (loss, correct), (_, labels) in zip(means, batches, strict=True):
+            self.window.add(loss, correct, len(labels) * size)
+            self.epoch_window.add(loss, correct, len(labels) * size)
+        self.step.update()
+        if self.ema is not None:
+            self.ema.update(self.model, step=state.step)
+        images = sum(len(labels) for _, labels in batches) * size
+        state.step += 1
+        state.batch += len(batches)
+        state.images += images
+        elapsed = time.perf_counter() - self.started
+        state.seconds += elapsed
+        self.journal.progress(state.step, loss, correct / len(labels) / size, images / elapsed)
+
+    def log_if_due(self) -> None:
+        """Within an epoch, log every ``log_every`` steps and evaluate every ``eval_every``."""
+        if self._epoch_over():
+            return
+        step, every = self.state.step, self.settings.eval_every
+        if step % self.settings.log_every == 0:
+            self._log_training()
+        if every and step % every == 0:
+            self.evaluate()
+
+    def save_if_due(self, stop: StopRequest | None) -> None:
+        """Within an epoch, save if a save is due, and stop if a signal was received."""
+        if self._epoch_over():
+            return
+        self._stop_if_asked(stop)
+        if self._save_is_due():
+            self.save()
+
+    def end_epoch(self, stop: StopRequest | None) -> None:
+        """Evaluate and end the epoch; an epoch that ``max_steps`` cut short is not ended."""
+        state, settings = self.state, self.settings
+        over = self._epoch_over()
+        if over:
+            state.epoch += 1
+            state.batch = 0
+        final = self.evaluate()
+        if over:
+            means, self.epoch_window = self.epoch_window.means(), _Window()
+            row: EpochRow = {
+                "epoch": state.epoch,
+                "step": state.step,
+                "train_loss": means["loss"],
+                "train_top1": means["top1"],
+                "lr": self._learning_rate(),
+                "seconds": round(state.seconds, 3),
+            }
+            if final is not None:
+                row |= {"val_loss": final.loss, "val_top1": final.top1}
+                state.stale_epochs = (
+                    0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
+                )
+                state.best_epoch_top1 = max(final.top1, state.best_epoch_top1)
+                state.stopped_early = (
+                    settings.patience is not None and state.stale_epochs >= settings.patience
+                )
+            self.journal.epoch_end(row)
+        if due := settings.save_epochs or self._save_is_due():
+            self.save()
+        else:
+            self._require_finite_weights()
+        self._stop_if_asked(stop, saved=due)
+
+    def evaluate(self) -> Evaluation | None:
+        """Evaluate (the averaged weights, if any), log the row, and report a new best."""
+        self._log_training()
+        if (result := self._evaluation()) is None:
+            return None
+        state = self.state
+        row: MetricRow = {
+            "step": state.step,
+            "epoch": state.epoch,
+            "split": "val",
+            "loss": result.loss,
+            "top1": result.top1,
+            "lr": self._learning_rate(),
+            "seconds": round(state.seconds, 3),
+            "correct": pack_flags(result.correct.numpy()),
+        }
+        if self.learns:
+            row["sites"] = site_values(self.evaluated)
+        self.journal.row(row)
         if (result.top1, -result.loss) > (state.best_top1, -state.best_loss):
             state.best_top1, state.best_loss, state.best_step = result.top1, result.loss, state.step
-            journal.best(evaluated.state_dict(), result, state.step)
+            self.journal.best(self.evaluated.state_dict(), result, state.step)
+        self.final = result
         return result
 
-    def require_finite_weights() -> None:
-        if (name := nonfinite_parameter(model)) is not None:
-            raise NonFiniteError(f"parameter {name} became infinite or undefined at step {state.step}: lower --lr")
+    def save(self) -> None:
+        """Pass everything that ``restore`` needs to the journal."""
+        self._require_finite_weights()
+        self.saved_at = time.monotonic()
+        state = self.state
+        state.window, state.epoch_window = asdict(self.window), asdict(self.epoch_window)
+        saved: dict[str, Any] = {"loop": asdict(state), "optimizer": self.optimizer.state_dict()}
+        saved["processes"] = self.world.size
+        saved["scaler"] = self.step.scaler.state_dict()
+        saved["ema"] = self.ema.module.state_dict() if self.ema is not None else None
+        self.journal.checkpoint(state.step, self.model.state_dict(), saved)
 
-    def save() -> None:
-        nonlocal saved_at
-        require_finite_weights()
-        saved_at = time.monotonic()
-        state.window, state.epoch_window = asdict(window), asdict(epoch_window)
-        saved: dict[str, Any] = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
-        saved["processes"] = world.size
-        saved["scaler"] = step.scaler.state_dict()
-        saved["ema"] = ema.module.state_dict() if ema is not None else None
-        journal.checkpoint(state.step, model.state_dict(), saved)
+    def result(self) -> FitResult:
+        """Return the result; evaluate again if training was resumed after its last step."""
+        return FitResult(self.state, self.final if self.final is not None else self._evaluation())
 
-    def save_is_due() -> bool:
-        by_step = settings.save_every_steps is not None and state.step % settings.save_every_steps == 0
-        waited = settings.save_every_seconds is not None and time.monotonic() - saved_at >= settings.save_every_seconds
-        return by_step or (settings.save_every_seconds is not None and bool(world.highest(int(waited))))
+    def _enough(self) -> bool:
+        return self.settings.max_steps is not None and self.state.step >= self.settings.max_steps
 
-    def stop_if_asked(*, saved: bool = False) -> None:
-        if number := world.highest(stop.signal_number or 0):
-            if not saved:
-                save()
-            raise Interrupted(f"stopped after step {state.step}", number)
+    def _epoch_over(self) -> bool:
+        return self.state.batch >= len(self.train)
 
-    final = log_evaluation() if resume is None else None
-    while state.epoch < settings.epochs and not state.stopped_early:
-        step.train_mode()
-        batches = train.epoch(state.epoch, first=state.batch)
-        while state.batch < len(train):
-            started = time.perf_counter()
-            if schedule is not None:
-                schedule.step(state.step)
-            taken = [next(batches) for _ in range(min(settings.grad_accum_steps, len(train) - state.batch))]
-            if state.batch == 0:
-                pictures = train.first_pictures(state.epoch) if isinstance(train, FeatureBatches) else _whole(taken[0], world)
-                state.digests.append({"order": train.order_digest(state.epoch), "first_batch": batch_digest(*pictures)})
-            told = step.gradients(taken, state.step)
-            state.micro_batch = step.micro_batch
-            step.require_finite(told, taken, state.step)
-            for (loss, correct), (_, labels) in zip(told, taken, strict=True):
-                window.add(loss, correct, len(labels) * world.size)
-                epoch_window.add(loss, correct, len(labels) * world.size)
-            step.update()
-            if ema is not None:
-                ema.update(model, step=state.step)
-            images = sum(len(labels) for _, labels in taken) * world.size
-            state.step += 1
-            state.batch += len(taken)
-            state.images += images
-            elapsed = time.perf_counter() - started
-            state.seconds += elapsed
-            journal.progress(state.step, loss, correct / len(labels) / world.size, images / elapsed)
-            epoch_over = state.batch >= len(train)
-            if state.step % settings.log_every == 0 and not epoch_over:
-                log_training()
-            if settings.eval_every and state.step % settings.eval_every == 0 and not epoch_over:
-                log_evaluation()
-            if not epoch_over:
-                stop_if_asked()
-                if save_is_due():
-                    save()
-        state.epoch += 1
-        state.batch = 0
-        final = log_evaluation()
-        means, epoch_window = epoch_window.means(), _Window()
-        journal.epoch_end(
-            {"epoch": state.epoch, "step": state.step, "train_loss": means["loss"], "train_top1": means["top1"]}
-            | {"val_loss": final.loss, "val_top1": final.top1, "lr": learning_rate(), "seconds": round(state.seconds, 3)}
+    def _evaluation(self) -> Evaluation | None:
+        if self.val is None:
+            return None
+        return evaluate(
+            self.evaluated,
+            self.val.epoch(),
+            self.device,
+            self.settings.amp,
+            channels_last=self.settings.channels_last,
+            micro_batch=self.step.micro_batch,
+            world=self.world,
         )
-        state.stale_epochs = 0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
-        state.best_epoch_top1 = max(final.top1, state.best_epoch_top1)
-        state.stopped_early = settings.patience is not None and state.stale_epochs >= settings.patience
-        if due := settings.save_epochs or save_is_due():
-            save()
-        else:
-            require_finite_weights()
-        stop_if_asked(saved=due)
-    if final is None:  # resumed after its last step: only the end was missing
-        final = evaluate_now()
-    return FitResult(state, final)
+
+    def _log_training(self) -> None:
+        state = self.state
+        if self.window.images:
+            means = self.window.means()
+            self.journal.row(
+                {
+                    "step": state.step,
+                    "epoch": state.epoch,
+                    "split": "train",
+                    "loss": means["loss"],
+                    "top1": means["top1"],
+                    "lr": self._learning_rate(),
+                    "seconds": round(state.seconds, 3),
+                }
+            )
+        self.window = _Window()
+
+    def _learning_rate(self) -> float:
+        """Return the backbone's rate if it trains, else the head's, else that of alpha and beta."""
+        groups = self.optimizer.param_groups
+        rates = {
+            str(group["name"]).removesuffix("-no-decay"): float(group["lr"]) for group in groups
+        }
+        return rates.get("backbone", rates.get("head", next(iter(rates.values()))))
+
+    def _record_digests(self, first: Batch) -> None:
+        """Record digests that prove that both runs of a pair get the same augmented pictures."""
+        epoch, train = self.state.epoch, self.train
+        pictures = (
+            train.first_pictures(epoch)
+            if isinstance(train, FeatureBatches)
+            else _whole(first, self.world)
+        )
+        self.state.digests.append(
+            {"order": train.order_digest(epoch), "first_batch": batch_digest(*pictures)}
+        )
+
+    def _require_finite_weights(self) -> None:
+        if (name := nonfinite_parameter(self.model)) is not None:
+            raise NonFiniteError(
+                f"parameter {name} became infinite or undefined at step {self.state.step}: lower "
+                "--lr"
+            )
+
+    def _save_is_due(self) -> bool:
+        steps, seconds = self.settings.save_every_steps, self.settings.save_every_seconds
+        if steps is not None and self.state.step % steps == 0:
+            return True
+        return seconds is not None and bool(
+            self.world.highest(int(time.monotonic() - self.saved_at >= seconds))
+        )
+
+    def _stop_if_asked(self, stop: StopRequest | None, *, saved: bool = False) -> None:
+        asked = 0 if stop is None else stop.signal_number or 0
+        if number := self.world.highest(asked):
+            if not saved:
+                self.save()
+            raise Interrupted(f"stopped after step {self.state.step}", number)
 
 
 def _whole(batch: Batch, world: World) -> Batch:
-    """The batch that this process has a slice of."""
+    """Return the whole batch of which this process has a slice."""
     if world.size == 1:
         return batch
     pictures, labels = zip(*world.gather(batch), strict=True)
     return torch.cat(pictures), torch.cat(labels)
-
-
-class SilentJournal:
-    """Implements the loop's ``Journal`` for a process that does not lead: the first one tells and writes the same."""
-
-    def row(self, row: dict[str, Any]) -> None:
-        pass
-
-    def progress(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
-        pass
-
-    def best(self, weights: dict[str, Tensor], evaluation: Evaluation, step: int) -> None:
-        pass
-
-    def epoch_end(self, row: dict[str, Any]) -> None:
-        pass
-
-    def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that the loop grants at its next step boundary; a second one is not asked again."""
+"""Handle SIGINT and SIGTERM: the loop stops at its next step; a second signal ends the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """``signal_number`` is None until a signal has come."""
+    """A request to stop; ``signal_number`` is None until a signal was received."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -18,7 +18,7 @@ class StopRequest:
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM; on the second the process goes at once, as the system would have it.
+    """Record the first SIGINT or SIGTERM; the second ends the process at once, as by default.
 
     Outside the main thread signals cannot be caught, and nothing is changed.
     """

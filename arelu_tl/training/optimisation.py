@@ -14,10 +14,11 @@ from torch import nn
 
 from arelu_tl.activation.catalogue import activation_parameters
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.settings import OptimizerSettings
 
 
 def freeze_backbone(model: nn.Module, head: Sequence[str]) -> None:
-    """Leave only the classifier (modules named in ``head``) and what the sites learn trainable, in place."""
+    """Freeze all but the classifier (modules named in ``head``) and site parameters, in place."""
     learning = [p for p in activation_parameters(model) if p.requires_grad]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -29,74 +30,90 @@ def freeze_backbone(model: nn.Module, head: Sequence[str]) -> None:
 
 
 def parameter_groups(
-    model: nn.Module, head: Sequence[str], *, lr: float, head_lr: float, arelu_lr: float, weight_decay: float
+    model: nn.Module, head: Sequence[str], settings: OptimizerSettings
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in groups named backbone, head (each with a ``-no-decay`` twin) and arelu (any arm's sites).
+    """Group the trainable parameters into backbone, head and arelu (the sites of any arm).
 
-    Weight decay spares vectors and scalars (biases, norms), as in timm, and always what sites learn: decay would pull
-    beta to 0, that is to a gain of 1.5, which nobody asked for.
+    Backbone and head each have a second group, ``-no-decay``. Weight decay excludes vectors and
+    scalars (biases, norms), as in timm, and always the site parameters: decay would pull beta
+    to 0, which is a gain of 1.5 that was not asked for.
     """
     activation = {id(p) for p in activation_parameters(model)}
     named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
     exempt = named()
-    rates = {"backbone": lr, "head": head_lr, "arelu": arelu_lr}
+    lr, weight_decay = settings.lr, settings.weight_decay
+    asked = {"backbone": lr, "head": settings.head_lr, "arelu": settings.arelu_lr}
+    rates = {part: lr if rate is None else rate for part, rate in asked.items()}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "arelu" if id(parameter) in activation else "head" if name.startswith(tuple(f"{h}." for h in head)) else "backbone"
+        part = (
+            "arelu"
+            if id(parameter) in activation
+            else "head"
+            if name.startswith(tuple(f"{h}." for h in head))
+            else "backbone"
+        )
         decays = part != "arelu" and parameter.ndim > 1 and name not in exempt
         key = part if decays or part == "arelu" else f"{part}-no-decay"
         group = groups.setdefault(
-            key, {"name": key, "params": [], "lr": rates[part], "weight_decay": weight_decay if decays else 0.0}
+            key,
+            {
+                "name": key,
+                "params": [],
+                "lr": rates[part],
+                "weight_decay": weight_decay if decays else 0.0,
+            },
         )
         group["params"].append(parameter)
     return list(groups.values())
 
 
 def check_optimizer(opt: str) -> None:
-    """Whether timm has an optimiser of this name.
+    """Raise unless timm has an optimiser of this name.
 
     Raises:
-        ConfigError: it has not; the nearest names are given.
+        ConfigError: it has none; the message names the most similar one.
     """
     if opt not in list_optimizers():
         near = difflib.get_close_matches(opt, list_optimizers(), n=3)
-        raise ConfigError(f"unknown optimiser {opt!r}: {f'did you mean {near[0]}?' if near else 'sgd, adam, adamw, lamb, ...'}")
+        raise ConfigError(
+            f"unknown optimiser {opt!r}: "
+            f"{f'did you mean {near[0]}?' if near else 'sgd, adam, adamw, lamb, ...'}"
+        )
 
 
 def make_optimizer(
-    model: nn.Module,
-    head: Sequence[str],
-    *,
-    opt: str,
-    lr: float,
-    head_lr: float | None = None,
-    arelu_lr: float | None = None,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
+    model: nn.Module, head: Sequence[str], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """timm's optimiser ``opt`` over ``parameter_groups``, fused where torch has it so; rates that are None follow ``lr``.
+    """Make timm's optimiser over ``parameter_groups``, fused if torch supports it.
+
+    Args:
+        head: names of the classifier's modules.
 
     Raises:
         ConfigError: timm has no such optimiser.
     """
+    opt = settings.opt
     check_optimizer(opt)
-    groups = parameter_groups(
-        model,
-        head,
-        lr=lr,
-        head_lr=lr if head_lr is None else head_lr,
-        arelu_lr=lr if arelu_lr is None else arelu_lr,
-        weight_decay=weight_decay,
-    )
+    groups = parameter_groups(model, head, settings)
     fused: dict[str, Any] = (
-        {"fused": True} if _has_fused(opt, {p.device.type for group in groups for p in group["params"]}) else {}
+        {"fused": True}
+        if _has_fused(opt, {p.device.type for group in groups for p in group["params"]})
+        else {}
     )
-    return create_optimizer_v2(groups, opt=opt, lr=lr, weight_decay=weight_decay, momentum=momentum, **fused)
+    return create_optimizer_v2(
+        groups,
+        opt=opt,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        **fused,
+    )
 
 
-# torch's own optimisers that move all weights in one pass over memory, and where.
+# torch's optimisers with a fused implementation (one pass over memory), and on which devices.
 _FUSED: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.AdamW: {"cpu", "cuda"},
     torch.optim.Adam: {"cpu", "cuda"},
@@ -119,10 +136,10 @@ def make_schedule(
     warmup_epochs: float = 0.0,
     min_lr: float = 0.0,
 ) -> Scheduler | None:
-    """timm's schedule, counted in steps; None where the rates stay constant.
+    """Make timm's schedule, counted in steps; None if the rates are constant.
 
-    The schedule is a function of the step alone, so a resumed run only has to ask for its step's value. timm counts
-    warm-up in whole epochs; steps are passed for epochs so that a fraction of one can be asked for.
+    The schedule is a function of the step alone, so a resumed run needs no scheduler state. timm
+    counts warm-up in whole epochs; we pass steps as epochs, to allow fractions of an epoch.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if sched == "none" and not warmup_steps:
@@ -133,11 +150,12 @@ def make_schedule(
         optimizer,
         # A constant rate after warm-up is a step schedule whose step never comes.
         sched="step" if sched == "none" else sched,
-        # Warm-up comes first, then the whole decay from the full rate to min_lr: both in the steps that there are.
+        # Warm-up comes first, then the whole decay from the full rate to min_lr; both together
+        # take exactly the total steps.
         num_epochs=max(1, total - warmup_steps),
         warmup_prefix=True,
         decay_epochs=2 * total if sched == "none" else max(1, total // 3),
-        # timm takes this number for poly's power too, where 1 means a straight line down to min_lr.
+        # timm also uses this value as the power of poly, where 1 means a linear decay to min_lr.
         decay_rate=1.0 if sched == "poly" else 0.1,
         min_lr=min_lr,
         warmup_lr=0.0,

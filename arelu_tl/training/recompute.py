@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed once more in the backward pass instead of being kept."""
+"""Gradient checkpointing: recompute activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from arelu_tl.errors import ConfigError
 
 
 def enable_grad_checkpointing(model: nn.Module) -> None:
-    """Let ``model`` recompute its blocks' activations in the backward pass, in place, as timm does.
+    """Enable timm's gradient checkpointing of ``model``, in place.
 
     Raises:
-        ConfigError: the architecture has no checkpointing.
+        ConfigError: the architecture does not support it.
     """
     enable: Callable[[bool], None] | None = getattr(model, "set_grad_checkpointing", None)
     try:
         if enable is None:
             raise NotImplementedError
         enable(True)
-    except (AssertionError, NotImplementedError):  # how timm's architectures say that they cannot
+    except (AssertionError, NotImplementedError):  # what timm's unsupported architectures raise
         raise ConfigError(
-            f"{type(model).__name__} has no gradient checkpointing: leave out --grad-checkpointing, or lower --batch-size"
+            f"{type(model).__name__} has no gradient checkpointing: leave out "
+            "--grad-checkpointing, or lower --batch-size"
         ) from None
 
 
 @contextmanager
 def statistics_untouched(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside change no statistics of BatchNorm.
+    """Keep forward passes inside the context from changing BatchNorm statistics.
 
-    Checkpointing runs the forward pass once more in the backward pass, which would count every batch twice.
+    Checkpointing repeats the forward pass in the backward pass and would count every batch twice.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(m.momentum, m.num_batches_tracked) for m in norms]
     for module in norms:
-        # A momentum of 0 keeps every statistic to the last bit; without them torch would notice another graph.
+        # A momentum of 0 keeps the statistics bitwise. They must stay enabled: without them torch
+        # would detect a different graph.
         module.momentum, module.num_batches_tracked = 0.0, None
     try:
         yield

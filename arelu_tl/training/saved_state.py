@@ -1,4 +1,4 @@
-"""What a checkpoint's state holds, taken for what it is, or refused: whoever made it, and whichever version."""
+"""Validate the state in a checkpoint, which may come from any source or version."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _Record = TypeVar("_Record")
 
 
 def read_record(kind: type[_Record], saved: object, name: str) -> _Record:
-    """A dataclass of what ``asdict`` made of one.
+    """Rebuild a dataclass from the result of ``asdict``.
 
     Raises:
-        ArtefactError: an unknown key, or a value of another type.
+        ArtefactError: an unknown key, or a value of the wrong type.
     """
     if not isinstance(saved, dict):
         raise ArtefactError(f"{name} in the saved state is no record but a {type(saved).__name__}")
-    if unknown := sorted(map(str, saved.keys() - {field.name for field in fields(kind)})):  # type: ignore[arg-type]
-        raise ArtefactError(f"{name} in the saved state is of another version: unknown {', '.join(unknown[:3])}")
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(map(str, saved.keys() - known)):
+        raise ArtefactError(
+            f"{name} in the saved state is of another version: unknown {', '.join(unknown[:3])}"
+        )
     try:
         return TypeAdapter(kind).validate_python(saved)
     except ValidationError as error:
@@ -30,10 +33,10 @@ def read_record(kind: type[_Record], saved: object, name: str) -> _Record:
 
 
 def load_part(saved: Mapping[str, Any], name: str, load: Callable[[Any], object]) -> None:
-    """Hand ``saved[name]`` to ``load``.
+    """Call ``load`` with ``saved[name]``.
 
     Raises:
-        ArtefactError: there is none, or ``load`` cannot take it.
+        ArtefactError: it is missing, or ``load`` rejects it.
     """
     if name not in saved:
         raise ArtefactError(f"the saved state has no {name}")
@@ -44,13 +47,15 @@ def load_part(saved: Mapping[str, Any], name: str, load: Callable[[Any], object]
 
 
 def read_lengths(saved: Mapping[str, Any]) -> dict[str, int]:
-    """How long the run's logs were in bytes, by name.
+    """Return the lengths of the run's logs in bytes, by name.
 
     Raises:
-        ArtefactError: that is not told.
+        ArtefactError: they are missing.
     """
     lengths = saved.get("lengths")
-    if not isinstance(lengths, dict) or not all(isinstance(lengths.get(key), int) for key in ("metrics", "results")):
+    if not isinstance(lengths, dict) or not all(
+        isinstance(lengths.get(key), int) for key in ("metrics", "results")
+    ):
         raise ArtefactError("the saved state does not tell the lengths of the run's logs")
     return lengths
 

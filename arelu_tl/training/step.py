@@ -1,4 +1,4 @@
-"""One optimiser step: gradients of one or several batches, in parts where a whole batch does not fit into memory."""
+"""One optimiser step over one or more batches, in parts if a batch does not fit in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from arelu_tl.activation.arelu import named_arelus, project
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
-from arelu_tl.training.finite import all_finite, nonfinite_gradient, nonfinite_layer, nonfinite_parameter
+from arelu_tl.training.finite import (
+    all_finite,
+    nonfinite_gradient,
+    nonfinite_layer,
+    nonfinite_parameter,
+)
 from arelu_tl.training.recompute import statistics_untouched
 
 Batch = tuple[Tensor, Tensor]
@@ -29,12 +34,12 @@ class StepSettings:
     """How a step is taken; see the options of the same names.
 
     Attributes:
-        class_weights: what a picture of each class counts in the loss, None where all count the same.
+        class_weights: weight of each class in the loss; None for equal weights.
         amp: dtype of mixed precision, None for none.
         frozen_backbone: keep every BatchNorm in eval mode.
-        channels_last: lay maps out with their channels side by side.
+        channels_last: use the channels-last memory format.
         grad_checkpointing: the model recomputes its activations in the backward pass.
-        micro_batch: pictures at a time; the gradients of the parts are added up. None for the whole batch.
+        micro_batch: pictures at a time, whose gradients are summed; None for the whole batch.
     """
 
     seed: int = 0
@@ -52,9 +57,9 @@ class Step:
     """Takes steps on ``model`` in place.
 
     Attributes:
-        micro_batch: pictures at a time. It is halved whenever memory runs out, and the step at hand begins again; ``told`` hears
-            of it.
-        scaler: of the loss, for float16.
+        micro_batch: pictures at a time. When memory runs out it is halved, the step is repeated,
+            and ``notify`` is called with a message.
+        scaler: loss scaler for float16.
     """
 
     def __init__(
@@ -63,23 +68,34 @@ class Step:
         optimizer: torch.optim.Optimizer,
         settings: StepSettings,
         device: torch.device,
-        told: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
         world: World = ALONE,
     ) -> None:
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
-        self._model, self._optimizer, self._settings, self._device, self._told = model, optimizer, settings, device, told
+        self._model, self._optimizer, self._settings, self._device, self._notify = (
+            model,
+            optimizer,
+            settings,
+            device,
+            notify,
+        )
         self._world = world
-        # The forward pass of such a layer waits for the other processes: none of them can begin a step again by itself.
-        self._waits = world.size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+        # The forward pass of SyncBatchNorm waits for the other processes, so that no process can
+        # repeat a step alone.
+        self._waits = world.size > 1 and any(
+            isinstance(module, nn.SyncBatchNorm) for module in model.modules()
+        )
         self.micro_batch = settings.micro_batch
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp is torch.float16)
-        self._alphas = [module.alpha for _, module in named_arelus(model) if module.alpha.requires_grad]
+        self._alphas = [
+            module.alpha for _, module in named_arelus(model) if module.alpha.requires_grad
+        ]
         self._buffers = [*model.buffers()]
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
 
     def train_mode(self) -> None:
-        """Put the model into training mode, a frozen backbone's BatchNorm apart."""
+        """Set the model to training mode, except the BatchNorm layers of a frozen backbone."""
         self._model.train()
         if self._settings.frozen_backbone:
             for module in self._model.modules():
@@ -87,27 +103,30 @@ class Step:
                     module.eval()
 
     def gradients(self, batches: Sequence[Batch], step: int) -> list[tuple[float, float]]:
-        """Add up the mean gradient of ``batches`` (pictures (B, C, H, W), labels (B,)).
+        """Accumulate the mean gradient of ``batches`` (pictures (B, C, H, W), labels (B,)).
 
-        Of several processes each has its slice of every batch, as many pictures as any other; the gradients, and the statistics
-        that BatchNorm learns, are averaged over all.
+        With several processes each has an equal slice of every batch; the gradients, and the
+        BatchNorm statistics, are averaged over all.
 
-        Dropout depends on (seed, step, rank) alone. Where memory runs out, everything that the attempt has changed is put back:
-        the step is what it would have been, had the batch been taken in parts from the start. BatchNorm sees the parts.
+        Dropout depends only on (seed, step, rank). When memory runs out, every change of the
+        attempt is undone: the step is the same as if the batch had been split from the start.
+        BatchNorm sees the parts.
 
         Returns:
-            (mean loss, correctly classified) of each batch, of all processes; the device is waited for once.
+            (mean loss, number of correct predictions) of each batch, over all processes. This
+            synchronises with the device once.
 
         Raises:
-            OutOfMemoryError: a single picture is too much, or the processes share BatchNorm's statistics within the step.
+            OutOfMemoryError: a single picture does not fit, or the step cannot be repeated because
+                the processes share BatchNorm statistics within it.
             PeerError: another process has ended.
         """
         _copy(self._kept, self._buffers)
         while True:
             _seed(self._settings.seed, step, self._world.rank)
-            told = self._try(batches)
-            if isinstance(told, list):
-                return self._together(told) if self._world.size > 1 else told
+            result = self._try(batches)
+            if isinstance(result, list):
+                return self._together(result) if self._world.size > 1 else result
             self._optimizer.zero_grad(set_to_none=True)
             _copy(self._buffers, self._kept)
             if self._device.type == "cuda":
@@ -115,53 +134,64 @@ class Step:
             whole = max(len(labels) for _, labels in batches)
             at_once = min(self.micro_batch or whole, whole)
             if at_once == 1 or self._waits:
-                raise told
+                raise result
             self.micro_batch = -(-at_once // 2)
-            self._told(
-                f"out of memory on {self._device} with {at_once} pictures at a time: goes on with {self.micro_batch}, "
-                f"their gradients added up over the same batch of {whole} (BatchNorm sees {self.micro_batch})"
+            self._notify(
+                f"out of memory on {self._device} with {at_once} pictures at a time: goes on with "
+                f"{self.micro_batch}, their gradients added up over the same batch of {whole} "
+                f"(BatchNorm sees {self.micro_batch})"
             )
 
-    def _together(self, told: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        """What all processes tell, and the mean of their gradients, where those are numbers."""
+    def _together(self, means: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Combine all processes' results, and average their gradients if losses are finite."""
         learning = [p for p in self._model.parameters() if p.requires_grad]
-        ours = [number for loss, correct in told for number in (loss / self._world.size, correct)]
-        # What the forward pass has not met has no gradient; it shall have none unless it has one elsewhere.
+        ours = [number for loss, correct in means for number in (loss / self._world.size, correct)]
+        # A parameter that the forward pass does not use has no gradient. It gets a zero gradient
+        # only if it has one in another process.
         ours += [float(p.grad is not None) for p in learning]
         summed = self._world.sum(torch.tensor(ours, dtype=torch.float64)).tolist()
-        all_told = [(summed[i], summed[i + 1]) for i in range(0, 2 * len(told), 2)]
-        if all(math.isfinite(loss) for loss, _ in all_told):
-            for parameter, having in zip(learning, summed[2 * len(told) :], strict=True):
+        combined = [(summed[i], summed[i + 1]) for i in range(0, 2 * len(means), 2)]
+        if all(math.isfinite(loss) for loss, _ in combined):
+            for parameter, having in zip(learning, summed[2 * len(means) :], strict=True):
                 if having and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             norms = [m for m in self._model.modules() if isinstance(m, _BatchNorm) and m.training]
-            statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+            statistics = [
+                t for m in norms for t in (m.running_mean, m.running_var) if t is not None
+            ]
             self._world.average([p.grad for p in learning if p.grad is not None] + statistics)
-        return all_told
+        return combined
 
-    def require_finite(self, told: Sequence[tuple[float, float]], batches: Sequence[Batch], step: int) -> None:
-        """Raise where the losses or the gradients of a step are not all numbers, before they have moved a weight.
+    def require_finite(
+        self, means: Sequence[tuple[float, float]], batches: Sequence[Batch], step: int
+    ) -> None:
+        """Raise if the losses or gradients of a step are NaN or infinite, before weights change.
 
-        float16's scaler has its own way with gradients: it leaves such a step out.
+        With float16 only the losses are checked: the scaler itself skips steps with such gradients.
+
+        Args:
+            means: the result of ``gradients``.
 
         Raises:
-            NonFiniteError: with the parameter, the site or the layer that was first.
+            NonFiniteError: the message names the first parameter, site or layer.
         """
-        bad = next((loss for loss, _ in told if not math.isfinite(loss)), None)
+        bad = next((loss for loss, _ in means if not math.isfinite(loss)), None)
         if bad is None and (
-            self.scaler.is_enabled() or all_finite(p.grad for p in self._model.parameters() if p.grad is not None)
+            self.scaler.is_enabled()
+            or all_finite(p.grad for p in self._model.parameters() if p.grad is not None)
         ):
             return
         what = "a gradient" if bad is None else "the training loss"
         raise NonFiniteError(
-            f"{what} became {'infinite or undefined' if bad is None else bad} at step {step + 1}, first in "
-            f"{self._culprit(batches)}: lower --lr, clip with --clip-grad, or start closer to ReLU with --init calibrated"
+            f"{what} became {'infinite or undefined' if bad is None else bad} at step {step + 1}, "
+            f"first in {self._culprit(batches)}: lower --lr, clip with --clip-grad, or start "
+            "closer to ReLU with --init calibrated"
         )
 
     def _culprit(self, batches: Sequence[Batch]) -> str:
         if (name := nonfinite_parameter(self._model)) is not None:
             return f"parameter {name}"
-        # Layers that wait for other processes cannot be asked once more by one of them.
+        # A single process cannot repeat a forward pass that waits for the others.
         for pictures, _ in batches if not self._waits else ():
             given = to_device(pictures, self._device, channels_last=self._settings.channels_last)
             with autocast(self._device, self._settings.amp):
@@ -172,7 +202,7 @@ class Step:
         return "the loss itself"
 
     def update(self) -> None:
-        """Move the weights by the gradients, and forget those."""
+        """Update the weights with the gradients, and clear the gradients."""
         if self._settings.clip_grad is not None:
             self.scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.clip_grad)
@@ -182,7 +212,7 @@ class Step:
         project(self._alphas)
 
     def _try(self, batches: Sequence[Batch]) -> list[tuple[float, float]] | torch.OutOfMemoryError:
-        """``gradients``, or the error, stripped of what would keep the attempt's tensors alive."""
+        """Compute ``gradients``; return the error without its traceback, which holds tensors."""
         try:
             sums = torch.stack([self._batch(batch, len(batches)) for batch in batches])
             return [(loss, correct) for loss, correct in sums.tolist()]
@@ -190,15 +220,15 @@ class Step:
             return error.with_traceback(None)
 
     def _batch(self, batch: Batch, of: int) -> Tensor:
-        """(mean loss, correctly classified) of a batch, one of ``of``."""
+        """Return (mean loss, number of correct predictions) of one of ``of`` batches."""
         size = len(batch[1])
         parts = -(-size // min(self.micro_batch or size, size))
-        told = torch.zeros(2, device=self._device)
+        result = torch.zeros(2, device=self._device)
         for pictures, labels in zip(*(tensor.tensor_split(parts) for tensor in batch), strict=True):
             share = len(labels) / size
             loss, correct = self._part(pictures, labels, share / of)
-            told += torch.stack((loss * share, correct))
-        return told
+            result += torch.stack((loss * share, correct))
+        return result
 
     def _part(self, pictures: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         pictures = to_device(pictures, self._device, channels_last=self._settings.channels_last)
@@ -213,7 +243,11 @@ class Step:
         return loss.detach().float(), (logits.detach().argmax(1) == labels).sum().float()
 
     def _recomputing(self) -> AbstractContextManager[None]:
-        return statistics_untouched(self._model) if self._settings.grad_checkpointing else nullcontext()
+        return (
+            statistics_untouched(self._model)
+            if self._settings.grad_checkpointing
+            else nullcontext()
+        )
 
 
 @torch.no_grad()
@@ -223,23 +257,29 @@ def _copy(to: list[Tensor], source: list[Tensor]) -> None:
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Dropout and drop-path of a step depend on (seed, step, rank) alone."""
+    """Seed torch so that dropout and drop-path of a step depend only on (seed, step, rank)."""
     key = [seed, step, rank] if rank else [seed, step]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % 2**63))
 
 
 def training_loss(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of ``logits`` (B, C) and ``labels`` (B,), a picture counting as much as its class's weight says.
+    """Return the class-weighted mean cross-entropy of ``logits`` (B, C) and ``labels`` (B,).
 
-    It is divided by the pictures and not by their weights, so that the parts of a batch add up to the batch, and the batches to
-    the epoch, however the classes fall.
+    The sum is divided by the number of pictures, not by the sum of their weights, so that parts add
+    up to the batch, and batches to the epoch, however the classes are distributed.
     """
     if class_weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     weights = _on_device(tuple(class_weights), logits.device)
-    return F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
+    return F.cross_entropy(
+        logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum"
+    ) / len(labels)
 
 
 @functools.lru_cache(maxsize=4)

@@ -28,14 +28,20 @@ FORMS = {
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 # Shapes with 3 channels in each of the dimensions that AReLU can be told to take for them.
 CHANNELS_IN = {-1: (2, 4, 3), 1: (2, 3, 4), 0: (3, 2, 4), -3: (3, 2, 4), 2: (2, 4, 3)}
-every_channel_dim = pytest.mark.parametrize(("channel_dim", "shape"), CHANNELS_IN.items(), ids=[f"dim {d}" for d in CHANNELS_IN])
+every_channel_dim = pytest.mark.parametrize(
+    ("channel_dim", "shape"), CHANNELS_IN.items(), ids=[f"dim {d}" for d in CHANNELS_IN]
+)
 both_ways = pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
-half_dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+half_dtypes = pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"]
+)
 
 
 def official(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """The formula of the authors' code."""
-    return torch.relu(x) * (1 + torch.sigmoid(beta)) - torch.relu(-x) * torch.clamp(alpha, 0.01, 0.99)
+    return torch.relu(x) * (1 + torch.sigmoid(beta)) - torch.relu(-x) * torch.clamp(
+        alpha, 0.01, 0.99
+    )
 
 
 def reference(x: Tensor, module: AReLU) -> Tensor:
@@ -46,14 +52,18 @@ def reference(x: Tensor, module: AReLU) -> Tensor:
     return y if module.cap is None else y.clamp(max=module.cap)
 
 
-def gradients(function: Callable[[Tensor], Tensor], module: AReLU, x: Tensor, upstream: Tensor) -> list[Tensor]:
+def gradients(
+    function: Callable[[Tensor], Tensor], module: AReLU, x: Tensor, upstream: Tensor
+) -> list[Tensor]:
     """Gradients to x, alpha and beta."""
     x = x.detach().clone().requires_grad_()
     return list(torch.autograd.grad(function(x), [x, module.alpha, module.beta], upstream))
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def away_from_kinks(module: AReLU, *shape: int) -> Tensor:
@@ -83,12 +93,16 @@ def spread(module: AReLU) -> AReLU:
     alpha=st.floats(-2, 2),
     beta=st.floats(-50, 50),
 )
-def test_outputs_equal_the_official_formula_to_the_last_bit(values: list[float], alpha: float, beta: float) -> None:
+def test_outputs_equal_the_official_formula_to_the_last_bit(
+    values: list[float], alpha: float, beta: float
+) -> None:
     x, a, b = (torch.tensor(v, dtype=torch.float64) for v in (values, [alpha], [beta]))
     assert torch.equal(arelu(x, a, b), official(x, a, b))
 
 
-@pytest.mark.parametrize("x", [0.0, -0.0, 5e-324, -5e-324, 1e-310, -1e-310, 1e308, -1e308, float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "x", [0.0, -0.0, 5e-324, -5e-324, 1e-310, -1e-310, 1e308, -1e308, float("inf"), -float("inf")]
+)
 def test_outputs_equal_the_official_formula_at_the_ends_of_the_number_line(x: float) -> None:
     module = AReLU().double()
     value = torch.full((9,), x, dtype=torch.float64)
@@ -116,7 +130,11 @@ def test_channel_wise_slopes_act_on_dimension_1() -> None:
     assert torch.equal(y[:, 1], torch.full((3, 4, 5), -0.5))
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 1, 4, 4)], ids=["no channel dimension", "one channel", "one-channel maps"])
+@pytest.mark.parametrize(
+    "shape",
+    [(3,), (2, 1), (2, 1, 4, 4)],
+    ids=["no channel dimension", "one channel", "one-channel maps"],
+)
 def test_channel_wise_form_refuses_input_without_its_channels(shape: tuple[int, ...]) -> None:
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         AReLU(num_parameters=3)(torch.ones(shape))
@@ -127,17 +145,25 @@ def test_channel_wise_form_refuses_input_without_its_channels(shape: tuple[int, 
 def test_channels_in_any_dimension_equal_one_layer_wise_form_a_channel(
     channel_dim: int, shape: tuple[int, ...], inplace: bool
 ) -> None:
-    module = spread(AReLU(num_parameters=3, channel_dim=channel_dim, scale=0.7, cap=1.0, inplace=inplace).double())
+    module = spread(
+        AReLU(
+            num_parameters=3, channel_dim=channel_dim, scale=0.7, cap=1.0, inplace=inplace
+        ).double()
+    )
     x = images(*shape)
     columns = []
-    for alpha, beta, column in zip(module.alpha.tolist(), module.beta.tolist(), x.unbind(channel_dim), strict=True):
+    for alpha, beta, column in zip(
+        module.alpha.tolist(), module.beta.tolist(), x.unbind(channel_dim), strict=True
+    ):
         columns.append(AReLU(alpha, beta, scale=0.7, cap=1.0).double()(column))
     assert torch.equal(module(x.clone()), torch.stack(columns, channel_dim))
 
 
 def test_one_pair_of_parameters_acts_the_same_whatever_the_dimension() -> None:
     x = images(2, 3, 4)
-    assert all(torch.equal(AReLU(channel_dim=d).double()(x), AReLU().double()(x)) for d in (-1, 0, 7))
+    assert all(
+        torch.equal(AReLU(channel_dim=d).double()(x), AReLU().double()(x)) for d in (-1, 0, 7)
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +185,9 @@ def test_a_dimension_without_as_many_channels_is_refused_and_the_input_left(
 ) -> None:
     x = images(*shape)
     kept = x.clone()
-    with pytest.raises(ValueError, match=f"3 parameters need that many channels in dimension {channel_dim}"):
+    with pytest.raises(
+        ValueError, match=f"3 parameters need that many channels in dimension {channel_dim}"
+    ):
         AReLU(num_parameters=3, channel_dim=channel_dim, inplace=inplace).double()(x)
     assert torch.equal(x, kept)
 
@@ -174,7 +202,9 @@ def test_parameters_on_another_device_are_refused(inplace: bool) -> None:
         with pytest.raises(ValueError, match="the parameters are on"):
             module(x)
     with pytest.raises(ValueError, match="the parameters are on"):
-        torch.ops.arelu_tl.two_slope(torch.ones(3), torch.ones(1, device="meta"), torch.ones(1, device="meta"))
+        torch.ops.arelu_tl.two_slope(
+            torch.ones(3), torch.ones(1, device="meta"), torch.ones(1, device="meta")
+        )
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 1.0, 3.0])
@@ -195,7 +225,9 @@ def test_gradients_equal_the_closed_form() -> None:
     s = module.beta.detach().sigmoid()
     assert torch.equal(to_x, torch.where(x > 0, g * (1 + s), g * module.alpha.detach()))
     torch.testing.assert_close(to_alpha, (g * x.clamp(max=0)).sum().reshape(1), rtol=1e-12, atol=0)
-    torch.testing.assert_close(to_beta, s * (1 - s) * (g * x.clamp(min=0)).sum(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        to_beta, s * (1 - s) * (g * x.clamp(min=0)).sum(), rtol=1e-12, atol=0
+    )
 
 
 @settings(deadline=None, database=None, max_examples=60)
@@ -204,7 +236,9 @@ def test_gradients_equal_the_closed_form() -> None:
     alpha=st.floats(-0.5, 1.5),
     beta=st.floats(-20, 20),
 )
-def test_gradients_equal_autograd_through_the_official_formula(values: list[float], alpha: float, beta: float) -> None:
+def test_gradients_equal_autograd_through_the_official_formula(
+    values: list[float], alpha: float, beta: float
+) -> None:
     # At the clamp's very ends torch versions differ, and we promise a gradient: another test holds it.
     assume(min(abs(alpha - 0.01), abs(alpha - 0.99)) > 1e-6)
     module = AReLU().double()
@@ -226,7 +260,9 @@ def test_gradcheck_in_float64(form: dict, inplace: bool) -> None:
     module = AReLU(0.3, 0.5, **form).double()
     options = {"scale": module.scale, "cap": module.cap, "inplace": inplace}
     x = away_from_kinks(module, 2, 3, 4)
-    assert torch.autograd.gradcheck(lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta))
+    assert torch.autograd.gradcheck(
+        lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta)
+    )
 
 
 @every_channel_dim
@@ -236,9 +272,16 @@ def test_gradcheck_in_float64_with_channels_in_any_dimension(
     channel_dim: int, shape: tuple[int, ...], form: dict, inplace: bool
 ) -> None:
     module = spread(AReLU(num_parameters=3, channel_dim=channel_dim, **form).double())
-    options = {"scale": module.scale, "cap": module.cap, "inplace": inplace, "channel_dim": channel_dim}
+    options = {
+        "scale": module.scale,
+        "cap": module.cap,
+        "inplace": inplace,
+        "channel_dim": channel_dim,
+    }
     x = away_from_kinks(module, *shape)
-    assert torch.autograd.gradcheck(lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta))
+    assert torch.autograd.gradcheck(
+        lambda z, a, b: arelu(z * 1, a, b, **options), (x, module.alpha, module.beta)
+    )
 
 
 @every_channel_dim
@@ -272,12 +315,18 @@ def test_alpha_outside_the_clamp_gets_no_gradient(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("end", [0.01, 0.99])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_alpha_at_an_end_of_the_clamp_still_gets_its_gradient(end: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+def test_alpha_at_an_end_of_the_clamp_still_gets_its_gradient(
+    end: float, dtype: torch.dtype
+) -> None:
     module = AReLU().to(dtype)
     with torch.no_grad():
         module.alpha.fill_(end)
-    _, to_alpha, _ = gradients(module, module, torch.tensor([-2.0], dtype=dtype), torch.ones(1, dtype=dtype))
+    _, to_alpha, _ = gradients(
+        module, module, torch.tensor([-2.0], dtype=dtype), torch.ones(1, dtype=dtype)
+    )
     assert to_alpha.item() == -2
 
 
@@ -286,7 +335,9 @@ def test_projection_brings_alpha_back_to_where_it_learns() -> None:
     with torch.no_grad():
         module.alpha.copy_(torch.tensor([-4.0, 0.5, 7.0]))
     module.project_()
-    torch.testing.assert_close(module.alpha.detach(), torch.tensor([0.01, 0.5, 0.99]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        module.alpha.detach(), torch.tensor([0.01, 0.5, 0.99]), rtol=0, atol=0
+    )
     _, to_alpha, _ = gradients(module, module, -torch.ones(1, 3), torch.ones(1, 3))
     assert to_alpha.tolist() == [-1, -1, -1]
 
@@ -297,7 +348,10 @@ def test_project_alphas_projects_every_site_and_leaves_beta() -> None:
         for parameter in activation_parameters(model):
             parameter.fill_(5.0)
     project_alphas(model)
-    assert site_values(model) == {"0": [pytest.approx(0.99), 5.0], "1.1": [pytest.approx(0.99), 5.0]}
+    assert site_values(model) == {
+        "0": [pytest.approx(0.99), 5.0],
+        "1.1": [pytest.approx(0.99), 5.0],
+    }
 
 
 # Cap --------------------------------------------------------------------------------------------------------------------
@@ -369,7 +423,12 @@ def test_half_precision_input_with_float32_parameters(form: dict, dtype: torch.d
     x, g = images(4, 3, 8, dtype=dtype), images(4, 3, 8, dtype=dtype, seed=1)
     y = module(x)
     ours = gradients(module, module, x, g)
-    assert (y.dtype, ours[0].dtype, ours[1].dtype, ours[2].dtype) == (dtype, dtype, torch.float32, torch.float32)
+    assert (y.dtype, ours[0].dtype, ours[1].dtype, ours[2].dtype) == (
+        dtype,
+        dtype,
+        torch.float32,
+        torch.float32,
+    )
     # Inputs whose value lies within rounding of the cap may fall on either side of it.
     wanted = gradients(lambda z: reference(z, module), module, x.float(), g.float())
     torch.testing.assert_close(y.float(), reference(x.float(), module), rtol=2e-2, atol=1e-3)
@@ -409,7 +468,9 @@ def test_half_model_trains_in_its_own_format(dtype: torch.dtype) -> None:
 
 def test_autocast_keeps_float32_parameters_and_their_gradients() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), AReLU(), nn.Conv2d(4, 2, 3), AReLU(num_parameters=2, cap=6.0))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), AReLU(), nn.Conv2d(4, 2, 3), AReLU(num_parameters=2, cap=6.0)
+    )
     x = images(2, 3, 8, 8, dtype=torch.float32)
     model(x).sum().backward()
     wanted = [p.grad.clone() for p in activation_parameters(model) if p.grad is not None]
@@ -444,7 +505,13 @@ def test_channels_last_stays_channels_last_with_the_same_values(form: dict) -> N
 
 @pytest.mark.parametrize(
     "view",
-    [lambda t: t[:, :, ::2], lambda t: t.transpose(0, 2), lambda t: t[:, :1].expand(4, 3, 6), lambda t: t[0, 0], lambda t: t[0]],
+    [
+        lambda t: t[:, :, ::2],
+        lambda t: t.transpose(0, 2),
+        lambda t: t[:, :1].expand(4, 3, 6),
+        lambda t: t[0, 0],
+        lambda t: t[0],
+    ],
     ids=["strided", "transposed", "expanded", "1-D", "2-D"],
 )
 def test_non_contiguous_and_low_dimensional_input(view: Callable[[Tensor], Tensor]) -> None:
@@ -455,7 +522,9 @@ def test_non_contiguous_and_low_dimensional_input(view: Callable[[Tensor], Tenso
     assert y.shape == x.shape
     assert torch.equal(y, official(x, module.alpha, module.beta))
     ours = gradients(lambda z: module(view(z)), module, images(4, 3, 6), g)
-    theirs = gradients(lambda z: official(view(z), module.alpha, module.beta), module, images(4, 3, 6), g)
+    theirs = gradients(
+        lambda z: official(view(z), module.alpha, module.beta), module, images(4, 3, 6), g
+    )
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
@@ -463,7 +532,9 @@ def test_non_contiguous_and_low_dimensional_input(view: Callable[[Tensor], Tenso
 @every_form
 @pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0), (0, 3, 4, 4)], ids=str)
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
-def test_zero_size_input_gives_zero_size_output_and_zero_gradients(form: dict, shape: tuple[int, ...], inplace: bool) -> None:
+def test_zero_size_input_gives_zero_size_output_and_zero_gradients(
+    form: dict, shape: tuple[int, ...], inplace: bool
+) -> None:
     module = AReLU(inplace=inplace, **form)
     x = torch.empty(shape)
     assert module(x).shape == shape
@@ -479,7 +550,10 @@ def test_zero_size_input_gives_zero_size_output_and_zero_gradients(form: dict, s
 def test_compiled_without_graph_breaks_equals_eager() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 3, 1), AReLU(scale=0.53, inplace=True), nn.Conv2d(3, 3, 1), AReLU(num_parameters=3, cap=0.4)
+        nn.Conv2d(3, 3, 1),
+        AReLU(scale=0.53, inplace=True),
+        nn.Conv2d(3, 3, 1),
+        AReLU(num_parameters=3, cap=0.4),
     )
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     x = images(2, 3, 4, 4, dtype=torch.float32)
@@ -528,7 +602,10 @@ def test_compiled_with_channels_last_equals_eager(inplace: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 3), module)
     x, g = images(2, 4, 3, dtype=torch.float32), images(2, 4, 3, dtype=torch.float32, seed=1)
     results = []
-    for candidate in (model, torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")):
+    for candidate in (
+        model,
+        torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager"),
+    ):
         y = candidate(x)
         results.append([y, *torch.autograd.grad(y, list(candidate.parameters()), g)])
     for eager, compiled in zip(*results, strict=True):
@@ -551,11 +628,15 @@ def test_scale_is_not_trained() -> None:
 
 def test_distributed_data_parallel_gets_every_gradient(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), AReLU(), nn.Linear(3, 3), AReLU(num_parameters=3, cap=6.0))
+    model = nn.Sequential(
+        nn.Linear(4, 3), AReLU(), nn.Linear(3, 3), AReLU(num_parameters=3, cap=6.0)
+    )
     alone = copy.deepcopy(model)
     x = images(8, 4, dtype=torch.float32)
     alone(x).sum().backward()
-    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1
+    )
     try:
         nn.parallel.DistributedDataParallel(model)(x).sum().backward()
     finally:

@@ -28,7 +28,13 @@ Result = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def run(
-    body: ModuleType, x: Tensor, grad: Tensor, slopes: tuple[Tensor, Tensor], cap: float | None, channel_dim: int, inplace: bool
+    body: ModuleType,
+    x: Tensor,
+    grad: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    cap: float | None,
+    channel_dim: int,
+    inplace: bool,
 ) -> Result:
     """(output, gradient of x, sum over the positive and over the negative elements)."""
     given_x = x.clone(memory_format=torch.preserve_format)
@@ -41,7 +47,12 @@ def run(
 
 
 def in_float64(
-    x: Tensor, grad: Tensor, slopes: tuple[Tensor, Tensor], cap: float | None, channel_dim: int, inplace: bool
+    x: Tensor,
+    grad: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    cap: float | None,
+    channel_dim: int,
+    inplace: bool,
 ) -> Result:
     """The same by definition, from what is kept."""
     shape = [1] * x.dim()
@@ -52,16 +63,25 @@ def in_float64(
     y = torch.where(x >= 0, x.double() * positive, x.double() * negative).to(number)
     y = (y if cap is None else y.clamp(max=cap)).to(x.dtype)
     kept = (y if inplace else x).double()
-    reached = torch.zeros_like(y, dtype=torch.bool) if cap is None else (kept if inplace else (kept * positive).to(number)) >= cap
+    reached = (
+        torch.zeros_like(y, dtype=torch.bool)
+        if cap is None
+        else (kept if inplace else (kept * positive).to(number)) >= cap
+    )
     g = grad.double().masked_fill(reached, 0)
     on_x = torch.where(kept > 0, g * positive, torch.where(kept < 0, g * negative, 0.0))
     dims = [d for d in range(x.dim()) if slopes[0].numel() == 1 or d != channel_dim % x.dim()]
-    above, below = ((g * k).sum(dims).reshape(-1) if dims else g * k for k in (kept.clamp(min=0), kept.clamp(max=0)))
+    above, below = (
+        (g * k).sum(dims).reshape(-1) if dims else g * k
+        for k in (kept.clamp(min=0), kept.clamp(max=0))
+    )
     return y, on_x, above, below
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], float | None, int, bool]:
+def problems(
+    draw: st.DrawFn,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], float | None, int, bool]:
     (shape, channel_dim), dtype = draw(MAPS), draw(DTYPES)
     stream = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     x, grad = (torch.randn(shape, generator=stream).to(dtype) for _ in range(2))
@@ -74,7 +94,14 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], fl
     negative = torch.rand(channels, generator=stream).to(number) * 0.98 + 0.01
     positive = negative + torch.rand(channels, generator=stream).to(number) + 0.01
     cap = draw(st.sampled_from([None, 6.0, 0.7]))
-    return x, grad, (positive, negative), None if cap is None else as_stored(cap, dtype), channel_dim, draw(st.booleans())
+    return (
+        x,
+        grad,
+        (positive, negative),
+        None if cap is None else as_stored(cap, dtype),
+        channel_dim,
+        draw(st.booleans()),
+    )
 
 
 def check(got: Result, wanted: Result, x: Tensor, grad: Tensor) -> None:
@@ -107,7 +134,9 @@ def test_the_fused_body_is_the_map_by_definition(problem: tuple, threads: int) -
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(problem=problems(), block=st.sampled_from([64, 1000, 524_288]))
-def test_the_portable_body_is_the_map_by_definition_whatever_its_blocks(problem: tuple, block: int) -> None:
+def test_the_portable_body_is_the_map_by_definition_whatever_its_blocks(
+    problem: tuple, block: int
+) -> None:
     x, grad, slopes, cap, channel_dim, inplace = problem
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(portable, "_BLOCK", block)
@@ -128,7 +157,9 @@ def test_the_portable_body_taken_whole_is_the_map_by_definition(problem: tuple) 
 
 @pytest.mark.parametrize("body", ["fused", "blocks", "whole"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_no_number_stays_none_and_infinities_stay(body: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_number_stays_none_and_infinities_stay(
+    body: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if body == "fused" and lacks_kernel(fused.kernel_state()):
         pytest.skip(fused.kernel_state())
     if body == "whole":
@@ -151,7 +182,9 @@ def test_what_is_no_number_stays_none_and_infinities_stay(body: str, dtype: torc
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("body", ["fused", "portable"])
-def test_gradcheck_of_each_body_in_float64(body: str, channels: int, inplace: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradcheck_of_each_body_in_float64(
+    body: str, channels: int, inplace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if body == "portable":
         monkeypatch.setattr(fused, "serves", lambda *_: False)
     elif lacks_kernel(fused.kernel_state()):
@@ -159,7 +192,10 @@ def test_gradcheck_of_each_body_in_float64(body: str, channels: int, inplace: bo
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     x = (x + 0.1 * x.sign()).requires_grad_()
-    alpha, beta = (torch.rand(channels, dtype=torch.float64).add(0.1).clamp(max=0.9).requires_grad_() for _ in range(2))
+    alpha, beta = (
+        torch.rand(channels, dtype=torch.float64).add(0.1).clamp(max=0.9).requires_grad_()
+        for _ in range(2)
+    )
 
     def function(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
         return arelu(x * 1, alpha, beta, scale=0.7, cap=50.0, inplace=inplace)
@@ -177,11 +213,15 @@ def test_slopes_of_half_precision_maps_are_not_rounded_to_half_precision() -> No
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("inplace", [False, True], ids=["out of place", "in place"])
-def test_a_cap_that_half_precision_rounds_down_still_stops_the_gradient(dtype: torch.dtype, inplace: bool) -> None:
+def test_a_cap_that_half_precision_rounds_down_still_stops_the_gradient(
+    dtype: torch.dtype, inplace: bool
+) -> None:
     cap = 0.7001 if dtype == torch.bfloat16 else 0.7003
     assert as_stored(cap, dtype) < cap
     x = torch.tensor([5.0, 0.1], dtype=dtype, requires_grad=True)
-    arelu(x * 1, torch.tensor([0.9]), torch.tensor([2.0]), cap=cap, inplace=inplace).sum().backward()
+    arelu(
+        x * 1, torch.tensor([0.9]), torch.tensor([2.0]), cap=cap, inplace=inplace
+    ).sum().backward()
     assert x.grad is not None
     assert x.grad[0] == 0
     assert x.grad[1] > 1

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from arelu_tl.activation.arelu import AReLU, named_arelus, site_values
-from arelu_tl.activation.catalogue import SURGERY_ARMS, SiteActivation, activation_parameters, make_activation, named_activations
+from arelu_tl.activation.catalogue import (
+    SURGERY_ARMS,
+    SiteActivation,
+    activation_parameters,
+    make_activation,
+    named_activations,
+)
 from arelu_tl.errors import ConfigError
 
 every_arm = pytest.mark.parametrize("arm", SURGERY_ARMS)
@@ -61,7 +67,9 @@ REFERENCE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    return (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    )
 
 
 def made(arm: str, **options: object) -> nn.Module:
@@ -78,7 +86,9 @@ def test_every_arm_has_a_reference_here() -> None:
 @every_arm
 @pytest.mark.parametrize("cap", [None, 1.5])
 @both_ways
-def test_every_arm_computes_what_its_name_says_under_the_cap(arm: str, cap: float | None, inplace: bool) -> None:
+def test_every_arm_computes_what_its_name_says_under_the_cap(
+    arm: str, cap: float | None, inplace: bool
+) -> None:
     x = values(4, 3, 5)
     wanted = REFERENCE[arm](x)
     wanted = wanted if cap is None else wanted.clamp(max=cap)
@@ -124,7 +134,9 @@ def test_leaky_leaves_positives_alone_even_where_arelu_amplifies_them() -> None:
 
 
 def test_what_learns_in_each_arm() -> None:
-    learning = {arm: [n for n, p in made(arm).named_parameters() if p.requires_grad] for arm in SURGERY_ARMS}
+    learning = {
+        arm: [n for n, p in made(arm).named_parameters() if p.requires_grad] for arm in SURGERY_ARMS
+    }
     assert learning.pop("arelu") == ["alpha", "beta"]
     assert learning.pop("prelu") == ["activation.weight"]
     assert learning.pop("apl") == ["activation.a", "activation.b"]
@@ -134,8 +146,13 @@ def test_what_learns_in_each_arm() -> None:
     assert not any(learning.values())
 
 
-def test_frozen_arelu_keeps_its_parameters_in_the_state_so_that_its_weights_load_into_arelu() -> None:
-    frozen, free = made("arelu-frozen", num_parameters=3), made("arelu", num_parameters=3, alpha=0.7)
+def test_frozen_arelu_keeps_its_parameters_in_the_state_so_that_its_weights_load_into_arelu() -> (
+    None
+):
+    frozen, free = (
+        made("arelu-frozen", num_parameters=3),
+        made("arelu", num_parameters=3, alpha=0.7),
+    )
     free.load_state_dict(frozen.state_dict(), strict=True)
     x = values(2, 3, 4)
     assert torch.equal(free(x), frozen(x))
@@ -184,7 +201,9 @@ def test_an_unknown_arm_is_refused_with_those_there_are() -> None:
 
 @every_arm
 @pytest.mark.parametrize("cap", [None, 1.5])
-def test_in_place_writes_into_its_input_as_an_in_place_relu_does(arm: str, cap: float | None) -> None:
+def test_in_place_writes_into_its_input_as_an_in_place_relu_does(
+    arm: str, cap: float | None
+) -> None:
     x = values(4, 3, 5)
     given_x = x.clone()
     result = made(arm, cap=cap, inplace=True).eval()(given_x)
@@ -240,7 +259,11 @@ def test_gradcheck_in_float64(arm: str, inplace: bool) -> None:
     x = x + 0.1 * x.sign()
     with torch.no_grad():
         uncapped = made(arm, num_parameters=channels_of(arm)).eval()(x)
-        kinks = ((uncapped - 2.0).abs() < 0.05) | ((x.abs() - 3).abs() < 0.05) | ((x - 0.5).abs() < 0.05)
+        kinks = (
+            ((uncapped - 2.0).abs() < 0.05)
+            | ((x.abs() - 3).abs() < 0.05)
+            | ((x - 0.5).abs() < 0.05)
+        )
         x = torch.where(kinks, x + 0.3, x)
     assert torch.autograd.gradcheck(lambda z: module(z * 1), (x.requires_grad_(),))
 
@@ -257,7 +280,9 @@ def test_random_slopes_are_drawn_in_training_only() -> None:
 
 
 @every_arm
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str
+)
 @both_ways
 def test_the_result_has_the_inputs_format(arm: str, dtype: torch.dtype, inplace: bool) -> None:
     if arm == "rrelu" and dtype == torch.float16:
@@ -305,7 +330,9 @@ def test_a_copy_is_independent_and_equal(arm: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 4), ()], ids=str)
 @both_ways
 def test_empty_and_scalar_inputs(arm: str, shape: tuple[int, ...], inplace: bool) -> None:
-    assert made(arm, cap=6.0, inplace=inplace)(torch.ones(shape, dtype=torch.float64)).shape == shape
+    assert (
+        made(arm, cap=6.0, inplace=inplace)(torch.ones(shape, dtype=torch.float64)).shape == shape
+    )
 
 
 @pytest.mark.parametrize("arm", ["leaky", "prelu", "gelu", "pau"])
@@ -313,7 +340,9 @@ def test_empty_and_scalar_inputs(arm: str, shape: tuple[int, ...], inplace: bool
 def test_compiled_without_graph_breaks_equals_eager(arm: str, inplace: bool) -> None:
     torch.manual_seed(0)
     torch.compiler.reset()  # its count of recompilations outlives a test
-    net = nn.Sequential(nn.Linear(3, 3), make_activation(arm, **CALIBRATED, cap=0.4, inplace=inplace))
+    net = nn.Sequential(
+        nn.Linear(3, 3), make_activation(arm, **CALIBRATED, cap=0.4, inplace=inplace)
+    )
     x, results = torch.randn(4, 3), []
     for candidate in (net, torch.compile(copy.deepcopy(net), fullgraph=True, backend="aot_eager")):
         y = candidate(x)

@@ -29,7 +29,9 @@ def gradients_of(module: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
     channels=st.sampled_from([1, 3]),
     channel_dim=st.sampled_from([1, -1]),
 )
-def test_over_relu_it_is_arelu(seed: int, alpha: float, beta: float, channels: int, channel_dim: int) -> None:
+def test_over_relu_it_is_arelu(
+    seed: int, alpha: float, beta: float, channels: int, channel_dim: int
+) -> None:
     stream = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(2, 3, 4, 3, generator=stream, dtype=torch.float64) for _ in range(2))
     x = x + 0.01 * x.sign()
@@ -42,11 +44,17 @@ def test_over_relu_it_is_arelu(seed: int, alpha: float, beta: float, channels: i
 
 def test_alphas_beyond_the_bounds_are_clamped_and_get_no_gradient_as_arelus() -> None:
     x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(2, 3, 2)
-    elsa, arelu = (kind.double() for kind in (ELSA(nn.ReLU(), num_parameters=3), AReLU(num_parameters=3)))
+    elsa, arelu = (
+        kind.double() for kind in (ELSA(nn.ReLU(), num_parameters=3), AReLU(num_parameters=3))
+    )
     with torch.no_grad():
         for module in (elsa, arelu):
             module.alpha.copy_(torch.tensor([-1.0, 0.5, 3.0]))
-    for mine, wanted in zip(gradients_of(elsa, x, torch.ones_like(x)), gradients_of(arelu, x, torch.ones_like(x)), strict=True):
+    for mine, wanted in zip(
+        gradients_of(elsa, x, torch.ones_like(x)),
+        gradients_of(arelu, x, torch.ones_like(x)),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, wanted)
 
 
@@ -68,7 +76,9 @@ def test_the_map_has_the_inputs_full_shape_and_only_the_sign_decides() -> None:
     phi = attention_map(x, alpha, beta, channel_dim=1)
     assert phi.tolist() == [[[0.25, 0.5], [0.5, 1.0]], [[0.5, 0.25], [1.0, 0.5]]]
     assert torch.equal(modulate(x, phi), phi * x)
-    assert torch.equal(ELSA(nn.Tanh()).attention(x), attention_map(x, torch.tensor([0.9]), torch.tensor([2.0])))
+    assert torch.equal(
+        ELSA(nn.Tanh()).attention(x), attention_map(x, torch.tensor([0.9]), torch.tensor([2.0]))
+    )
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -79,7 +89,15 @@ def test_the_result_has_the_inputs_format(kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"alpha": 0.0}, {"alpha": 1.0}, {"alpha": float("nan")}, {"beta": float("inf")}, {"num_parameters": 0}], ids=str
+    "options",
+    [
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"alpha": float("nan")},
+        {"beta": float("inf")},
+        {"num_parameters": 0},
+    ],
+    ids=str,
 )
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError):

@@ -19,7 +19,9 @@ pytestmark = needs_kernel(fused.kernel_state())
 
 @pytest.mark.parametrize("channels", [1, 7])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_sums_do_not_depend_on_the_number_of_threads(channels: int, layout: torch.memory_format) -> None:
+def test_sums_do_not_depend_on_the_number_of_threads(
+    channels: int, layout: torch.memory_format
+) -> None:
     """Resuming to the bit, and two arms beside each other, rest on it."""
     torch.manual_seed(0)
     x, grad = (t.contiguous(memory_format=layout) for t in torch.randn(2, 5, 7, 167, 171))
@@ -36,7 +38,9 @@ def test_sums_do_not_depend_on_the_number_of_threads(channels: int, layout: torc
     product = grad.double() * x.double()
     dims = (0, 1, 2, 3) if channels == 1 else (0, 2, 3)
     above, below = (product.mul(side).sum(dims).reshape(-1) for side in (x > 0, x < 0))
-    torch.testing.assert_close(torch.tensor(told.pop()).double(), torch.cat((above, below)), rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(
+        torch.tensor(told.pop()).double(), torch.cat((above, below)), rtol=1e-5, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,16 +72,22 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
     return state
 
 
-def test_without_a_compiler_it_says_so_and_goes_on(build: Callable[..., str], tmp_path: Path) -> None:
+def test_without_a_compiler_it_says_so_and_goes_on(
+    build: Callable[..., str], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] || { echo 'no such thing' >&2; exit 1; }\n")
+    broken.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] || { echo 'no such thing' >&2; exit 1; }\n"
+    )
     broken.chmod(0o755)
     for compiler, told in {
         tmp_path / "none": f"portable: no C compiler ({tmp_path / 'none'})",
         broken: "portable: the C file does not build (no such thing)",
     }.items():
         assert build(CC=str(compiler)) == told
-        assert arelu(torch.tensor([-2.0]), torch.tensor([0.5]), torch.tensor([0.0])).tolist() == [-1.0]
+        assert arelu(torch.tensor([-2.0]), torch.tensor([0.5]), torch.tensor([0.0])).tolist() == [
+            -1.0
+        ]
     assert build(ARELU_TL_FUSED="0") == "portable: ARELU_TL_FUSED is 0"
 
 

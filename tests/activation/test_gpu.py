@@ -132,7 +132,10 @@ def test_a_gpu_gets_the_portable_form_unless_the_kernels_are_asked_for(
 @pytest.mark.usefixtures("asked_for")
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert gpu._kernels.__wrapped__(torch.device("cuda")) == (None, "portable: Triton is not installed")
+    assert gpu._kernels.__wrapped__(torch.device("cuda")) == (
+        None,
+        "portable: Triton is not installed",
+    )
     monkeypatch.setenv("ARELU_TL_FUSED", "0")
     assert gpu._kernels.__wrapped__(torch.device("cuda")) == (None, "portable: ARELU_TL_FUSED is 0")
 
@@ -165,7 +168,9 @@ def test_on_a_gpu_they_are_the_portable_map_and_give_the_same_bits_each_time(
     inplace: bool, channels: int, layout: torch.memory_format, dtype: torch.dtype, cap: float | None
 ) -> None:
     torch.manual_seed(0)
-    x, grad = (torch.randn(5, 33, 40, 41).to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    x, grad = (
+        torch.randn(5, 33, 40, 41).to(dtype).contiguous(memory_format=layout) for _ in range(2)
+    )
     x[x.abs() < 0.1] = 0
     negative = torch.rand(channels) * 0.9 + 0.05
     slopes = negative + torch.rand(channels) + 0.05, negative
@@ -174,12 +179,16 @@ def test_on_a_gpu_they_are_the_portable_map_and_give_the_same_bits_each_time(
     assert gpu.serves(on_gpu[0], channels, 1), gpu.kernel_state(torch.device("cuda"))
     assert not fused.serves(on_gpu[0], channels, 1)
     given: list[Tensor] = on_gpu[2:]
-    wanted = portable.forward(x.clone(memory_format=torch.preserve_format), *slopes, cap, 1, inplace=False)
+    wanted = portable.forward(
+        x.clone(memory_format=torch.preserve_format), *slopes, cap, 1, inplace=False
+    )
     options = {"output": inplace, "summed": True}
     exact = portable.backward(grad, wanted if inplace else x, *slopes, cap, 1, **options)
     told = []
     for _ in range(2):
-        y = gpu.forward(on_gpu[0].clone(memory_format=torch.preserve_format), *given, cap, 1, inplace=inplace)
+        y = gpu.forward(
+            on_gpu[0].clone(memory_format=torch.preserve_format), *given, cap, 1, inplace=inplace
+        )
         assert torch.equal(y.cpu(), wanted)
         on_x, sums = gpu.backward(on_gpu[1], y if inplace else on_gpu[0], *given, cap, 1, **options)
         assert torch.equal(on_x.cpu(), exact[0])
@@ -195,7 +204,10 @@ def test_on_a_gpu_they_are_the_portable_map_and_give_the_same_bits_each_time(
 @pytest.mark.usefixtures("asked_for")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_training_step_on_a_gpu_waits_for_nothing() -> None:
-    module, x = AReLU(inplace=True).cuda(), torch.randn(4, 8, 9, 9, device="cuda", requires_grad=True)
+    module, x = (
+        AReLU(inplace=True).cuda(),
+        torch.randn(4, 8, 9, 9, device="cuda", requires_grad=True),
+    )
     module(x * 1).sum().backward()  # builds the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:

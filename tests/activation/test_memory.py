@@ -52,7 +52,9 @@ def test_in_place_a_net_keeps_no_map_more_than_with_relu(
         monkeypatch.setattr(fused, "serves", lambda *_: False)
     x = torch.randn(4, 3, 32, 32)
     with_relu = sum(kept(net(lambda: nn.ReLU(inplace=True)), x).values())
-    with_arelu = sum(kept(net(lambda: AReLU(inplace=True, num_parameters=channels, cap=cap)), x).values())
+    with_arelu = sum(
+        kept(net(lambda: AReLU(inplace=True, num_parameters=channels, cap=cap)), x).values()
+    )
     out_of_place = sum(kept(net(lambda: AReLU(num_parameters=channels, cap=cap)), x).values())
     # The slopes of two sites, on either side, in numbers of up to 8 bytes.
     assert with_relu <= with_arelu <= with_relu + 2 * 2 * channels * 8

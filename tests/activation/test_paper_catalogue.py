@@ -50,7 +50,9 @@ def pade_slope(x: float) -> float:
         math.fsum(k * a * x ** (k - 1) for k, a in enumerate(NUMERATOR) if k),
     )
     below = 1 + math.fsum(abs(b) * abs(x) ** (k + 1) for k, b in enumerate(DENOMINATOR))
-    below_slope = math.copysign(1, x) * math.fsum((k + 1) * abs(b) * abs(x) ** k for k, b in enumerate(DENOMINATOR))
+    below_slope = math.copysign(1, x) * math.fsum(
+        (k + 1) * abs(b) * abs(x) ** k for k, b in enumerate(DENOMINATOR)
+    )
     return (above_slope * below - above * below_slope) / below**2
 
 
@@ -60,7 +62,10 @@ RRELU_MEAN = (1 / 8 + 1 / 3) / 2
 CLOSED: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "celu": (lambda x: x if x > 0 else math.expm1(x), lambda x: 1 if x > 0 else math.exp(x)),
     "elu": (lambda x: x if x > 0 else math.expm1(x), lambda x: 1 if x > 0 else math.exp(x)),
-    "gelu": (lambda x: x * normal(x), lambda x: normal(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
+    "gelu": (
+        lambda x: x * normal(x),
+        lambda x: normal(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+    ),
     "leaky-relu": (lambda x: x if x > 0 else 0.01 * x, lambda x: 1 if x > 0 else 0.01),
     "maxout": (lambda x: x, lambda x: 1),
     "rrelu": (lambda x: x if x > 0 else RRELU_MEAN * x, lambda x: 1 if x > 0 else RRELU_MEAN),
@@ -74,19 +79,32 @@ CLOSED: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "softplus": (lambda x: math.log1p(math.exp(x)), sigmoid),
     "silu": (lambda x: x * sigmoid(x), lambda x: sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
     "tanh": (math.tanh, lambda x: 1 - math.tanh(x) ** 2),
-    "apl": (lambda x: max(x, 0) + 0.2 * max(0.5 - x, 0), lambda x: float(x > 0) - 0.2 * float(x < 0.5)),
+    "apl": (
+        lambda x: max(x, 0) + 0.2 * max(0.5 - x, 0),
+        lambda x: float(x > 0) - 0.2 * float(x < 0.5),
+    ),
     "combine": (lambda x: max(x, 0), lambda x: float(x > 0)),
     "pau": (pade, pade_slope),
     "prelu": (lambda x: x if x > 0 else 0.25 * x, lambda x: 1 if x > 0 else 0.25),
     "slaf": (lambda x: 1 + x, lambda x: 1),
-    "arelu": (lambda x: (1 + sigmoid(2)) * x if x > 0 else 0.9 * x, lambda x: 1 + sigmoid(2) if x > 0 else 0.9),
+    "arelu": (
+        lambda x: (1 + sigmoid(2)) * x if x > 0 else 0.9 * x,
+        lambda x: 1 + sigmoid(2) if x > 0 else 0.9,
+    ),
 }
 ARGUMENTS = [-9.5, -4.2, -2.0, -1.0, -0.7, -0.01, 0.01, 0.3, 0.8, 1.0, 1.7, 3.1, 5.9, 6.1, 9.5]
 
 
 def test_the_catalogue_is_the_papers_in_its_order() -> None:
     assert list(CATALOGUE) == list(CLOSED)
-    assert [e.title for e in CATALOGUE.values() if e.learnable] == ["APL", "Combine", "PAU", "PReLU", "SLAF", "AReLU"]
+    assert [e.title for e in CATALOGUE.values() if e.learnable] == [
+        "APL",
+        "Combine",
+        "PAU",
+        "PReLU",
+        "SLAF",
+        "AReLU",
+    ]
     assert all(name == entry.name and entry.formula for name, entry in CATALOGUE.items())
 
 
@@ -97,8 +115,12 @@ def test_values_and_derivatives_are_the_closed_forms(name: str) -> None:
     y = CATALOGUE[name].make().double().eval()(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
     # PReLU's and others' initial values are float32 numbers.
-    torch.testing.assert_close(y.squeeze().tolist(), [float(value(a)) for a in ARGUMENTS], rtol=2e-7, atol=2e-7)
-    torch.testing.assert_close(slope.squeeze().tolist(), [float(derivative(a)) for a in ARGUMENTS], rtol=2e-7, atol=2e-7)
+    torch.testing.assert_close(
+        y.squeeze().tolist(), [float(value(a)) for a in ARGUMENTS], rtol=2e-7, atol=2e-7
+    )
+    torch.testing.assert_close(
+        slope.squeeze().tolist(), [float(derivative(a)) for a in ARGUMENTS], rtol=2e-7, atol=2e-7
+    )
 
 
 # d y / d parameter at x, for each of the module's parameters in their order.
@@ -123,10 +145,14 @@ PARAMETER_SLOPES: dict[str, Callable[[float], list[float]]] = {
 @pytest.mark.parametrize("at", [-4.2, -0.7, 0.3, 1.7])
 def test_what_learns_has_the_closed_forms_gradients(name: str, at: float) -> None:
     module = CATALOGUE[name].make().double()
-    found = torch.autograd.grad(module(torch.tensor([[at]], dtype=torch.float64)).sum(), list(module.parameters()))
+    found = torch.autograd.grad(
+        module(torch.tensor([[at]], dtype=torch.float64)).sum(), list(module.parameters())
+    )
     flat = torch.cat([g.flatten() for g in found]).tolist()
     assert len(flat) == CATALOGUE[name].parameters == sum(p.numel() for p in module.parameters())
-    torch.testing.assert_close(flat, [float(v) for v in PARAMETER_SLOPES[name](at)], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        flat, [float(v) for v in PARAMETER_SLOPES[name](at)], rtol=1e-6, atol=1e-6
+    )
 
 
 @every_entry
@@ -140,7 +166,9 @@ def test_instances_share_nothing(name: str) -> None:
 
 @every_entry
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_maps_keep_their_format_under_wider_parameters(name: str, kind: torch.dtype) -> None:
+def test_half_precision_maps_keep_their_format_under_wider_parameters(
+    name: str, kind: torch.dtype
+) -> None:
     x = torch.linspace(-50, 50, 30, dtype=kind)[:, None]
     module = CATALOGUE[name].make().eval()
     if isinstance(module, nn.PReLU):
@@ -158,9 +186,13 @@ def test_half_precision_maps_keep_their_format_under_wider_parameters(name: str,
 @given(
     x=st.floats(-(2.0**100), 2.0**100, width=32),
     numerator=st.lists(st.floats(-10, 10, width=32), min_size=6, max_size=6),
-    denominator=st.lists(st.floats(-10, 10, width=32).filter(lambda b: abs(b) > 1e-3), min_size=4, max_size=4),
+    denominator=st.lists(
+        st.floats(-10, 10, width=32).filter(lambda b: abs(b) > 1e-3), min_size=4, max_size=4
+    ),
 )
-def test_pau_is_the_quotient_wherever_powers_would_overflow(x: float, numerator: list[float], denominator: list[float]) -> None:
+def test_pau_is_the_quotient_wherever_powers_would_overflow(
+    x: float, numerator: list[float], denominator: list[float]
+) -> None:
     module = PAU()
     with torch.no_grad():
         module.numerator.copy_(torch.tensor(numerator))
@@ -171,7 +203,9 @@ def test_pau_is_the_quotient_wherever_powers_would_overflow(x: float, numerator:
 
     exact = Fraction(x)
     above = sum((Fraction(a) * exact**k for k, a in enumerate(numerator)), Fraction(0))
-    below = 1 + sum((abs(Fraction(b) * exact ** (k + 1)) for k, b in enumerate(denominator)), Fraction(0))
+    below = 1 + sum(
+        (abs(Fraction(b) * exact ** (k + 1)) for k, b in enumerate(denominator)), Fraction(0)
+    )
     size = sum((abs(Fraction(a) * exact**k) for k, a in enumerate(numerator)), Fraction(0)) / below
     assert abs(Fraction(y.item()) - above / below) <= Fraction(1e-5) * size + Fraction(1e-30)
     gradients = torch.autograd.grad(y.sum(), [z, *module.parameters()])
@@ -196,7 +230,9 @@ def test_apl_and_slaf_with_more_terms() -> None:
     with torch.no_grad():
         apl.a.copy_(torch.tensor([0.5, -1.0]))
         apl.b.copy_(torch.tensor([-1.0, 2.0]))
-    torch.testing.assert_close(apl(x), x.clamp(min=0) + 0.5 * (-1 - x).clamp(min=0) - (2 - x).clamp(min=0))
+    torch.testing.assert_close(
+        apl(x), x.clamp(min=0) + 0.5 * (-1 - x).clamp(min=0) - (2 - x).clamp(min=0)
+    )
     slaf = SLAF(4, dtype=torch.float64)
     with torch.no_grad():
         slaf.coefficients.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
@@ -237,7 +273,12 @@ def test_nonsense_is_refused(make: Callable[[], object]) -> None:
 def test_the_catalogues_arelu_is_the_papers() -> None:
     module = CATALOGUE["arelu"].make()
     assert isinstance(module, AReLU)
-    assert (module.alpha.item(), module.beta.item(), module.scale.item(), module.cap) == (pytest.approx(0.9), 2.0, 1.0, None)
+    assert (module.alpha.item(), module.beta.item(), module.scale.item(), module.cap) == (
+        pytest.approx(0.9),
+        2.0,
+        1.0,
+        None,
+    )
 
 
 def test_plain_rivals_vectorise_over_stacked_parameters() -> None:
@@ -245,4 +286,8 @@ def test_plain_rivals_vectorise_over_stacked_parameters() -> None:
         return torch.func.functional_call(module, {"p": p}, (x,))
 
     module, stacked, x = Combine(), torch.tensor([[0.0], [0.5], [1.0]]), torch.tensor([-2.0, 2.0])
-    assert torch.func.vmap(run, in_dims=(0, None))(stacked, x).tolist() == [[0.0, 2.0], [-1.0, 2.0], [-2.0, 2.0]]
+    assert torch.func.vmap(run, in_dims=(0, None))(stacked, x).tolist() == [
+        [0.0, 2.0],
+        [-1.0, 2.0],
+        [-2.0, 2.0],
+    ]

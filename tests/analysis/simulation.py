@@ -59,7 +59,10 @@ def draw(
         sides = []
         for gain, taste, luck in zip((world.gain, 0.0), tastes, lucks, strict=True):
             here = (
-                luck + stream.normal(0, half * world.seed, (seeds, 1, 1)) + taste + stream.normal(0, half * world.taste, pictures)
+                luck
+                + stream.normal(0, half * world.seed, (seeds, 1, 1))
+                + taste
+                + stream.normal(0, half * world.taste, pictures)
             )
             run = stream.normal(0, world.run, (seeds, 1, pictures))
             noise = stream.normal(0, world.noise, (seeds, len(STEPS), pictures))
@@ -70,7 +73,9 @@ def draw(
 
 def aulc_difference(arm: NDArray[np.bool_], reference: NDArray[np.bool_]) -> PairedDifference:
     """As ``compare`` judges one rate."""
-    return difference_of_shares(np.einsum("k,skn->sn", WEIGHTS, arm), np.einsum("k,skn->sn", WEIGHTS, reference))
+    return difference_of_shares(
+        np.einsum("k,skn->sn", WEIGHTS, arm), np.einsum("k,skn->sn", WEIGHTS, reference)
+    )
 
 
 def true_difference(world: World) -> float:
@@ -78,7 +83,9 @@ def true_difference(world: World) -> float:
     from scipy.stats import norm
 
     def area(gain: float) -> float:
-        spread = np.sqrt(world.hard**2 + 0.15**2 + world.seed**2 + world.taste**2 + world.run**2 + world.noise**2)
+        spread = np.sqrt(
+            world.hard**2 + 0.15**2 + world.seed**2 + world.taste**2 + world.run**2 + world.noise**2
+        )
         return float(WEIGHTS @ norm.cdf((PROGRESS + gain) / spread))
 
     return area(world.gain) - area(0.0)
@@ -100,20 +107,28 @@ class Rates:
     half_width: float
 
 
-def judge_one_rate(world: World, seeds: int, pictures: int, studies: int, *, seed: int = 0) -> Rates:
+def judge_one_rate(
+    world: World, seeds: int, pictures: int, studies: int, *, seed: int = 0
+) -> Rates:
     """Many studies of one rate."""
     stream = np.random.default_rng([seed, seeds, pictures])
     truth = true_difference(world)
-    return _summarise([aulc_difference(*draw(stream, world, seeds, pictures)[0]) for _ in range(studies)], truth)
+    return _summarise(
+        [aulc_difference(*draw(stream, world, seeds, pictures)[0]) for _ in range(studies)], truth
+    )
 
 
 def _summarise(found: list[PairedDifference], truth: float) -> Rates:
     words = [verdict_of(d, (), ("faster", "slower")) for d in found]
     reach = [d.picture_blur if d.seeds == 1 else d.half_width for d in found]
     assert None not in reach
-    resampled = [d.bootstrap[0] <= truth <= d.bootstrap[1] for d in found if d.bootstrap is not None]
+    resampled = [
+        d.bootstrap[0] <= truth <= d.bootstrap[1] for d in found if d.bootstrap is not None
+    ]
     return Rates(
-        covered=float(np.mean([abs(d.mean - truth) <= half for d, half in zip(found, reach, strict=True)])),  # type: ignore[operator]
+        covered=float(
+            np.mean([abs(d.mean - truth) <= half for d, half in zip(found, reach, strict=True)])
+        ),  # type: ignore[operator]
         faster=float(np.mean([word in ("faster", AHEAD) for word in words])),
         slower=float(np.mean([word in ("slower", BEHIND) for word in words])),
         resampled=float(np.mean(resampled)) if resampled else None,
@@ -121,14 +136,19 @@ def _summarise(found: list[PairedDifference], truth: float) -> Rates:
     )
 
 
-def judge_best_rates(world: World, seeds: int, pictures: int, studies: int, *, rates: int = 3, seed: int = 0) -> Rates:
+def judge_best_rates(
+    world: World, seeds: int, pictures: int, studies: int, *, rates: int = 3, seed: int = 0
+) -> Rates:
     """Many studies of several rates that are equally good for both arms: whoever chooses by luck is judged by it."""
     stream = np.random.default_rng([seed, seeds, pictures, rates])
     found = []
     for _ in range(studies):
         drawn = draw(stream, world, seeds, pictures, rates)
         sides = [
-            best_rate({float(lr): [_curve(each) for each in drawn[lr][side]] for lr in range(rates)}).correct for side in (0, 1)
+            best_rate(
+                {float(lr): [_curve(each) for each in drawn[lr][side]] for lr in range(rates)}
+            ).correct
+            for side in (0, 1)
         ]
         assert sides[0] is not None
         assert sides[1] is not None
@@ -142,9 +162,14 @@ def _curve(correct: NDArray[np.bool_]) -> Curve:
 
 
 def main() -> None:
-    print('| | seeds | pictures | interval covers | false "faster" | false "slower" | bootstrap covers | half-width |')
+    print(
+        '| | seeds | pictures | interval covers | false "faster" | false "slower" | bootstrap covers | half-width |'
+    )
     print("|---|---|---|---|---|---|---|---|")
-    for what, judge, studies in (("one rate", judge_one_rate, 2000), ("best of 3 rates", judge_best_rates, 500)):
+    for what, judge, studies in (
+        ("one rate", judge_one_rate, 2000),
+        ("best of 3 rates", judge_best_rates, 500),
+    ):
         for seeds in (1, 2, 3, 5, 10):
             for pictures in (100, 1000):
                 told = judge(World(), seeds, pictures, studies)

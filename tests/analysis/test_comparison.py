@@ -31,7 +31,9 @@ def only_rate(comparison: Comparison) -> RateComparison:
     return found
 
 
-def compare_two(parent: Path, arm: Sequence[float], baseline: Sequence[float], **options: Any) -> RateComparison:
+def compare_two(
+    parent: Path, arm: Sequence[float], baseline: Sequence[float], **options: Any
+) -> RateComparison:
     options.setdefault("right", 1000)
     write_run(parent, "arelu", arm, **options)
     write_run(parent, "relu", baseline, **options)
@@ -74,24 +76,41 @@ def test_the_verdict_follows_the_curves_and_one_seed_has_words_of_its_own(
     assert (found.verdict, found.one_seed) == (several, False)
     assert (f"converged {several} than" in found.sentence) == (several != SAME)
     (best,) = compare([tmp_path]).best
-    assert (best.verdict, best.one_seed) == ({"faster": "better", "slower": "worse", SAME: SAME}[several], False)
+    assert (best.verdict, best.one_seed) == (
+        {"faster": "better", "slower": "worse", SAME: SAME}[several],
+        False,
+    )
     for seed in (1, 2):
         for name in ("arelu", "relu"):
             shutil.rmtree(tmp_path / f"{name}-lr0.0001-s{seed}")
     found = only_rate(compare([tmp_path]))
     (best,) = compare([tmp_path]).best
     assert (found.verdict, found.one_seed, best.verdict, best.one_seed) == (one, True, one, True)
-    claim = {AHEAD: "arelu is ahead of relu in this one run", BEHIND: "arelu is behind relu in this one run"}.get(one)
-    assert all((claim or "in this one run, no detectable difference") in told for told in (found.sentence, best.sentence))
+    claim = {
+        AHEAD: "arelu is ahead of relu in this one run",
+        BEHIND: "arelu is behind relu in this one run",
+    }.get(one)
+    assert all(
+        (claim or "in this one run, no detectable difference") in told
+        for told in (found.sentence, best.sentence)
+    )
 
 
 def test_one_seed_has_nothing_that_speaks_of_others(tmp_path: Path) -> None:
     """No interval, no p, no share of the seeds: of one nothing of the kind is known."""
-    write_study(tmp_path, {"arelu": {1e-4: FAST, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: SLOW}}, seeds=1)
+    write_study(
+        tmp_path, {"arelu": {1e-4: FAST, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: SLOW}}, seeds=1
+    )
     comparison = compare([tmp_path])
-    differences = [d for each in comparison.rates for d in (each.aulc, each.final_top1, each.best_top1, each.final_loss)]
+    differences = [
+        d
+        for each in comparison.rates
+        for d in (each.aulc, each.final_top1, each.best_top1, each.final_loss)
+    ]
     for d in [*differences, comparison.best[0].accuracy]:
-        assert (d.low, d.high, d.half_width, d.p, d.probability_of_improvement, d.detectable) == (None,) * 5 + (False,)
+        assert (d.low, d.high, d.half_width, d.p, d.probability_of_improvement, d.detectable) == (
+            None,
+        ) * 5 + (False,)
     assert {each.p_corrected for each in [*comparison.rates, *comparison.best]} == {None}
     told = " ".join([each.sentence for each in [*comparison.rates, *comparison.best]])
     for sign in ("interval", "±", "beyond the", "p =", "faster", "better", "detect"):
@@ -100,12 +119,17 @@ def test_one_seed_has_nothing_that_speaks_of_others(tmp_path: Path) -> None:
     assert "the rates were chosen by it, too" in comparison.best[0].sentence
 
 
-def test_rates_of_one_seed_are_named_beside_those_of_several_and_not_corrected_for(tmp_path: Path) -> None:
+def test_rates_of_one_seed_are_named_beside_those_of_several_and_not_corrected_for(
+    tmp_path: Path,
+) -> None:
     write_study(tmp_path, {"arelu": {1e-4: FAST, 1e-3: FAST}, "relu": {1e-4: SLOW, 1e-3: SLOW}})
     for seed in (1, 2):
         shutil.rmtree(tmp_path / f"arelu-lr0.001-s{seed}")
     comparison = compare([tmp_path])
-    assert [(each.verdict, each.one_seed) for each in comparison.rates] == [("faster", False), (AHEAD, True)]
+    assert [(each.verdict, each.one_seed) for each in comparison.rates] == [
+        ("faster", False),
+        (AHEAD, True),
+    ]
     (found, _), (best,) = comparison.rates, comparison.best
     assert best.one_seed
     assert found.p_corrected == found.aulc.p  # the only verdict that has one
@@ -129,23 +153,36 @@ def test_the_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
 
 @given(p=st.integers(0, 100), q=st.integers(0, 100), images=st.integers(2, 60))
 @settings(deadline=None, max_examples=30)
-def test_one_seeds_verdict_is_the_documented_rule(tmp_path_factory: pytest.TempPathFactory, p: int, q: int, images: int) -> None:
+def test_one_seeds_verdict_is_the_documented_rule(
+    tmp_path_factory: pytest.TempPathFactory, p: int, q: int, images: int
+) -> None:
     """On level curves the mean accuracies are p and q: beyond Student's quantile of their difference's error, or not."""
     arm, baseline = p / 100, q / 100
     found = compare_two(tmp_path_factory.mktemp("study"), [arm] * 4, [baseline] * 4, right=images)
-    reach = stats.t.isf(0.025, images - 1) * np.sqrt((arm * (1 - arm) + baseline * (1 - baseline)) / images)
+    reach = stats.t.isf(0.025, images - 1) * np.sqrt(
+        (arm * (1 - arm) + baseline * (1 - baseline)) / images
+    )
     assume(not np.isclose(abs(arm - baseline), reach))
     # Pictures that all tell the same tell nothing of others.
-    assert found.verdict == (SAME if abs(arm - baseline) <= reach or reach == 0 else AHEAD if arm > baseline else BEHIND)
+    assert found.verdict == (
+        SAME if abs(arm - baseline) <= reach or reach == 0 else AHEAD if arm > baseline else BEHIND
+    )
 
 
 def test_one_seed_is_said_to_say_little(tmp_path: Path) -> None:
     found = compare_two(tmp_path / "ahead", FAST, SLOW, lr=0.003)
-    assert found.sentence.startswith("At learning rate 0.003, arelu is ahead of relu in this one run: mean accuracy")
+    assert found.sentence.startswith(
+        "At learning rate 0.003, arelu is ahead of relu in this one run: mean accuracy"
+    )
     assert "difference +0.258; one seed, 1000 validation pictures" in found.sentence
     level = compare_two(tmp_path / "level", SLOW, SLOW)
-    assert level.sentence.startswith("At learning rate 0.0001, in this one run, no detectable difference in convergence")
-    assert "difference +0.000, within the ±0.043 that 1000 validation pictures alone can blur; one seed" in level.sentence
+    assert level.sentence.startswith(
+        "At learning rate 0.0001, in this one run, no detectable difference in convergence"
+    )
+    assert (
+        "difference +0.000, within the ±0.043 that 1000 validation pictures alone can blur; one seed"
+        in level.sentence
+    )
     warnings = compare([tmp_path / "ahead"]).warnings
     assert any(text.startswith("One seed: what happened in these runs") for text in warnings)
     assert any(text.startswith("One learning rate:") for text in warnings)
@@ -161,7 +198,9 @@ def test_without_anything_recorded_there_is_no_verdict(tmp_path: Path) -> None:
 def test_mcnemar_is_of_the_best_checkpoints_on_the_same_pictures(tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST, right=[True] * 9 + [False] * 1 + [True] * 30)
     write_run(tmp_path, "relu", SLOW, right=[False] * 9 + [True] * 1 + [True] * 30)
-    assert only_rate(compare([tmp_path])).pairs[0].mcnemar_p == pytest.approx(2 * stats.binom.cdf(1, 10, 0.5))
+    assert only_rate(compare([tmp_path])).pairs[0].mcnemar_p == pytest.approx(
+        2 * stats.binom.cdf(1, 10, 0.5)
+    )
     write_run(tmp_path / "b", "arelu", FAST, right=5)
     write_run(tmp_path / "b", "relu", SLOW, right=6)
     assert only_rate(compare([tmp_path / "b"])).pairs[0].mcnemar_p is None
@@ -177,7 +216,10 @@ def test_seeds_are_aggregated_as_paired_differences(tmp_path: Path) -> None:
     assert found.seeds == [0, 1, 2, 3]
     assert found.aulc.values == pytest.approx(by_hand)
     assert found.aulc.t_test_p == pytest.approx(stats.ttest_1samp(by_hand, 0).pvalue)
-    seeds, pictures = stats.t.isf(0.025, 3) * stats.sem(by_hand), stats.t.isf(0.025, 199) * (found.aulc.picture_error or 0)
+    seeds, pictures = (
+        stats.t.isf(0.025, 3) * stats.sem(by_hand),
+        stats.t.isf(0.025, 199) * (found.aulc.picture_error or 0),
+    )
     assert found.aulc.half_width == pytest.approx(np.hypot(seeds, pictures))
     assert found.verdict == "faster"
     assert "4 seeds, 200 validation pictures" in found.sentence
@@ -187,7 +229,10 @@ def test_seeds_are_aggregated_as_paired_differences(tmp_path: Path) -> None:
 def test_many_rates_are_corrected_for_and_said_so(tmp_path: Path) -> None:
     rates = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
     slightly = [p + 0.07 * (p > 0.1) for p in SLOW]
-    arms = {"arelu": {lr: slightly if lr == 1e-4 else SLOW for lr in rates}, "relu": dict.fromkeys(rates, SLOW)}
+    arms = {
+        "arelu": {lr: slightly if lr == 1e-4 else SLOW for lr in rates},
+        "relu": dict.fromkeys(rates, SLOW),
+    }
     write_study(tmp_path, arms, seeds=3, pictures=1500)
     comparison = compare([tmp_path])
     found = next(each for each in comparison.rates if each.lr == 1e-4)
@@ -206,7 +251,10 @@ def test_censored_runs_are_counted_not_dropped(tmp_path: Path) -> None:
     assert (arm.reached, arm.of, arm.values, arm.median) == (2, 3, [20.0, 20.0, None], 20.0)
     assert arm.restricted_mean == pytest.approx((20 + 20 + 30) / 3)
     assert (reference.reached, reference.median, reference.restricted_mean) == (0, None, 30.0)
-    assert "80.0% was reached after 20 steps (2 of 3 runs) against never (0 of 3 runs)" in found.sentence
+    assert (
+        "80.0% was reached after 20 steps (2 of 3 runs) against never (0 of 3 runs)"
+        in found.sentence
+    )
     assert found.seconds_to_target[0].values == [10.0, 10.0, None]
 
 
@@ -235,7 +283,11 @@ def test_a_run_still_at_it_is_compared_where_there_is_nothing_further(tmp_path: 
     with open(running / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 30, "split": "val", "to')
     found = only_rate(compare([tmp_path]))
-    assert (found.steps, found.verdict, found.pairs[0].statuses) == (20, AHEAD, ("running", "running"))
+    assert (found.steps, found.verdict, found.pairs[0].statuses) == (
+        20,
+        AHEAD,
+        ("running", "running"),
+    )
     comparison = compare([tmp_path])
     assert comparison.best == []  # either may yet get better
     assert any("still being trained" in text for text in comparison.warnings)
@@ -245,7 +297,9 @@ def test_a_seed_that_is_still_behind_does_not_cut_the_others_back(tmp_path: Path
     for seed in (0, 1):
         write_run(tmp_path, "arelu", FAST, seed=seed)
         write_run(tmp_path, "relu", SLOW, seed=seed)
-    behind = [write_run(tmp_path, arm, (0.1, 0.2), seed=2, status=None) for arm in ("arelu", "relu")]
+    behind = [
+        write_run(tmp_path, arm, (0.1, 0.2), seed=2, status=None) for arm in ("arelu", "relu")
+    ]
     waiting = write_run(tmp_path, "arelu", (), seed=3, status=None)
     comparison = compare([tmp_path])
     assert only_rate(comparison).seeds == [0, 1]
@@ -257,15 +311,25 @@ def test_a_seed_that_is_still_behind_does_not_cut_the_others_back(tmp_path: Path
 
 def test_evaluations_at_other_steps_are_cut_where_both_were_evaluated(tmp_path: Path) -> None:
     """The same straight line seen at other steps is the same line."""
-    write_run(tmp_path, "arelu", (0.1, 0.2, 0.3, 0.4), steps=(0, 10, 20, 30), right=1000, eval_every=10)
-    write_run(tmp_path, "relu", (0.1, 0.15, 0.2, 0.25, 0.3, 0.35), steps=(0, 5, 10, 15, 20, 25), right=1000)
+    write_run(
+        tmp_path, "arelu", (0.1, 0.2, 0.3, 0.4), steps=(0, 10, 20, 30), right=1000, eval_every=10
+    )
+    write_run(
+        tmp_path,
+        "relu",
+        (0.1, 0.15, 0.2, 0.25, 0.3, 0.35),
+        steps=(0, 5, 10, 15, 20, 25),
+        right=1000,
+    )
     found = only_rate(compare([tmp_path], allow=["eval_every"]))
     assert (found.steps, found.cut) == (20, True)
     assert found.aulc.mean == pytest.approx(0)
     assert "up to step 20" in found.sentence
 
 
-def test_a_run_that_stopped_early_reached_what_it_reached_later_than_the_other_ended(tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_reached_what_it_reached_later_than_the_other_ended(
+    tmp_path: Path,
+) -> None:
     write_run(tmp_path, "arelu", (0.1, 0.5, 0.6))
     write_run(tmp_path, "relu", (0.1, 0.3, 0.4, 0.5, 0.8))
     found = only_rate(compare([tmp_path]))
@@ -295,7 +359,9 @@ def test_an_arm_that_never_gets_through_a_rate_fails_the_gate(tmp_path: Path) ->
     comparison = compare([tmp_path])
     assert comparison.failing(["slower"]) == []
     assert comparison.of_one_seed(["slower"]) == ["arelu at learning rate 0.01"]
-    assert comparison.failing(["slower"], one_seed=True) == ["arelu failed in every run at learning rate 0.01"]
+    assert comparison.failing(["slower"], one_seed=True) == [
+        "arelu failed in every run at learning rate 0.01"
+    ]
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
@@ -331,7 +397,10 @@ def test_an_arm_that_failed_is_not_called_faster_there(tmp_path: Path) -> None:
 
 def test_what_a_larger_rate_would_have_done_is_not_credited_to_the_swap(tmp_path: Path) -> None:
     """At 1e-4 the arm is far ahead; tuned, both reach the same: fact 4 of the design."""
-    curves = {"arelu": {1e-4: FAST, 1e-3: FAST, 1e-2: SLOW}, "relu": {1e-4: SLOW, 1e-3: FAST, 1e-2: SLOW}}
+    curves = {
+        "arelu": {1e-4: FAST, 1e-3: FAST, 1e-2: SLOW},
+        "relu": {1e-4: SLOW, 1e-3: FAST, 1e-2: SLOW},
+    }
     comparison = compare([write_study(tmp_path, curves)])
     assert [each.verdict for each in comparison.rates] == ["faster", SAME, SAME]
     (best,) = comparison.best
@@ -341,7 +410,9 @@ def test_what_a_larger_rate_would_have_done_is_not_credited_to_the_swap(tmp_path
     assert best.accuracy.mean == pytest.approx(best.arm_accuracy - best.reference_accuracy)
 
 
-@pytest.mark.parametrize(("arm", "verdict"), [((0.1, 0.9, 0.95, 0.96), "better"), ((0.1, 0.2, 0.3, 0.35), "worse")])
+@pytest.mark.parametrize(
+    ("arm", "verdict"), [((0.1, 0.9, 0.95, 0.96), "better"), ((0.1, 0.2, 0.3, 0.35), "worse")]
+)
 def test_a_better_or_worse_best_is_said(arm: Sequence[float], verdict: str, tmp_path: Path) -> None:
     curves = {"arelu": {1e-4: SLOW[:1] * 4, 1e-3: arm}, "relu": {1e-4: SLOW[:1] * 4, 1e-3: SLOW}}
     comparison = compare([write_study(tmp_path, curves)])
@@ -350,7 +421,9 @@ def test_a_better_or_worse_best_is_said(arm: Sequence[float], verdict: str, tmp_
     assert best.at_edge == {"arelu": "largest", "relu": "largest"}
     assert best.cross_fitted
     assert "relu's best is the largest rate tried" in best.sentence
-    assert comparison.failing(["worse"]) == (["arelu is worse than relu at their best rates"] if verdict == "worse" else [])
+    assert comparison.failing(["worse"]) == (
+        ["arelu is worse than relu at their best rates"] if verdict == "worse" else []
+    )
     assert len(comparison.failing(["slower"])) == (verdict == "worse")
 
 
@@ -384,9 +457,17 @@ def test_a_rate_that_one_side_is_still_at_is_no_candidate_for_the_other(tmp_path
 
 
 def test_whose_the_gain_is(tmp_path: Path) -> None:
-    curves = {"arelu": {1e-4: FAST}, "leaky": {1e-4: FAST}, "arelu-frozen": {1e-4: FAST}, "relu": {1e-4: SLOW}}
+    curves = {
+        "arelu": {1e-4: FAST},
+        "leaky": {1e-4: FAST},
+        "arelu-frozen": {1e-4: FAST},
+        "relu": {1e-4: SLOW},
+    }
     comparison = compare([write_study(tmp_path, curves)])
-    assert {(each.arm, each.reference) for each in comparison.controls} == {("arelu", "leaky"), ("arelu", "arelu-frozen")}
+    assert {(each.arm, each.reference) for each in comparison.controls} == {
+        ("arelu", "leaky"),
+        ("arelu", "arelu-frozen"),
+    }
     assert {each.verdict for each in comparison.controls} == {SAME}
     told = " ".join(comparison.gain)
     assert "a fixed leaky slope alone gives +0." in told
@@ -401,19 +482,29 @@ def test_of_one_seed_the_gain_is_that_of_this_run(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "leaky-lr0.0001-s1")
     told = " ".join(compare([tmp_path]).gain)
     assert re.search(
-        r"arelu has \+0\.\d{3} ± 0\.\d{3} over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; alpha", told
+        r"arelu has \+0\.\d{3} ± 0\.\d{3} over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; alpha",
+        told,
     )
     assert "% of it" not in told
     shutil.rmtree(tmp_path / "arelu-lr0.0001-s1")
     told = " ".join(compare([tmp_path]).gain)
-    assert re.search(r"arelu has \+0\.\d{3} in one run over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; ", told)
+    assert re.search(
+        r"arelu has \+0\.\d{3} in one run over relu; a fixed leaky slope alone gives \+0\.\d{3} in one run; ",
+        told,
+    )
     assert "±" not in told
 
 
 def test_each_variant_of_the_swap_is_held_to_the_controls(tmp_path: Path) -> None:
     for seed in range(2):
-        for arm, init, curve in (("arelu", "calibrated", FAST), ("arelu", "paper", SLOW), ("leaky", "calibrated", FAST)):
-            write_run(tmp_path, arm, curve, init=init, seed=seed, name=f"{arm}-{init}-{seed}", right=300)
+        for arm, init, curve in (
+            ("arelu", "calibrated", FAST),
+            ("arelu", "paper", SLOW),
+            ("leaky", "calibrated", FAST),
+        ):
+            write_run(
+                tmp_path, arm, curve, init=init, seed=seed, name=f"{arm}-{init}-{seed}", right=300
+            )
         write_run(tmp_path, "relu", SLOW, seed=seed, right=300)
     comparison = compare([tmp_path])
     assert {(each.arm, each.reference) for each in comparison.controls} == {
@@ -423,7 +514,9 @@ def test_each_variant_of_the_swap_is_held_to_the_controls(tmp_path: Path) -> Non
     assert len([text for text in comparison.gain if "a fixed leaky slope alone gives" in text]) == 2
 
 
-def test_recalibration_is_measured_where_its_arm_was_run_and_asked_for_where_it_matters(tmp_path: Path) -> None:
+def test_recalibration_is_measured_where_its_arm_was_run_and_asked_for_where_it_matters(
+    tmp_path: Path,
+) -> None:
     write_study(tmp_path, {"arelu": {1e-4: FAST}, "relu": {1e-4: SLOW}}, batchnorm="reestimated")
     assert any("add the arm recalibrated" in text for text in compare([tmp_path]).gain)
     write_study(tmp_path, {"recalibrated": {1e-4: SLOW}})
@@ -446,7 +539,9 @@ def test_cells_have_means_and_spreads_and_the_mean_curve(tmp_path: Path) -> None
     cell = comparison.cell("arelu", 1e-4)
     assert cell is not None
     assert cell.final_top1.values == [0.85, 0.7]
-    assert (cell.final_top1.mean, cell.final_top1.sd) == pytest.approx((0.775, np.std([0.85, 0.7], ddof=1)))
+    assert (cell.final_top1.mean, cell.final_top1.sd) == pytest.approx(
+        (0.775, np.std([0.85, 0.7], ddof=1))
+    )
     assert cell.drift == 0.5
     assert cell.curve["step"] == [0, 10, 20, 30]
     assert cell.curve["top1"] == pytest.approx(np.mean([FAST, SLOW], axis=0).tolist())

@@ -35,7 +35,9 @@ def test_the_pictures_areas_have_the_runs_area_as_their_mean(tmp_path: Path) -> 
     assert curve.picture_aulc is not None
     assert curve.picture_aulc.mean() == pytest.approx(curve.aulc)
     by_hand = (
-        5 * (correct[0] / 2 + correct[1] / 2) + 15 * (correct[1] / 2 + correct[2] / 2) + 10 * (correct[2] / 2 + correct[3] / 2)
+        5 * (correct[0] / 2 + correct[1] / 2)
+        + 15 * (correct[1] / 2 + correct[2] / 2)
+        + 10 * (correct[2] / 2 + correct[3] / 2)
     ) / 30
     assert curve.picture_aulc == pytest.approx(by_hand)
     assert curve.pictures == 37
@@ -61,9 +63,17 @@ def test_the_best_is_by_accuracy_then_loss_then_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"top1"', '"top2"'), ('"step": 20', '"step": 10'), ('"loss": 0.5', '"loss": "x"'), ("20:", "21:")]
+    ("old", "new"),
+    [
+        ('"top1"', '"top2"'),
+        ('"step": 20', '"step": 10'),
+        ('"loss": 0.5', '"loss": "x"'),
+        ("20:", "21:"),
+    ],
 )
-def test_rows_that_lack_or_contradict_something_are_named(old: str, new: str, tmp_path: Path) -> None:
+def test_rows_that_lack_or_contradict_something_are_named(
+    old: str, new: str, tmp_path: Path
+) -> None:
     correct = draw_correct(np.random.default_rng(0), [0.5, 0.5, 0.5], 20)
     metrics = write_run(tmp_path, "relu", correct=correct, losses=(0.5, 0.5, 0.5)) / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace(old, new, 1))
@@ -71,7 +81,9 @@ def test_rows_that_lack_or_contradict_something_are_named(old: str, new: str, tm
         read_curve(load_run(metrics.parent))
 
 
-@pytest.mark.parametrize("content", [b"path,predicted\na,b\n", b"path,label,predicted,probability\n\xff,a,b,1\n"])
+@pytest.mark.parametrize(
+    "content", [b"path,predicted\na,b\n", b"path,label,predicted,probability\n\xff,a,b,1\n"]
+)
 def test_damaged_predictions_are_named(content: bytes, tmp_path: Path) -> None:
     run = write_run(tmp_path, "relu", (0.1, 0.2))
     (run / "predictions.csv").write_bytes(content)

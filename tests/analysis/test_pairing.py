@@ -37,7 +37,10 @@ def test_a_pair_shows_what_both_runs_share(tmp_path: Path) -> None:
         "order": "order 0",
         "augmentation": "batch 0",
     }
-    assert [Path(each).name for each in (pair.run, pair.reference_run)] == ["arelu-lr0.0001-s0", "relu-lr0.0001-s0"]
+    assert [Path(each).name for each in (pair.run, pair.reference_run)] == [
+        "arelu-lr0.0001-s0",
+        "relu-lr0.0001-s0",
+    ]
 
 
 def test_what_only_one_run_has_recorded_is_not_shown_as_shared(tmp_path: Path) -> None:
@@ -61,7 +64,9 @@ def test_what_only_one_run_has_recorded_is_not_shown_as_shared(tmp_path: Path) -
         ({"batch_size": 8, "opt": "sgd"}, "batch_size 8 and 32; opt sgd and adamw"),
     ],
 )
-def test_runs_with_other_settings_are_refused_by_naming_them(settings: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_runs_with_other_settings_are_refused_by_naming_them(
+    settings: dict[str, Any], named: str, tmp_path: Path
+) -> None:
     write_run(tmp_path, "arelu", FAST, **settings)
     write_run(tmp_path, "relu", SLOW)
     with pytest.raises(ComparisonError, match="differ in more than the arm") as caught:
@@ -76,11 +81,19 @@ def test_runs_with_other_settings_are_refused_by_naming_them(settings: dict[str,
         ({"dataset": "x" * 64}, "pictures or split"),
         ({"head_init": "x" * 64}, "head initialisation"),
         ({"weights": "x" * 64}, "pretrained weights"),
-        ({"epochs": [PAIRING["epochs"][0], {"order": "other", "first_batch": "batch 1"}]}, "order or augmentation in epoch 2"),
-        ({"epochs": [{"order": "order 0", "first_batch": "other"}]}, "order or augmentation in epoch 1"),
+        (
+            {"epochs": [PAIRING["epochs"][0], {"order": "other", "first_batch": "batch 1"}]},
+            "order or augmentation in epoch 2",
+        ),
+        (
+            {"epochs": [{"order": "order 0", "first_batch": "other"}]},
+            "order or augmentation in epoch 1",
+        ),
     ],
 )
-def test_runs_that_did_not_see_the_same_are_refused_by_naming_it(changed: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_runs_that_did_not_see_the_same_are_refused_by_naming_it(
+    changed: dict[str, Any], named: str, tmp_path: Path
+) -> None:
     write_run(tmp_path, "arelu", FAST, pairing={**PAIRING, **changed})
     write_run(tmp_path, "relu", SLOW)
     with pytest.raises(ComparisonError, match=named):
@@ -92,11 +105,19 @@ def test_runs_that_did_not_see_the_same_are_refused_by_naming_it(changed: dict[s
     [
         {"alpha": 0.5, "beta": 1.0, "init": "paper"},
         {"include": ["blocks.*"], "exclude": ["head"], "arelu_lr": 0.1, "calibration_images": 8},
-        {"data": "elsewhere", "output": "elsewhere", "workers": 7, "name": "x", "pretrained_path": "copy.safetensors"},
+        {
+            "data": "elsewhere",
+            "output": "elsewhere",
+            "workers": 7,
+            "name": "x",
+            "pretrained_path": "copy.safetensors",
+        },
         {"tensorboard": True},
     ],
 )
-def test_what_belongs_to_the_arm_or_the_place_does_not_part_a_pair(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_what_belongs_to_the_arm_or_the_place_does_not_part_a_pair(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     write_run(tmp_path, "arelu", FAST, right=1000, **settings)
     write_run(tmp_path, "relu", SLOW, right=1000)
     assert only_rate(compare([tmp_path])).verdict == "ahead in this run"
@@ -105,9 +126,17 @@ def test_what_belongs_to_the_arm_or_the_place_does_not_part_a_pair(settings: dic
 @pytest.mark.parametrize(
     ("arm", "relu", "words"),
     [
-        ({"micro_batch": 16}, {"micro_batch": None}, ("arelu-lr0.0001-s0 in parts of 16", "relu-lr0.0001-s0 whole")),
+        (
+            {"micro_batch": 16},
+            {"micro_batch": None},
+            ("arelu-lr0.0001-s0 in parts of 16", "relu-lr0.0001-s0 whole"),
+        ),
         ({"micro_batch": 8}, {"micro_batch": 16}, ("in parts of 8", "in parts of 16")),
-        ({"on_features": False}, {"on_features": True}, ("relu-lr0.0001-s0 passed its pictures", "once")),
+        (
+            {"on_features": False},
+            {"on_features": True},
+            ("relu-lr0.0001-s0 passed its pictures", "once"),
+        ),
         ({"micro_batch": 16, "on_features": True}, {"micro_batch": 16, "on_features": True}, ()),
         ({}, {"micro_batch": None, "on_features": False}, ()),
     ],
@@ -124,7 +153,8 @@ def test_what_became_of_one_run_alone_while_it_trained_is_told(
 
 
 @pytest.mark.parametrize(
-    "setting", [{"micro_batch": 8}, {"compile": True}, {"channels_last": True}, {"grad_checkpointing": True}]
+    "setting",
+    [{"micro_batch": 8}, {"compile": True}, {"channels_last": True}, {"grad_checkpointing": True}],
 )
 def test_what_changes_the_computation_parts_a_pair(setting: dict[str, Any], tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST, **setting)
@@ -140,7 +170,9 @@ def test_a_run_that_stopped_early_still_pairs_on_the_epochs_both_have(tmp_path: 
 
 
 def test_differences_are_the_same_seen_from_either_side(tmp_path: Path) -> None:
-    one = load_run(write_run(tmp_path, "arelu", FAST, lr=0.01, pairing={**PAIRING, "dataset": "x" * 64}))
+    one = load_run(
+        write_run(tmp_path, "arelu", FAST, lr=0.01, pairing={**PAIRING, "dataset": "x" * 64})
+    )
     other = load_run(write_run(tmp_path, "relu", SLOW))
     assert len(differences(one, other)) == len(differences(other, one)) == 2
     assert differences(one, one) == []
@@ -192,13 +224,21 @@ def test_runs_of_two_experiments_are_refused_with_what_parts_them(tmp_path: Path
 
 
 def test_a_difference_between_the_arms_can_be_insisted_on_and_is_told(tmp_path: Path) -> None:
-    write_run(tmp_path, "arelu", FAST, batch_size=64, pairing={**PAIRING, "epochs": [{"order": "x", "first_batch": "y"}]})
+    write_run(
+        tmp_path,
+        "arelu",
+        FAST,
+        batch_size=64,
+        pairing={**PAIRING, "epochs": [{"order": "x", "first_batch": "y"}]},
+    )
     write_run(tmp_path, "relu", SLOW)
     with pytest.raises(ComparisonError, match="batch_size"):
         compare([tmp_path])
     comparison = compare([tmp_path], allow=["batch_size"])
     assert comparison.allowed == ["batch_size 64 and 32", "order or augmentation in epoch 1"]
-    assert any(text.startswith("Compared although they differ: batch_size") for text in comparison.warnings)
+    assert any(
+        text.startswith("Compared although they differ: batch_size") for text in comparison.warnings
+    )
 
 
 def test_another_head_is_refused_whatever_else_is_allowed(tmp_path: Path) -> None:
@@ -208,7 +248,10 @@ def test_another_head_is_refused_whatever_else_is_allowed(tmp_path: Path) -> Non
         compare([tmp_path], allow=["epochs"])
 
 
-@pytest.mark.parametrize(("key", "told"), [("epoch", "no such setting"), ("lr", "best with best"), ("seed", "best with best")])
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("epoch", "no such setting"), ("lr", "best with best"), ("seed", "best with best")],
+)
 def test_only_settings_can_be_allowed_to_differ(key: str, told: str, tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST)
     with pytest.raises(ConfigError, match=told):
@@ -238,7 +281,9 @@ def test_of_several_candidates_the_nearest_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST, lr=0.01)
     write_run(tmp_path, "relu", SLOW, lr=0.1, seed=5)
     write_run(tmp_path, "relu", SLOW, seed=0, name="near")
-    with pytest.raises(ComparisonError, match=r"arelu-lr0\.01-s0 and near differ .* lr 0\.01 and 0\.0001$"):
+    with pytest.raises(
+        ComparisonError, match=r"arelu-lr0\.01-s0 and near differ .* lr 0\.01 and 0\.0001$"
+    ):
         compare([tmp_path])
 
 
@@ -246,14 +291,22 @@ def test_a_running_run_on_other_pictures_is_not_compared(tmp_path: Path) -> None
     """It has no summary yet, but its study's dataset.json tells that the pictures are others."""
     for study, arm, status in (("herbs", "arelu", None), ("mushrooms", "relu", "finished")):
         pairing = {**PAIRING, "dataset": study}
-        write_run(tmp_path / study, arm, FAST, status=status, pairing=pairing, data=f"pictures/{study}")
-        (tmp_path / study / "study.yaml").write_text(dump_yaml(check_config({"data": f"pictures/{study}"})), encoding="utf-8")
-        (tmp_path / study / "dataset.json").write_text(json.dumps({"fingerprint": study}), encoding="utf-8")
+        write_run(
+            tmp_path / study, arm, FAST, status=status, pairing=pairing, data=f"pictures/{study}"
+        )
+        (tmp_path / study / "study.yaml").write_text(
+            dump_yaml(check_config({"data": f"pictures/{study}"})), encoding="utf-8"
+        )
+        (tmp_path / study / "dataset.json").write_text(
+            json.dumps({"fingerprint": study}), encoding="utf-8"
+        )
     with pytest.raises(ComparisonError, match=r"pictures or split \(mushrooms and herbs\)"):
         compare([tmp_path])
 
 
-@pytest.mark.parametrize(("arm", "missing"), [("arelu", "baseline"), ("relu", "an arm beside the baseline")])
+@pytest.mark.parametrize(
+    ("arm", "missing"), [("arelu", "baseline"), ("relu", "an arm beside the baseline")]
+)
 def test_one_arm_alone_cannot_be_compared(arm: str, missing: str, tmp_path: Path) -> None:
     write_run(tmp_path, arm, FAST)
     with pytest.raises(ComparisonError, match=missing):

@@ -15,7 +15,9 @@ SLACK = 0.015
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 @pytest.mark.parametrize("pictures", [100, 1000])
-def test_where_there_is_nothing_faster_comes_at_most_at_the_stated_rate(seeds: int, pictures: int) -> None:
+def test_where_there_is_nothing_faster_comes_at_most_at_the_stated_rate(
+    seeds: int, pictures: int
+) -> None:
     told = judge_one_rate(World(), seeds, pictures, 1000)
     assert told.faster <= STATED + SLACK
     assert told.slower <= STATED + SLACK

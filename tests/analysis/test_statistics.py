@@ -13,11 +13,19 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from arelu_tl.analysis.statistics import difference_of_shares, holm, mcnemar, paired_difference, unpaired_picture_error
+from arelu_tl.analysis.statistics import (
+    difference_of_shares,
+    holm,
+    mcnemar,
+    paired_difference,
+    unpaired_picture_error,
+)
 
 FEW = [0.04, 0.11, 0.02, 0.07]
 MANY = [0.04, 0.11, -0.02, 0.07, 0.01, 0.09, 0.03, -0.015]
-differences = st.lists(st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 3)), min_size=2, max_size=12)
+differences = st.lists(
+    st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 3)), min_size=2, max_size=12
+)
 
 
 def test_over_seeds_alone_it_is_the_t_interval() -> None:
@@ -27,14 +35,18 @@ def test_over_seeds_alone_it_is_the_t_interval() -> None:
     assert found.t_test_p == pytest.approx(reference.ttest_mean(0)[1])
     assert found.t_test_p == pytest.approx(stats.ttest_rel(FEW, [0.0] * 4).pvalue)
     assert found.p == pytest.approx(found.t_test_p)
-    assert (found.mean, found.sd, found.seed_error) == pytest.approx((0.06, np.std(FEW, ddof=1), stats.sem(FEW)))
+    assert (found.mean, found.sd, found.seed_error) == pytest.approx(
+        (0.06, np.std(FEW, ddof=1), stats.sem(FEW))
+    )
 
 
 def test_of_one_seed_only_what_the_pictures_blur_is_known() -> None:
     """No interval and no p: another seed would have given another difference, by nobody knows how much."""
     found = paired_difference([0.1], picture_error=0.03, pictures=50)
     assert found.picture_blur == pytest.approx(stats.t.isf(0.025, 49) * 0.03)
-    assert (found.low, found.high, found.p, found.sd, found.t_test_p, found.effect_size) == (None,) * 6
+    assert (found.low, found.high, found.p, found.sd, found.t_test_p, found.effect_size) == (
+        None,
+    ) * 6
     assert found.probability_of_improvement is None
     assert found.beyond_pictures
     assert not found.detectable
@@ -50,12 +62,19 @@ def test_seeds_and_pictures_add_up_in_quadrature() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(values=differences, error=st.floats(0.001, 0.2), pictures=st.integers(2, 5000))
-def test_the_interval_leaves_out_0_exactly_where_p_is_below_5_percent(values: list[float], error: float, pictures: int) -> None:
+def test_the_interval_leaves_out_0_exactly_where_p_is_below_5_percent(
+    values: list[float], error: float, pictures: int
+) -> None:
     found = paired_difference(values, picture_error=error, pictures=pictures)
     assert found.p is not None
     if not math.isclose(found.p, 0.05, rel_tol=1e-6):
         assert found.detectable == (found.p < 0.05)
-    assert found.detectable == paired_difference([-v for v in values], picture_error=error, pictures=pictures).detectable
+    assert (
+        found.detectable
+        == paired_difference(
+            [-v for v in values], picture_error=error, pictures=pictures
+        ).detectable
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -90,18 +109,27 @@ def test_hedges_g_is_the_corrected_standardised_mean() -> None:
 
 
 def test_probability_of_improvement_counts_ties_half() -> None:
-    assert paired_difference([0.1, -0.1, 0.0, 0.2]).probability_of_improvement == pytest.approx((2 + 0.5) / 4)
+    assert paired_difference([0.1, -0.1, 0.0, 0.2]).probability_of_improvement == pytest.approx(
+        (2 + 0.5) / 4
+    )
 
 
 def test_the_bootstrap_is_scipys_at_the_widened_level_and_reproducible() -> None:
     found = paired_difference(MANY)
     tail = stats.norm.cdf(-math.sqrt(8 / 7) * stats.t.isf(0.025, 7))
     reference = stats.bootstrap(
-        (MANY,), np.mean, confidence_level=1 - 2 * tail, method="percentile", n_resamples=9999, rng=np.random.default_rng(1)
+        (MANY,),
+        np.mean,
+        confidence_level=1 - 2 * tail,
+        method="percentile",
+        n_resamples=9999,
+        rng=np.random.default_rng(1),
     ).confidence_interval
     assert found.bootstrap == pytest.approx((reference.low, reference.high), abs=0.003)
     assert found.bootstrap == paired_difference(MANY).bootstrap
-    plain = stats.bootstrap((MANY,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    plain = stats.bootstrap(
+        (MANY,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     assert found.bootstrap is not None
     assert found.bootstrap[1] - found.bootstrap[0] > plain.high - plain.low
 
@@ -123,7 +151,9 @@ def test_shares_of_the_same_pictures_are_paired() -> None:
     assert found.values == pytest.approx((arm.mean(1) - reference.mean(1)).tolist())
     assert found.pictures == 400
     one = difference_of_shares(arm[:1], reference[:1])
-    assert one.picture_error == pytest.approx(unpaired_picture_error(arm[0].mean(), reference[0].mean(), 400))
+    assert one.picture_error == pytest.approx(
+        unpaired_picture_error(arm[0].mean(), reference[0].mean(), 400)
+    )
     assert one.picture_error > 3 * found.picture_error  # type: ignore[operator]
 
 
@@ -133,7 +163,9 @@ def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-@pytest.mark.parametrize(("only_arm", "only_base", "both"), [(9, 1, 30), (1, 9, 0), (6, 6, 3), (5, 0, 2), (40, 20, 100)])
+@pytest.mark.parametrize(
+    ("only_arm", "only_base", "both"), [(9, 1, 30), (1, 9, 0), (6, 6, 3), (5, 0, 2), (40, 20, 100)]
+)
 def test_mcnemar_agrees_with_statsmodels(only_arm: int, only_base: int, both: int) -> None:
     arm = np.array([True] * only_arm + [False] * only_base + [True] * both + [False] * 4)
     base = np.array([False] * only_arm + [True] * only_base + [True] * both + [False] * 4)

@@ -22,7 +22,14 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from arelu_tl.backbone.embedded import embedded_weights, load_embedded
-from arelu_tl.backbone.loading import Backbone, activation_counts, build_architecture, classifier_names, load_backbone, reset_head
+from arelu_tl.backbone.loading import (
+    Backbone,
+    activation_counts,
+    build_architecture,
+    classifier_names,
+    load_backbone,
+    reset_head,
+)
 from arelu_tl.errors import ArtefactError, BackboneError
 from arelu_tl.records.weights import require_finite
 
@@ -46,7 +53,11 @@ def trained() -> Weights:
 def local_model(tmp_path: Path) -> Path:
     """A model folder as timm writes one for the hub: config.json and model.safetensors."""
     folder = tmp_path / "mine"
-    save_for_hf(timm.create_model(TINY, pretrained=False, num_classes=7), str(folder), safe_serialization=True)
+    save_for_hf(
+        timm.create_model(TINY, pretrained=False, num_classes=7),
+        str(folder),
+        safe_serialization=True,
+    )
     return folder
 
 
@@ -64,7 +75,9 @@ def assert_holds(model: nn.Module, weights: Weights) -> None:
     [(skimage.data.chelsea, range(281, 286)), (skimage.data.coffee, [967])],
     ids=["a cat", "an espresso"],
 )
-def test_embedded_backbone_recognises(embedded: Backbone, picture: Callable[[], Any], classes: Any) -> None:
+def test_embedded_backbone_recognises(
+    embedded: Backbone, picture: Callable[[], Any], classes: Any
+) -> None:
     config = embedded.data_config
     transform = create_transform(
         input_size=tuple(config["input_size"]),
@@ -79,7 +92,9 @@ def test_embedded_backbone_recognises(embedded: Backbone, picture: Callable[[], 
     assert int(logits.argmax()) in classes
 
 
-def test_embedded_backbone_comes_in_eval_mode_with_the_preprocessing_it_was_trained_with(embedded: Backbone) -> None:
+def test_embedded_backbone_comes_in_eval_mode_with_the_preprocessing_it_was_trained_with(
+    embedded: Backbone,
+) -> None:
     assert not any(module.training for module in embedded.model.modules())
     assert embedded.data_config["mean"] == [0.5, 0.5, 0.5]
     assert embedded.data_config["std"] == [0.5, 0.5, 0.5]
@@ -132,7 +147,9 @@ WRAPPINGS: dict[str, Callable[[Weights, Path], Path]] = {
     "safetensors": _safetensors,
     "plain": _saved,
     "state_dict": lambda w, folder: _saved({"state_dict": w, "epoch": 3}, folder),
-    "module": lambda w, folder: _saved({"state_dict": {f"module.{k}": v for k, v in w.items()}}, folder),
+    "module": lambda w, folder: _saved(
+        {"state_dict": {f"module.{k}": v for k, v in w.items()}}, folder
+    ),
     "ema before raw": lambda w, folder: _saved(
         {"state_dict": {k: torch.zeros_like(v) for k, v in w.items()}, "state_dict_ema": w}, folder
     ),
@@ -140,7 +157,9 @@ WRAPPINGS: dict[str, Callable[[Weights, Path], Path]] = {
 
 
 @pytest.mark.parametrize("write", WRAPPINGS.values(), ids=WRAPPINGS.keys())
-def test_pretrained_path_loads(write: Callable[[Weights, Path], Path], trained: Weights, tmp_path: Path) -> None:
+def test_pretrained_path_loads(
+    write: Callable[[Weights, Path], Path], trained: Weights, tmp_path: Path
+) -> None:
     path = write(trained, tmp_path)
     backbone = load_backbone(TINY, pretrained_path=path)
     assert backbone.license is None  # timm's own weights have one, which is not this file's
@@ -152,10 +171,16 @@ PREFIXES = ["model.", "backbone.", "net.", "module.model.", "encoder.", "my.own.
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_wrappers_prefix_is_taken_off_and_said(prefix: str, trained: Weights, tmp_path: Path) -> None:
+def test_a_wrappers_prefix_is_taken_off_and_said(
+    prefix: str, trained: Weights, tmp_path: Path
+) -> None:
     wrapped = {f"{prefix}{k}": v for k, v in trained.items()}
     assert_holds(load_backbone(TINY, pretrained_path=_saved(wrapped, tmp_path)).model, trained)
-    content = {"state_dict": {**wrapped, "criterion.weight": torch.ones(3)}, "epoch": 3, "global_step": 7}
+    content = {
+        "state_dict": {**wrapped, "criterion.weight": torch.ones(3)},
+        "epoch": 3,
+        "global_step": 7,
+    }
     backbone = load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
     assert_holds(backbone.model, trained)
     said = f"prefix '{prefix.removeprefix('module.')}' taken off, criterion.weight left out"
@@ -163,7 +188,9 @@ def test_a_wrappers_prefix_is_taken_off_and_said(prefix: str, trained: Weights, 
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
-def test_weights_without_counters_of_batches_are_taken_and_it_is_said(prefix: str, trained: Weights, tmp_path: Path) -> None:
+def test_weights_without_counters_of_batches_are_taken_and_it_is_said(
+    prefix: str, trained: Weights, tmp_path: Path
+) -> None:
     old = {f"{prefix}{k}": v for k, v in trained.items() if not k.endswith("num_batches_tracked")}
     assert len(old) < len(trained)
     backbone = load_backbone(TINY, pretrained_path=_saved(old, tmp_path))
@@ -172,22 +199,30 @@ def test_weights_without_counters_of_batches_are_taken_and_it_is_said(prefix: st
 
 
 @pytest.mark.parametrize("key", ["model_state_dict", "net", "weights"])
-def test_weights_under_a_key_that_is_not_timms_are_taken(key: str, trained: Weights, tmp_path: Path) -> None:
+def test_weights_under_a_key_that_is_not_timms_are_taken(
+    key: str, trained: Weights, tmp_path: Path
+) -> None:
     content = {key: trained, "optimizer_state_dict": {"state": {}, "param_groups": []}, "epoch": 3}
     backbone = load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
     assert_holds(backbone.model, trained)
     assert key in backbone.weights
 
 
-def test_the_weights_of_several_nets_are_not_guessed_between(trained: Weights, tmp_path: Path) -> None:
+def test_the_weights_of_several_nets_are_not_guessed_between(
+    trained: Weights, tmp_path: Path
+) -> None:
     with pytest.raises(ArtefactError, match=r"several nets' weights \(student, teacher\)"):
-        load_backbone(TINY, pretrained_path=_saved({"student": trained, "teacher": trained}, tmp_path))
+        load_backbone(
+            TINY, pretrained_path=_saved({"student": trained, "teacher": trained}, tmp_path)
+        )
     two = {f"{prefix}{k}": v for prefix in ("encoder_q.", "encoder_k.") for k, v in trained.items()}
     with pytest.raises(BackboneError, match=r"several nets' weights \(encoder_q\., encoder_k\.\)"):
         load_backbone(TINY, pretrained_path=_saved(two, tmp_path))
 
 
-def test_behind_a_prefix_what_is_missing_is_named_without_it(trained: Weights, tmp_path: Path) -> None:
+def test_behind_a_prefix_what_is_missing_is_named_without_it(
+    trained: Weights, tmp_path: Path
+) -> None:
     gone = next(iter(trained))
     given = {f"model.{k}": v for k, v in trained.items() if k != gone}
     with pytest.raises(BackboneError, match=rf"1 missing .{gone}.$"):
@@ -202,23 +237,40 @@ def test_behind_a_prefix_what_is_missing_is_named_without_it(trained: Weights, t
         (["layer1.0.act1.alpha", "layer1.0.act1.beta"], "a model's that arelu-tl operated on"),
     ],
 )
-def test_what_foreign_weights_look_like_is_said(keys: list[str], kind: str, trained: Weights, tmp_path: Path) -> None:
+def test_what_foreign_weights_look_like_is_said(
+    keys: list[str], kind: str, trained: Weights, tmp_path: Path
+) -> None:
     with pytest.raises(BackboneError, match=kind):
-        load_backbone(TINY, pretrained_path=_saved({**trained, **{k: torch.ones(1) for k in keys}}, tmp_path))
+        load_backbone(
+            TINY, pretrained_path=_saved({**trained, **{k: torch.ones(1) for k in keys}}, tmp_path)
+        )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("where", ["conv1.0.weight", "bn1.running_var"])
-def test_what_is_not_finite_in_a_file_is_named(value: float, where: str, trained: Weights, tmp_path: Path) -> None:
+def test_what_is_not_finite_in_a_file_is_named(
+    value: float, where: str, trained: Weights, tmp_path: Path
+) -> None:
     broken = trained[where].clone()
     broken.view(-1)[1] = value
-    with pytest.raises(ArtefactError, match=rf"weights\.pth: {where} holds . NaN and . infinite of its {broken.numel()}"):
+    with pytest.raises(
+        ArtefactError,
+        match=rf"weights\.pth: {where} holds . NaN and . infinite of its {broken.numel()}",
+    ):
         load_backbone(TINY, pretrained_path=_saved({**trained, where: broken}, tmp_path))
 
 
 def test_a_classifier_that_is_left_out_may_hold_anything(trained: Weights, tmp_path: Path) -> None:
-    given = {**trained, "fc.weight": torch.full((7, trained["fc.weight"].shape[1]), torch.nan), "fc.bias": torch.zeros(7)}
-    assert load_backbone(TINY, pretrained_path=_saved(given, tmp_path)).model.fc.weight.isfinite().all()
+    given = {
+        **trained,
+        "fc.weight": torch.full((7, trained["fc.weight"].shape[1]), torch.nan),
+        "fc.bias": torch.zeros(7),
+    }
+    assert (
+        load_backbone(TINY, pretrained_path=_saved(given, tmp_path))
+        .model.fc.weight.isfinite()
+        .all()
+    )
 
 
 def test_what_a_model_itself_holds_as_infinite_is_no_fault() -> None:
@@ -230,7 +282,9 @@ def test_what_a_model_itself_holds_as_infinite_is_no_fault() -> None:
         require_finite({"input_min": torch.tensor(torch.nan)}, "a file", lambda: bounds)
 
 
-def test_a_file_with_another_number_of_classes_gives_everything_but_its_head(tmp_path: Path) -> None:
+def test_a_file_with_another_number_of_classes_gives_everything_but_its_head(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(11)
     other = timm.create_model(TINY, pretrained=False, num_classes=7)
     model = load_backbone(TINY, pretrained_path=_saved(other.state_dict(), tmp_path)).model
@@ -242,7 +296,9 @@ def test_a_file_with_another_number_of_classes_gives_everything_but_its_head(tmp
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
 
 
-def test_missing_and_unexpected_keys_are_counted_and_the_first_are_named(trained: Weights, tmp_path: Path) -> None:
+def test_missing_and_unexpected_keys_are_counted_and_the_first_are_named(
+    trained: Weights, tmp_path: Path
+) -> None:
     body = [k for k in trained if not k.startswith("fc")]
     gone, kept = body[:5], {k: v for k, v in trained.items() if k not in body[:5]}
     path = _saved({**kept, "stray.weight": torch.zeros(2)}, tmp_path)
@@ -264,7 +320,9 @@ def test_a_tensor_of_another_shape_is_named(trained: Weights, tmp_path: Path) ->
 
 
 def test_weights_of_another_architecture_are_refused(trained: Weights, tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"does not fit mobilenetv2_035: \d+ missing .*\d+ unexpected"):
+    with pytest.raises(
+        BackboneError, match=r"does not fit mobilenetv2_035: \d+ missing .*\d+ unexpected"
+    ):
         load_backbone("mobilenetv2_035", pretrained_path=_saved(trained, tmp_path))
 
 
@@ -283,7 +341,9 @@ class Payload:
         return open, (str(self.trace), "w")
 
 
-def test_a_pickle_with_a_payload_is_refused_and_does_not_run(trained: Weights, tmp_path: Path) -> None:
+def test_a_pickle_with_a_payload_is_refused_and_does_not_run(
+    trained: Weights, tmp_path: Path
+) -> None:
     trace = tmp_path / "the payload ran"
     path = _saved({"state_dict": trained, "extra": Payload(trace)}, tmp_path)
     with pytest.raises(ArtefactError, match="safely") as caught:
@@ -292,7 +352,11 @@ def test_a_pickle_with_a_payload_is_refused_and_does_not_run(trained: Weights, t
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {"a": 1}}, [1, 2], {"lr": 0.1}], ids=["numbers", "a list", "no weights"])
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {"a": 1}}, [1, 2], {"lr": 0.1}],
+    ids=["numbers", "a list", "no weights"],
+)
 def test_a_file_that_holds_no_tensors_is_refused(content: Any, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"weights\.pth"):
         load_backbone(TINY, pretrained_path=_saved(content, tmp_path))
@@ -375,9 +439,18 @@ def _unknown_architecture(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_without_weights, _corrupt_weights, _weights_of_another_shape, _corrupt_config, _unknown_architecture]
+    "damage",
+    [
+        _without_weights,
+        _corrupt_weights,
+        _weights_of_another_shape,
+        _corrupt_config,
+        _unknown_architecture,
+    ],
 )
-def test_a_damaged_local_dir_is_a_backbone_error_of_one_line(local_model: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_local_dir_is_a_backbone_error_of_one_line(
+    local_model: Path, damage: Callable[[Path], None]
+) -> None:
     damage(local_model)
     with pytest.raises(BackboneError) as caught:
         load_backbone(f"local-dir:{local_model}")
@@ -426,7 +499,12 @@ except BackboneError as error:
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)},
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(tmp_path),
+            "TORCH_HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -434,7 +512,13 @@ except BackboneError as error:
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    for part in ("resnet18.a1_in1k", "model.safetensors", "network", "HF_HUB_OFFLINE", "--pretrained-path"):
+    for part in (
+        "resnet18.a1_in1k",
+        "model.safetensors",
+        "network",
+        "HF_HUB_OFFLINE",
+        "--pretrained-path",
+    ):
         assert part in line
 
 
@@ -445,12 +529,17 @@ def _head_after(model: nn.Module, seed: int, drawn_before: int) -> Weights:
     torch.manual_seed(drawn_before)
     torch.rand(drawn_before)
     reset_head(model, 5, seed=seed)
-    return {k: v.clone() for k, v in model.get_submodule(classifier_names(model)[0]).state_dict().items()}
+    return {
+        k: v.clone()
+        for k, v in model.get_submodule(classifier_names(model)[0]).state_dict().items()
+    }
 
 
 def test_reset_head_depends_on_its_seed_alone() -> None:
     model = build_architecture(TINY)
-    first, again, other = (_head_after(model, seed, before) for seed, before in ((1, 3), (1, 400), (2, 3)))
+    first, again, other = (
+        _head_after(model, seed, before) for seed, before in ((1, 3), (1, 400), (2, 3))
+    )
     assert torch.equal(first["weight"], again["weight"])
     assert not torch.equal(first["weight"], other["weight"])
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
@@ -500,11 +589,19 @@ def test_img_size_does_not_disturb_pretrained_weights(trained: Weights, tmp_path
 
 
 def test_activation_counts_are_by_class_most_frequent_first() -> None:
-    assert activation_counts(nn.Sequential(nn.ReLU(), nn.GELU(), nn.GELU(), nn.Linear(1, 1))) == {"GELU": 2, "ReLU": 1}
-    assert list(activation_counts(nn.Sequential(nn.ReLU(), nn.GELU(), nn.GELU()))) == ["GELU", "ReLU"]
+    assert activation_counts(nn.Sequential(nn.ReLU(), nn.GELU(), nn.GELU(), nn.Linear(1, 1))) == {
+        "GELU": 2,
+        "ReLU": 1,
+    }
+    assert list(activation_counts(nn.Sequential(nn.ReLU(), nn.GELU(), nn.GELU()))) == [
+        "GELU",
+        "ReLU",
+    ]
 
 
-@pytest.mark.parametrize(("name", "counts"), [("resnet10t", {"ReLU": 11}), ("test_vit", {"GELU": 6})])
+@pytest.mark.parametrize(
+    ("name", "counts"), [("resnet10t", {"ReLU": 11}), ("test_vit", {"GELU": 6})]
+)
 def test_activation_counts_of_timm_models(name: str, counts: dict[str, int]) -> None:
     assert activation_counts(timm.create_model(name, pretrained=False)) == counts
 

@@ -29,8 +29,21 @@ from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batche
 from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.data.recipe import Evaluated
 from arelu_tl.errors import DataError
+from arelu_tl.records.settings import AugmentSettings, ScanSettings
 
-FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "1", "-j", "0"]
+FAST = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "1",
+    "-j",
+    "0",
+]
 
 
 @cache
@@ -50,10 +63,20 @@ def bomb() -> bytes:
     """A PNG of 70 bytes whose header claims ten thousand megapixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -79,7 +102,9 @@ def palette_with_alpha() -> bytes:
 
 
 def sixteen_bits() -> bytes:
-    return saved(Image.fromarray(np.asarray(noise(912).convert("L")).astype(np.uint16) * 257), "PNG")
+    return saved(
+        Image.fromarray(np.asarray(noise(912).convert("L")).astype(np.uint16) * 257), "PNG"
+    )
 
 
 ODD: dict[str, bytes] = {
@@ -87,7 +112,9 @@ ODD: dict[str, bytes] = {
     "sixteen.png": sixteen_bits(),
     "palette.png": palette_with_alpha(),
     "rotated.jpg": rotated(),
-    "film.gif": saved(noise(914).quantize(64), "GIF", save_all=True, append_images=[noise(915).quantize(64)]),
+    "film.gif": saved(
+        noise(914).quantize(64), "GIF", save_all=True, append_images=[noise(915).quantize(64)]
+    ),
     "alpha.webp": saved(noise(916).convert("RGBA"), "WEBP", lossless=True),
     "grey.jpg": saved(noise(917).convert("L"), "JPEG"),
 }
@@ -123,7 +150,9 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_bad_picture_is_named_in_one_line_and_nothing_is_left_behind(command: str, bad: Path) -> None:
+def test_a_bad_picture_is_named_in_one_line_and_nothing_is_left_behind(
+    command: str, bad: Path
+) -> None:
     (name,) = (path.name for path in (bad / "data/val/b").iterdir() if path.name in BAD)
     before = sorted(bad.rglob("*"))
     words, lines = COMMANDS[command]
@@ -152,9 +181,14 @@ def test_check_says_all_that_is_wrong_and_passes_what_is_allowed(tmp_path: Path)
     assert told == json.loads((tmp_path / "report" / "check.json").read_text())
     assert not told["accepted"]
     words = ("circle", "decoded", "--allow-duplicates")
-    assert [[word in problem for word in words] for problem in told["problems"]] == np.eye(3, dtype=bool).tolist()
+    assert [[word in problem for word in words] for problem in told["problems"]] == np.eye(
+        3, dtype=bool
+    ).tolist()
     rejected = (tmp_path / "report" / "rejected.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in rejected] == ["path", *(f"train/a/{name}" for name in sorted(BAD, key=str.casefold))]
+    assert [line.split(",")[0] for line in rejected] == [
+        "path",
+        *(f"train/a/{name}" for name in sorted(BAD, key=str.casefold)),
+    ]
     duplicates = (tmp_path / "report" / "duplicates.csv").read_text().splitlines()
     assert duplicates[1:] == ["1,train/b/0.png,train,b,bytes", "1,val/b/copy.png,val,b,bytes"]
     allowed = ["--on-bad-image", "skip", "--allow-duplicates", "--follow-links"]
@@ -162,10 +196,14 @@ def test_check_says_all_that_is_wrong_and_passes_what_is_allowed(tmp_path: Path)
     assert passed.returncode == 0, passed.stderr
     assert "can be trained on" in passed.stdout
     assert "flatter" in passed.stdout
-    trained = run_command("finetune", root, *FAST, "--no-baseline", *allowed, "--name", "x", cwd=tmp_path)
+    trained = run_command(
+        "finetune", root, *FAST, "--no-baseline", *allowed, "--name", "x", cwd=tmp_path
+    )
     assert trained.returncode == 0, trained.stderr
     found = json.loads((tmp_path / "runs" / "x" / "dataset.json").read_text())
-    assert found == {key: value for key, value in told.items() if key not in ("data", "accepted", "problems")} | {
+    assert found == {
+        key: value for key, value in told.items() if key not in ("data", "accepted", "problems")
+    } | {
         "format": 1,
         "links": [{"path": "train/b/round", "leads": "loop", "followed": False}],
         "fingerprint": found["fingerprint"],
@@ -179,7 +217,9 @@ def test_check_refuses_what_it_cannot_look_at(what: str, tmp_path: Path) -> None
         root.write_text("x")
     elif what != "nothing there":
         root.mkdir()
-    done = run_command("check", root, *(["--val-split", "x"] if what == "unknown split" else []), cwd=tmp_path)
+    done = run_command(
+        "check", root, *(["--val-split", "x"] if what == "unknown split" else []), cwd=tmp_path
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) in ([root], [])
@@ -201,7 +241,9 @@ def test_check_imports_no_torch(tmp_path: Path) -> None:
         "except SystemExit as end:\n    assert not end.code\n"
         "print(*({'torch', 'timm', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(write(tmp_path / "data"))], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(write(tmp_path / "data"))], capture_output=True, text=True
+    )
     assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr
 
 
@@ -215,7 +257,13 @@ def test_a_bad_picture_is_told_alike_by_a_process_of_its_own(tmp_path: Path) -> 
 
 # Odd pictures that are pictures
 
-DATA = {"input_size": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7), "interpolation": "bicubic", "crop_pct": 0.9}
+DATA = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.5, 0.6, 0.7),
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+}
 
 
 @pytest.fixture(scope="module")
@@ -228,20 +276,29 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_odd_pictures_are_the_same_pixels_in_training_validation_and_prediction(odd: Path, cached: bool) -> None:
+def test_odd_pictures_are_the_same_pixels_in_training_validation_and_prediction(
+    odd: Path, cached: bool
+) -> None:
     recipes = {"train": Evaluated(DATA), "val": Evaluated(DATA)}
     with open_cache("disk" if cached else "off", 10**9) as cache:
-        folder = scan_folder(odd, allow_duplicates=True, cache=cache, recipes=recipes)
+        folder = scan_folder(odd, ScanSettings(allow_duplicates=True), cache=cache, recipes=recipes)
         seen: dict[str, dict[str, np.ndarray]] = {}
         for split, samples in folder.splits.items():
             chosen = [sample for sample in samples if Path(sample.path).name in ODD]
             make: Callable[..., Any] = make_eval_batches if split == "val" else make_train_batches
-            view = eval_view(DATA) if split == "val" else train_view(DATA, no_aug=True)
+            view = (
+                eval_view(DATA)
+                if split == "val"
+                else train_view(DATA, AugmentSettings(no_aug=True))
+            )
             options = {} if split == "val" else {"seed": 3}
             batches = make(odd, chosen, view, batch_size=len(chosen), cache=cache, **options)
             (pictures, _), *_ = batches.epoch()
             order = range(len(chosen)) if split == "val" else batches._order.indices(0)
-            seen[split] = {Path(chosen[i].path).name: picture.numpy() for i, picture in zip(order, pictures, strict=True)}
+            seen[split] = {
+                Path(chosen[i].path).name: picture.numpy()
+                for i, picture in zip(order, pictures, strict=True)
+            }
     for name in ODD:
         predicted = Preprocessing(DATA)(open_picture(odd / "val" / "a" / name))
         np.testing.assert_array_equal(seen["train"][name], seen["val"][name])
@@ -250,7 +307,11 @@ def test_odd_pictures_are_the_same_pixels_in_training_validation_and_prediction(
 
 def test_odd_pictures_pass_every_command(odd: Path, tmp_path: Path) -> None:
     write_tiny_onnx(tmp_path / "m.onnx", classes=["a", "b", "c"])
-    for words in (["check", odd, "--allow-duplicates"], ["predict", "m.onnx", odd], ["evaluate", "m.onnx", odd]):
+    for words in (
+        ["check", odd, "--allow-duplicates"],
+        ["predict", "m.onnx", odd],
+        ["evaluate", "m.onnx", odd],
+    ):
         done = run_command(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs").exists()
@@ -265,25 +326,39 @@ def test_balance_changes_the_training_of_both_arms_alike_and_no_evaluation(tmp_p
         noise(1000 + n).save(root / "train" / "a" / f"more {n}.png")
     told = {}
     for name, more in (("plain", []), ("balanced", ["--balance"])):
-        done = run_command("finetune", root, *FAST, *more, "--lr", "1e-3", "--name", name, cwd=tmp_path)
+        done = run_command(
+            "finetune", root, *FAST, *more, "--lr", "1e-3", "--name", name, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         assert "--balance" in done.stderr
         runs = [tmp_path / "runs" / name / f"{arm}-lr0.001-s0" for arm in ("relu", "arelu")]
-        told[name] = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+        told[name] = [
+            [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in runs
+        ]
     for plain, balanced in zip(told["plain"], told["balanced"], strict=True):
-        before = [next(row for row in rows if row["split"] == "val" and row["step"] == 0) for rows in (plain, balanced)]
+        before = [
+            next(row for row in rows if row["split"] == "val" and row["step"] == 0)
+            for rows in (plain, balanced)
+        ]
         assert before[0]["loss"] == before[1]["loss"]
-        trained = [next(row for row in rows if row["split"] == "train") for rows in (plain, balanced)]
+        trained = [
+            next(row for row in rows if row["split"] == "train") for rows in (plain, balanced)
+        ]
         assert trained[0]["loss"] != trained[1]["loss"]
 
 
 # Whatever lies there
 
-names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
-    lambda name: name not in (".", "..")
-)
+names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
+).filter(lambda name: name not in (".", ".."))
 files = st.dictionaries(
-    st.lists(names | st.sampled_from(["train", "val", "a", "b", "1.png", "x.jpg"]), min_size=1, max_size=4).map("/".join),
+    st.lists(
+        names | st.sampled_from(["train", "val", "a", "b", "1.png", "x.jpg"]),
+        min_size=1,
+        max_size=4,
+    ).map("/".join),
     st.sampled_from([saved(noise(1), "PNG"), saved(noise(2), "PNG"), b"", b"text"])
     | st.sampled_from(["..", ".", "../..", "a", "nowhere"]),
     max_size=12,
@@ -292,7 +367,9 @@ files = st.dictionaries(
 
 @given(files=files, follow=st.booleans())
 @settings(deadline=None, max_examples=150)
-def test_whatever_lies_in_a_folder_it_is_read_or_refused_in_one_line(files: dict[str, bytes | str], follow: bool) -> None:
+def test_whatever_lies_in_a_folder_it_is_read_or_refused_in_one_line(
+    files: dict[str, bytes | str], follow: bool
+) -> None:
     # Links lead up, and more is written by way of them: all of it below a folder that goes with the example.
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "up" / "and up" / "root"
@@ -317,16 +394,19 @@ def lay_out(root: Path, files: dict[str, bytes | str]) -> None:
 def read_or_refused(root: Path, follow: bool) -> None:
     problems: list[str] = []
     try:
-        folder = scan_folder(root, follow_links=follow, problems=problems)
+        folder = scan_folder(root, ScanSettings(follow_links=follow), problems=problems)
     except DataError:  # nothing to look at
         return
     json.dumps(folder.to_json())
     listed = [sample.path for samples in folder.splits.values() for sample in samples]
     assert all((root / path).is_file() for path in listed)
     if not follow:
-        assert all(Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root)) for path in listed)
+        assert all(
+            Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
+            for path in listed
+        )
     if problems:
         with pytest.raises(DataError, match=re.escape(problems[0])):
-            scan_folder(root, follow_links=follow)
+            scan_folder(root, ScanSettings(follow_links=follow))
     else:
-        assert scan_folder(root, follow_links=follow) == folder
+        assert scan_folder(root, ScanSettings(follow_links=follow)) == folder

@@ -22,7 +22,9 @@ def compare(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[st
     return run_command("compare", *arguments, cwd=cwd, COLUMNS="200")
 
 
-def write_study(place: Path, *, arm: tuple[float, ...] = FAST, relu: tuple[float, ...] = SLOW) -> Path:
+def write_study(
+    place: Path, *, arm: tuple[float, ...] = FAST, relu: tuple[float, ...] = SLOW
+) -> Path:
     stream = np.random.default_rng(0)
     for lr in (1e-4, 1e-3):
         for seed in range(3):
@@ -70,13 +72,18 @@ def test_it_imports_no_torch(study: Path) -> None:
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "loaded = {'torch', 'torchvision', 'timm'} & set(sys.modules)\nassert not loaded, loaded"
     )
-    done = subprocess.run([sys.executable, "-c", code, "compare", str(study)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", str(study)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_as_a_gate_it_fails_on_the_verdicts_asked_for(study: Path, tmp_path: Path) -> None:
     behind = write_study(tmp_path / "behind", arm=SLOW, relu=FAST)
-    for asked, said in (("slower", "arelu is slower than relu at learning rate 0.0001"), ("worse", "arelu is worse than relu")):
+    for asked, said in (
+        ("slower", "arelu is slower than relu at learning rate 0.0001"),
+        ("worse", "arelu is worse than relu"),
+    ):
         told = compare(behind, "--fail-if", asked, "--no-report", cwd=tmp_path)
         assert told.returncode == 1
         assert said in told.stderr.splitlines()[-1]
@@ -91,7 +98,14 @@ def test_one_seed_is_shown_without_any_sign_of_significance(study: Path, tmp_pat
 
     def shown(*paths: Path) -> tuple[str, str]:
         told = run_command(
-            "compare", *paths, "--output", "out", cwd=tmp_path, COLUMNS="200", FORCE_COLOR="1", TERM="xterm-256color"
+            "compare",
+            *paths,
+            "--output",
+            "out",
+            cwd=tmp_path,
+            COLUMNS="200",
+            FORCE_COLOR="1",
+            TERM="xterm-256color",
         )
         assert told.returncode == 0, told.stderr
         page = (tmp_path / "out" / "report.html").read_text()
@@ -101,15 +115,36 @@ def test_one_seed_is_shown_without_any_sign_of_significance(study: Path, tmp_pat
     assert "ahead of relu in this one run" in terminal
     heading = terminal.index("──")  # the heading itself is bold
     assert "95%" not in terminal
-    for sign in ("\x1b[1m", "(+0.", "±", "McNemar", "p =", "95%", "detect", "faster", "better", "signific"):
+    for sign in (
+        "\x1b[1m",
+        "(+0.",
+        "±",
+        "McNemar",
+        "p =",
+        "95%",
+        "detect",
+        "faster",
+        "better",
+        "signific",
+    ):
         assert sign not in terminal[heading:], sign
-    for sign in ("faster", "better than", "McNemar", "signific", "▲", "▼", 'class="tag more"', 'class="headline more"', "detect"):
+    for sign in (
+        "faster",
+        "better than",
+        "McNemar",
+        "signific",
+        "▲",
+        "▼",
+        'class="tag more"',
+        'class="headline more"',
+        "detect",
+    ):
         assert sign not in page, sign
     assert page.count('<span class="tag alone">ahead in this run</span>') == 2
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [(each["verdict"], each["one_seed"]) for key in ("rates", "best") for each in found[key]] == [
-        ("ahead in this run", True)
-    ] * 2
+    assert [
+        (each["verdict"], each["one_seed"]) for key in ("rates", "best") for each in found[key]
+    ] == [("ahead in this run", True)] * 2
 
     terminal, page = shown(study)
     assert "\x1b[1m" in terminal[terminal.index("──") :]
@@ -137,7 +172,9 @@ def test_as_a_gate_it_refuses_one_seed_unless_told_to_take_it(tmp_path: Path) ->
     assert compare(*ahead, "--no-report", cwd=tmp_path).returncode == 0
 
 
-def test_a_part_of_a_study_does_not_take_the_place_of_its_report(study: Path, tmp_path: Path) -> None:
+def test_a_part_of_a_study_does_not_take_the_place_of_its_report(
+    study: Path, tmp_path: Path
+) -> None:
     compare(study, cwd=tmp_path)
     before = (study / "comparison.json").read_bytes()
     parts = [study / "arelu-lr0.0001-s0", study / "relu-lr0.0001-s0"]
@@ -153,7 +190,12 @@ def test_a_part_of_a_study_does_not_take_the_place_of_its_report(study: Path, tm
     [
         ({"dataset": "x" * 64}, {}, "pictures or split (dddddddddddd and xxxxxxxxxxxx)", "dataset"),
         ({}, {"split_seed": 3}, "split_seed 0 and 3", "split_seed"),
-        ({"head_init": "x" * 64}, {}, "head initialisation (hhhhhhhhhhhh and xxxxxxxxxxxx)", "head_init"),
+        (
+            {"head_init": "x" * 64},
+            {},
+            "head initialisation (hhhhhhhhhhhh and xxxxxxxxxxxx)",
+            "head_init",
+        ),
     ],
 )
 def test_what_is_not_the_same_experiment_is_refused_unless_insisted_on(

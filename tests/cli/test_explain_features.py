@@ -32,9 +32,17 @@ def command(*arguments: str | Path, cwd: Path) -> Done:
 
 
 def test_a_page_and_a_table(place: Path) -> None:
-    done = command("study", "grey.png", "--site", "conv1.*", "--channels", "2", "--class", "class 1", cwd=place)
+    done = command(
+        "study", "grey.png", "--site", "conv1.*", "--channels", "2", "--class", "class 1", cwd=place
+    )
     assert done.returncode == 0, done.stderr
-    for told in ("relu, step 10: class", "arelu, step 10: class", "conv1.2", "zero after", "figure: study/features-grey-"):
+    for told in (
+        "relu, step 10: class",
+        "arelu, step 10: class",
+        "conv1.2",
+        "zero after",
+        "figure: study/features-grey-",
+    ):
         assert told in done.stdout
     (written,) = (place / "study").glob("features-grey-*.png")
     with Image.open(written) as page:
@@ -71,7 +79,9 @@ def test_json_tells_every_site_and_both_arms(place: Path) -> None:
         ([RUN, "grey.png", "--at", "end"], 2, "end"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_a_code(place: Path, arguments: list[str], code: int, words: str) -> None:
+def test_what_is_wrong_is_one_line_and_a_code(
+    place: Path, arguments: list[str], code: int, words: str
+) -> None:
     done = command(*arguments, cwd=place)
     assert done.returncode == code, done.stderr
     assert words in done.stderr

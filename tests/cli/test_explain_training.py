@@ -20,7 +20,19 @@ def place(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("explain")
     (here / "data").symlink_to(make_folder(train=6, val=2))
     (here / "empty").mkdir()
-    done = run_command("finetune", "data", "--model", "test_resnet", "--epochs", "1", "--name", "study", *TINY, "-q", cwd=here)
+    done = run_command(
+        "finetune",
+        "data",
+        "--model",
+        "test_resnet",
+        "--epochs",
+        "1",
+        "--name",
+        "study",
+        *TINY,
+        "-q",
+        cwd=here,
+    )
     assert done.returncode == 0, done.stderr
     return here
 
@@ -63,15 +75,22 @@ CALLS: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def results(place: Path) -> dict[str, Done]:
-    return {name: run_command("explain", *words, cwd=place, COLUMNS="160") for name, words in CALLS.items()}
+    return {
+        name: run_command("explain", *words, cwd=place, COLUMNS="160")
+        for name, words in CALLS.items()
+    }
 
 
-def test_a_runs_gradients_are_a_table_a_figure_and_sentences(results: dict[str, Done], place: Path) -> None:
+def test_a_runs_gradients_are_a_table_a_figure_and_sentences(
+    results: dict[str, Done], place: Path
+) -> None:
     done = results["run"]
     assert done.returncode == 0, done.stderr
     folder = place / RUN / "explain"
     assert {"gradients.png", "gradients.json"} <= {path.name for path in folder.iterdir()}
-    assert done.stdout.rstrip().endswith(f"wrote {RUN}/explain/gradients.png, {RUN}/explain/gradients.json")
+    assert done.stdout.rstrip().endswith(
+        f"wrote {RUN}/explain/gradients.png, {RUN}/explain/gradients.json"
+    )
     told = json.loads((folder / "gradients.json").read_text())
     for sentence in told["found"]:
         assert " ".join(sentence.split()) in " ".join(done.stdout.split())
@@ -85,7 +104,9 @@ def test_a_models_gradients_as_json_are_the_file(results: dict[str, Done], place
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told == json.loads((place / "new" / "place" / "gradients.json").read_text())
-    assert [(p["arm"], p["step"]) for p in told["points"]] == [(arm, n) for arm in ("relu", "arelu") for n in (0, 1, 2)]
+    assert [(p["arm"], p["step"]) for p in told["points"]] == [
+        (arm, n) for arm in ("relu", "arelu") for n in (0, 1, 2)
+    ]
 
 
 def test_a_runs_activations_are_drawn_and_told(results: dict[str, Done], place: Path) -> None:
@@ -106,7 +127,9 @@ def test_the_gallery_is_what_there_is_without_a_run(results: dict[str, Done], pl
     assert "AReLU" in results["gallery"].stdout
     shapes = json.loads(results["catalogue"].stdout)["shapes"]
     assert len(shapes) == 21
-    assert (place / "shapes" / "gallery.png").read_bytes() == (place / "explain" / "gallery.png").read_bytes()
+    assert (place / "shapes" / "gallery.png").read_bytes() == (
+        place / "explain" / "gallery.png"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +149,9 @@ def test_the_gallery_is_what_there_is_without_a_run(results: dict[str, Done], pl
         ("a file", 5, "cannot write runs/study/study.yaml"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_the_exit_code(results: dict[str, Done], name: str, code: int, words: str) -> None:
+def test_what_cannot_be_is_one_line_and_the_exit_code(
+    results: dict[str, Done], name: str, code: int, words: str
+) -> None:
     done = results[name]
     assert done.returncode == code, done.stderr
     assert words in done.stderr

@@ -74,7 +74,15 @@ def test_where_one_picture_is_too_few_the_odd_one_ends_the_command_in_a_line(
         folder.mkdir()
         (folder / f"0{odd.suffix}").symlink_to(odd.resolve() if odd.exists() else "nowhere")
         (folder / "1.png").symlink_to(place / "pics" / "red" / "0.png")
-        words = ["inspect", "test_resnet", "--no-pretrained", "--img-size", "32", "--images", str(folder)]
+        words = [
+            "inspect",
+            "test_resnet",
+            "--no-pretrained",
+            "--img-size",
+            "32",
+            "--images",
+            str(folder),
+        ]
     else:
         words = ["explain", "features", str(place / "study" / "arelu-lr0.0001-s0"), str(odd)]
     done = run_command(*words, cwd=tmp_path)
@@ -84,7 +92,10 @@ def test_where_one_picture_is_too_few_the_odd_one_ends_the_command_in_a_line(
 
 
 def test_predict_evaluate_and_inspect_say_what_they_pass_over(place: Path, tmp_path: Path) -> None:
-    root = write(tmp_path / "pics", pictures("red", "green", each=2) | {"__MACOSX/red/1.png": png(9), "red/1.txt": TEXT})
+    root = write(
+        tmp_path / "pics",
+        pictures("red", "green", each=2) | {"__MACOSX/red/1.png": png(9), "red/1.txt": TEXT},
+    )
     write(root, {"runs/s/study.yaml": TEXT, "runs/s/plot.png": png(8)})
     told = "passed over: 1 folder of arelu-tl's own results (PLACE); 1 hidden or system file or folder ("
     for words in (
@@ -101,7 +112,9 @@ def test_predict_evaluate_and_inspect_say_what_they_pass_over(place: Path, tmp_p
     assert told.replace("PLACE", "runs/s") in checked.stdout
 
 
-def test_the_layout_is_one_question_for_check_finetune_sweep_and_evaluate(place: Path, tmp_path: Path) -> None:
+def test_the_layout_is_one_question_for_check_finetune_sweep_and_evaluate(
+    place: Path, tmp_path: Path
+) -> None:
     root = write(tmp_path / "pics", pictures("red", "green", "train/red", "train/green", each=3))
     for command in ("check", "finetune", "sweep"):
         done = run_command(command, root, cwd=tmp_path)

@@ -16,7 +16,18 @@ import pytest
 from commands import ENVIRONMENT, run_command
 from tiny_digits import write_mnist
 
-GRID = ["--activations", "relu,tanh,prelu,arelu", "--lrs", "1e-2,1e-3", "--seeds", "0,1", "-b", "32", "--name", "r"]
+GRID = [
+    "--activations",
+    "relu,tanh,prelu,arelu",
+    "--lrs",
+    "1e-2,1e-3",
+    "--seeds",
+    "0,1",
+    "-b",
+    "32",
+    "--name",
+    "r",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,15 @@ def study(place: Path) -> tuple[Path, str]:
 
 def test_the_studys_files_are_these(study: tuple[Path, str]) -> None:
     path, _ = study
-    files = {"adam", "curves.png", "reproduction.json", "reproduction.yaml", "sgd", "table.csv", "table.md"}
+    files = {
+        "adam",
+        "curves.png",
+        "reproduction.json",
+        "reproduction.yaml",
+        "sgd",
+        "table.csv",
+        "table.md",
+    }
     assert {file.name for file in path.iterdir()} == files
     run = {"environment.json", "metrics.jsonl", "results.csv", "run.yaml", "summary.json"}
     for opt in ("sgd", "adam"):
@@ -61,8 +80,14 @@ def test_every_form_of_the_table_says_the_same(study: tuple[Path, str]) -> None:
     assert sum(line.count("**") for line in bold) == 2 * 2 * 4
     rows = list(csv.DictReader((path / "table.csv").open()))
     assert len(rows) == 16
-    mine = next(row for row in rows if (row["opt"], row["lr"], row["activation"]) == ("adam", "0.01", "tanh"))
-    assert float(mine["first_epoch_mean"]) == pytest.approx(column["entries"]["tanh"]["first"]["mean"], abs=1e-6)
+    mine = next(
+        row
+        for row in rows
+        if (row["opt"], row["lr"], row["activation"]) == ("adam", "0.01", "tanh")
+    )
+    assert float(mine["first_epoch_mean"]) == pytest.approx(
+        column["entries"]["tanh"]["first"]["mean"], abs=1e-6
+    )
     assert mine["group"] == "fixed"
     assert f"{100 * column['lead']['fixed']:+.2f}" in lines[-3]
 
@@ -81,19 +106,26 @@ def test_compare_reads_each_optimisers_runs(study: tuple[Path, str], place: Path
     assert f"compare {path / 'adam'} or {path / 'sgd'}" in mixed.stderr
 
 
-def test_going_on_trains_nothing_twice_and_the_grid_may_grow(study: tuple[Path, str], place: Path) -> None:
+def test_going_on_trains_nothing_twice_and_the_grid_may_grow(
+    study: tuple[Path, str], place: Path
+) -> None:
     path, _ = study
     before = {file: file.stat().st_mtime_ns for file in path.rglob("summary.json")}
     again = run_command("reproduce", "--resume", path, "--json", cwd=place)
     assert again.returncode == 0, again.stderr
     assert "0 steps to take" in again.stderr
-    assert json.loads(again.stdout)["columns"] == json.loads((path / "reproduction.json").read_text())["columns"]
+    assert (
+        json.loads(again.stdout)["columns"]
+        == json.loads((path / "reproduction.json").read_text())["columns"]
+    )
     assert {file: file.stat().st_mtime_ns for file in path.rglob("summary.json")} == before
     refused = run_command("reproduce", "--resume", path, "--lrs", "1e-2", cwd=place)
     assert (refused.returncode, "leave out: lrs" in refused.stderr) == (2, True)
 
 
-def test_jobs_below_one_are_refused_when_it_goes_on_too(study: tuple[Path, str], place: Path) -> None:
+def test_jobs_below_one_are_refused_when_it_goes_on_too(
+    study: tuple[Path, str], place: Path
+) -> None:
     path, _ = study
     done = run_command("reproduce", "--resume", path, "--jobs", "-3", cwd=place)
     assert done.returncode == 2
@@ -118,7 +150,12 @@ def test_ctrl_c_ends_with_a_line_how_to_go_on(place: Path) -> None:
         "1e-3",
     ]
     process = subprocess.Popen(
-        words, cwd=place, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=place,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not (place / "runs" / "long" / "adam" / "study.yaml").exists():
         assert process.poll() is None
@@ -145,7 +182,9 @@ def test_ctrl_c_ends_with_a_line_how_to_go_on(place: Path) -> None:
         (["--device", "abacus"], "abacus"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(place: Path, arguments: list[Any], told: str) -> None:
+def test_what_is_wrong_is_one_line_and_exit_code_2(
+    place: Path, arguments: list[Any], told: str
+) -> None:
     done = run_command("reproduce", *arguments, cwd=place / "elsewhere")
     assert done.returncode == 2
     assert told in done.stderr
@@ -170,7 +209,10 @@ def test_transfer_between_the_offline_sets(place: Path) -> None:
     done = run_command("reproduce", *arguments, "--name", "transfer", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert [column["study"] for column in told["columns"]] == ["digits-to-sklearn-digits", "sklearn-digits-to-digits"]
+    assert [column["study"] for column in told["columns"]] == [
+        "digits-to-sklearn-digits",
+        "sklearn-digits-to-digits",
+    ]
     for column in told["columns"]:
         arelu = column["entries"]["arelu"]
         assert arelu["first"]["mean"] > arelu["before"]["mean"] > 0.15

@@ -22,7 +22,19 @@ from safetensors.torch import save_file
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.render.text import visible
 
-FAST = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "1", "-j", "0"]
+FAST = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "1",
+    "-j",
+    "0",
+]
 TRACE = "the payload ran"
 
 
@@ -88,7 +100,9 @@ def evil_state(place: Path, there: Path) -> list[str | Path]:
     for checkpoint in (run / "checkpoints").iterdir():
         torch.save({"loop": Payload(there / TRACE)}, checkpoint / "state.pt")
         manifest = json.loads((checkpoint / "manifest.json").read_text())
-        manifest["sha256"]["state.pt"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
+        manifest["sha256"]["state.pt"] = hashlib.sha256(
+            (checkpoint / "state.pt").read_bytes()
+        ).hexdigest()
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     return ["finetune", "--resume", run.parent]
 
@@ -113,12 +127,18 @@ EVIL = {
     "weights, plain pickle": evil_pickle,
     "a checkpoint's state": evil_state,
     "a run's weights": evil_best,
-    **{f"{c} {e}": evil_model(c, e) for c in ("predict", "evaluate", "export") for e in (".pt2", ".ckpt", ".pt", ".pkl")},
+    **{
+        f"{c} {e}": evil_model(c, e)
+        for c in ("predict", "evaluate", "export")
+        for e in (".pt2", ".ckpt", ".pt", ".pkl")
+    },
 }
 
 
 @pytest.mark.parametrize("kind", EVIL)
-def test_what_could_run_something_is_refused_and_does_not(kind: str, place: Path, tmp_path: Path) -> None:
+def test_what_could_run_something_is_refused_and_does_not(
+    kind: str, place: Path, tmp_path: Path
+) -> None:
     done = run_command(*EVIL[kind](place, tmp_path), cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     *said, last = done.stderr.splitlines()
@@ -134,7 +154,14 @@ def test_the_payload_would_run_if_it_were_let(tmp_path: Path) -> None:
     assert (tmp_path / TRACE).exists()
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system [touch RAN]", "!!python/name:os.system", "!!python/module:os"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system [touch RAN]",
+        "!!python/name:os.system",
+        "!!python/module:os",
+    ],
+)
 def test_yaml_makes_no_objects(tag: str, place: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"model: {tag}\n")
     for command in ("finetune", "check"):
@@ -146,8 +173,12 @@ def test_yaml_makes_no_objects(tag: str, place: Path, tmp_path: Path) -> None:
 # Paths that leave their folder
 
 
-@pytest.mark.parametrize("outside", ["../secret.png", "/etc/hostname", "train/../../secret.png", "a\0b"])
-def test_a_split_that_names_files_elsewhere_is_refused(outside: str, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "outside", ["../secret.png", "/etc/hostname", "train/../../secret.png", "a\0b"]
+)
+def test_a_split_that_names_files_elsewhere_is_refused(
+    outside: str, place: Path, tmp_path: Path
+) -> None:
     run = copied_run(place, tmp_path)
     split = run.parent / "split.csv"
     header, first, *rest = split.read_text().splitlines()
@@ -166,7 +197,9 @@ def test_a_split_that_names_files_elsewhere_is_refused(outside: str, place: Path
     ["train_split: ..", "val_split: .", "val_split: ../x", "train_split: /etc", "name: ../x", "name: /tmp/x", 'name: "a\\0"',
      'output: "a\\0b"', 'data: "a\\0b"', 'train_split: "a\\0b"', 'pretrained_path: "a\\0b"'],
 )  # fmt: skip
-def test_settings_cannot_leave_the_folders_that_they_are_in(setting: str, place: Path, tmp_path: Path) -> None:
+def test_settings_cannot_leave_the_folders_that_they_are_in(
+    setting: str, place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "c.yaml").write_text(setting + "\n")
     data = [] if setting.startswith("data") else [place / "data"]
     done = run_command("finetune", *data, "--config", "c.yaml", cwd=tmp_path)
@@ -238,10 +271,25 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file_and_the_n
         "workers": 0,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(settings))
-    training = ["finetune", data, "--config", "study.yaml", "--output", PLACE, "--name", "study", "--lr", "1e-3"]
+    training = [
+        "finetune",
+        data,
+        "--config",
+        "study.yaml",
+        "--output",
+        PLACE,
+        "--name",
+        "study",
+        "--lr",
+        "1e-3",
+    ]
     study = tmp_path / PLACE / "study"
     run = study / "arelu-lr0.001-s0"
-    environment = {key: value for key, value in {**os.environ, **ENVIRONMENT}.items() if key != "HF_HUB_OFFLINE"}
+    environment = {
+        key: value
+        for key, value in {**os.environ, **ENVIRONMENT}.items()
+        if key != "HF_HUB_OFFLINE"
+    }
     said = {}
     for words in (
         ["check", data, "--output", "checked"],
@@ -274,22 +322,36 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file_and_the_n
         assert f"wrote {run}/explain/{command}.png" in said[f"explain {command}"]
     assert "figure: " + visible(study / f"features-0 {NASTY[1]}-") in said["explain features"]
     # What is printed to be typed next means what is there.
-    typed = [line for line in said["finetune"].partition("next:\n")[2].splitlines() if " PICTURE" in line]
-    shell = subprocess.run(["bash", "-c", f"printf '%s\\0' {typed[0]}"], capture_output=True, text=True, check=True)
+    typed = [
+        line for line in said["finetune"].partition("next:\n")[2].splitlines() if " PICTURE" in line
+    ]
+    shell = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {typed[0]}"], capture_output=True, text=True, check=True
+    )
     program, command, model, _ = shell.stdout.rstrip("\0").split("\0")
     # Of whichever run was best.
-    assert (program, command, (tmp_path / model).resolve().parent) == ("arelu-tl", "predict", study.resolve())
+    assert (program, command, (tmp_path / model).resolve().parent) == (
+        "arelu-tl",
+        "predict",
+        study.resolve(),
+    )
     page = (study / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page
     assert not acts(page)
     tables = list(tmp_path.rglob("*.csv"))
-    assert {"split.csv", "predictions.csv", "rejected.csv", "duplicates.csv"} <= {path.name for path in tables}
+    assert {"split.csv", "predictions.csv", "rejected.csv", "duplicates.csv"} <= {
+        path.name for path in tables
+    }
     for table in tables:
         text = table.read_text(encoding="utf-8")
         assert not acts(text), table
         cells = [cell for line in text.splitlines() for cell in line.split(",")]
-        assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "-")) and not cell[1:2].isdigit()], table
+        assert not [
+            cell
+            for cell in cells
+            if cell.startswith(("=", "+", "@", "-")) and not cell[1:2].isdigit()
+        ], table
     assert {row["label"] for row in read_table(study / "split.csv")} == set(NASTY)
     inside = {path.name for path in tmp_path.iterdir()}
     assert inside == {
@@ -300,7 +362,13 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file_and_the_n
 @pytest.mark.parametrize("name", NASTY, ids=ascii)
 def test_an_error_names_what_was_asked_for_as_it_is_called(name: str, tmp_path: Path) -> None:
     path = Path("nowhere", name)
-    for words in (["check", path], ["evaluate", path, path], ["compare", path], ["finetune", "--config", path], [f"no{name}"]):
+    for words in (
+        ["check", path],
+        ["evaluate", path, path],
+        ["compare", path],
+        ["finetune", "--config", path],
+        [f"no{name}"],
+    ):
         done = run_command(*words, cwd=tmp_path)
         assert done.returncode == 2, words
         (line,) = done.stderr.splitlines()
@@ -310,7 +378,11 @@ def test_an_error_names_what_was_asked_for_as_it_is_called(name: str, tmp_path: 
 
 def test_the_network_would_be_asked_if_there_were_no_weights(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", ["a", "b"])
-    environment = {key: value for key, value in {**os.environ, **ENVIRONMENT}.items() if key != "HF_HUB_OFFLINE"}
+    environment = {
+        key: value
+        for key, value in {**os.environ, **ENVIRONMENT}.items()
+        if key != "HF_HUB_OFFLINE"
+    }
     words = ["finetune", "data", "--model", "resnet18", "--output", "runs", "-j", "0"]
     done = run_code(OFFLINE, *words, cwd=tmp_path, env={**environment, "HF_HOME": str(tmp_path)})
     assert done.returncode == 2

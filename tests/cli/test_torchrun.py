@@ -20,7 +20,17 @@ from together import worlds
 
 from arelu_tl.records.storage import read_rows
 
-PLAIN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "-j", "0", "--calibration-images", "8"]
+PLAIN = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "-j",
+    "0",
+    "--calibration-images",
+    "8",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +44,31 @@ class Together:
 
     def __init__(self, *arguments: str | Path, cwd: Path) -> None:
         self.told = cwd / "told"
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arelu_tl"]
+        run = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "arelu_tl",
+        ]
         with open(cwd / "out", "wb") as out, open(self.told, "wb") as err:
             self.process = subprocess.Popen(
-                [*run, *map(str, arguments)], cwd=cwd, env={**os.environ, **ENVIRONMENT}, stdout=out, stderr=err
+                [*run, *map(str, arguments)],
+                cwd=cwd,
+                env={**os.environ, **ENVIRONMENT},
+                stdout=out,
+                stderr=err,
             )
 
     def end(self, seconds: float = 120) -> tuple[int, str, list[str]]:
         """(exit code, standard output, our own lines of standard error) once it has ended."""
         code = self.process.wait(seconds)
-        lines = [line for line in self.told.read_text().splitlines() if line.startswith("arelu-tl: ")]
+        lines = [
+            line for line in self.told.read_text().splitlines() if line.startswith("arelu-tl: ")
+        ]
         return code, (self.told.parent / "out").read_text(), lines
 
     def process_of(self, rank: int) -> int:
@@ -51,7 +76,9 @@ class Together:
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == self.process.pid and f"RANK={rank}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                if int(parent) == self.process.pid and f"RANK={rank}".encode() in (
+                    path / "environ"
+                ).read_bytes().split(b"\0"):
                     return int(path.name)
             except OSError:  # it has ended meanwhile
                 continue
@@ -91,8 +118,23 @@ def pair(*arguments: str | Path, cwd: Path) -> list[subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("launcher", ["by hand", pytest.param("torchrun", marks=pytest.mark.slow)])
-def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path, tmp_path: Path, together: Any) -> None:
-    options = [*PLAIN, "-b", "6", "--epochs", "2", "--lr", "1e-3", "--freeze", "backbone", "--clip-grad", "1", "--json"]
+def test_two_processes_are_the_same_experiment_as_one(
+    launcher: str, data: Path, tmp_path: Path, together: Any
+) -> None:
+    options = [
+        *PLAIN,
+        "-b",
+        "6",
+        "--epochs",
+        "2",
+        "--lr",
+        "1e-3",
+        "--freeze",
+        "backbone",
+        "--clip-grad",
+        "1",
+        "--json",
+    ]
     words = ["finetune", data, *options, "--output", "two", "--name", "study"]
     if launcher == "torchrun":
         code, out, lines = together(*words).end()
@@ -102,7 +144,9 @@ def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path,
         first, second = pair(*words, cwd=tmp_path)
         code, out, told = first.returncode, first.stdout, first.stderr.splitlines()
         assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
-    one = run_command("finetune", data, *options, "--output", "one", "--name", "study", cwd=tmp_path)
+    one = run_command(
+        "finetune", data, *options, "--output", "one", "--name", "study", cwd=tmp_path
+    )
     assert code == 0, told
     assert one.returncode == 0, one.stderr
     assert json.loads(out).keys() == json.loads(one.stdout).keys()
@@ -113,7 +157,9 @@ def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path,
     assert files(ours) == files(alone)
     assert [p.name for p in (tmp_path / "two").iterdir()] == ["study"]
     for name in ("relu-lr0.001-s0", "arelu-lr0.001-s0"):
-        for row, expected in zip(*(read_rows(s / name / "metrics.jsonl") for s in (ours, alone)), strict=True):
+        for row, expected in zip(
+            *(read_rows(s / name / "metrics.jsonl") for s in (ours, alone)), strict=True
+        ):
             assert {k: row[k] for k in ("step", "epoch", "split", "lr")} == {
                 k: expected[k] for k in ("step", "epoch", "split", "lr")
             }
@@ -121,8 +167,13 @@ def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path,
             assert row["top1"] == pytest.approx(expected["top1"], abs=0.07)  # one picture in a tie
         summaries = [json.loads((s / name / "summary.json").read_text()) for s in (ours, alone)]
         assert summaries[0]["pairing"] == summaries[1]["pairing"]
-        with open(ours / name / "predictions.csv", newline="") as mine, open(alone / name / "predictions.csv", newline="") as its:
-            assert [row["path"] for row in csv.DictReader(mine)] == [row["path"] for row in csv.DictReader(its)]
+        with (
+            open(ours / name / "predictions.csv", newline="") as mine,
+            open(alone / name / "predictions.csv", newline="") as its,
+        ):
+            assert [row["path"] for row in csv.DictReader(mine)] == [
+                row["path"] for row in csv.DictReader(its)
+            ]
         environment = json.loads((ours / name / "environment.json").read_text())
         assert environment["processes"] == 2
 
@@ -133,7 +184,20 @@ def test_two_processes_are_the_same_experiment_as_one(launcher: str, data: Path,
 def test_one_process_killed_ends_the_other_with_a_line_and_one_process_goes_on(
     data: Path, tmp_path: Path, together: Any, rank: int
 ) -> None:
-    run = together("finetune", data, *PLAIN, "-b", "6", "--epochs", "15", "--no-baseline", "--output", "runs", "--name", "study")
+    run = together(
+        "finetune",
+        data,
+        *PLAIN,
+        "-b",
+        "6",
+        "--epochs",
+        "15",
+        "--no-baseline",
+        "--output",
+        "runs",
+        "--name",
+        "study",
+    )
     wait_for(tmp_path / "runs/study/arelu-lr0.0001-s0/checkpoints/step-4/manifest.json")
     os.kill(run.process_of(rank), signal.SIGKILL)
     began = time.monotonic()
@@ -142,7 +206,10 @@ def test_one_process_killed_ends_the_other_with_a_line_and_one_process_goes_on(
     assert code == 1
     assert len(lines) == 1, run.told.read_text()
     assert "another process of this training has ended" in lines[0]
-    assert "go on with: torchrun --nproc-per-node 2 -m arelu_tl finetune --resume runs/study" in lines[0]
+    assert (
+        "go on with: torchrun --nproc-per-node 2 -m arelu_tl finetune --resume runs/study"
+        in lines[0]
+    )
     after = run_command("finetune", "--resume", "runs/study", cwd=tmp_path)
     assert after.returncode == 0, after.stderr
     assert after.stderr.count("resumable, not bitwise") == 1
@@ -155,7 +222,18 @@ def test_one_process_killed_ends_the_other_with_a_line_and_one_process_goes_on(
 def test_a_signal_to_torchrun_saves_and_two_processes_go_on_to_the_bit(
     data: Path, tmp_path: Path, together: Any, number: int
 ) -> None:
-    options = [*PLAIN, "-b", "6", "--epochs", "10", "--no-baseline", "--output", "runs", "--drop", "0.2"]
+    options = [
+        *PLAIN,
+        "-b",
+        "6",
+        "--epochs",
+        "10",
+        "--no-baseline",
+        "--output",
+        "runs",
+        "--drop",
+        "0.2",
+    ]
     run = together("finetune", data, *options, "--name", "cut")
     checkpoints = tmp_path / "runs/cut/arelu-lr0.0001-s0/checkpoints"
     wait_for(checkpoints / "step-4/manifest.json")
@@ -184,10 +262,16 @@ def test_a_bad_option_is_one_line_and_one_exit_code(data: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["finetune", "DATA", *PLAIN, "-b", "7"], "--batch-size 7 is all processes' pictures in a step"),
+        (
+            ["finetune", "DATA", *PLAIN, "-b", "7"],
+            "--batch-size 7 is all processes' pictures in a step",
+        ),
         (["finetune", "DATA", *PLAIN, "-b", "32"], "pass 24, or start another number of processes"),
         (["finetune", "DATA", *PLAIN, "-b", "6", "--opt", "nonesuch"], "nonesuch"),
-        (["finetune", "DATA", *PLAIN, "-b", "6", "--device", "cpu", "--sync-bn"], "--sync-bn needs GPUs"),
+        (
+            ["finetune", "DATA", *PLAIN, "-b", "6", "--device", "cpu", "--sync-bn"],
+            "--sync-bn needs GPUs",
+        ),
         (["finetune", "DATA", *PLAIN, "-b", "6", "--device", "cuda:1"], "one GPU each"),
         (["sweep", "DATA", *PLAIN, "-b", "6"], "run it without torchrun"),
     ],

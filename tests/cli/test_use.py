@@ -34,13 +34,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_onnx(here / "theirs.onnx", metadata={})
     (here / "m.pt2").write_bytes(b"PK\x03\x04")
     (here / "letter.txt").write_text("hello")
-    for number, (label, colour) in enumerate({"red": (250, 9, 9), "green": (9, 250, 9), "blue": (9, 9, 250)}.items()):
+    for number, (label, colour) in enumerate(
+        {"red": (250, 9, 9), "green": (9, 250, 9), "blue": (9, 9, 250)}.items()
+    ):
         for root in ("data", "dirty"):
             (here / root / label).mkdir(parents=True)
             for n in range(3):
                 Image.new("RGB", (20 + n, 20), colour).save(here / root / label / f"{n}.png")
         Image.new("RGB", (9, 9), colour).save(here / "dirty" / "red" / f"more{number}.png")
-    (here / "dirty" / "green" / "torn.png").write_bytes((here / "data" / "green" / "0.png").read_bytes()[:50])
+    (here / "dirty" / "green" / "torn.png").write_bytes(
+        (here / "data" / "green" / "0.png").read_bytes()[:50]
+    )
     (here / "full").mkdir()
     (here / "full" / "letter.txt").write_text("hello")
     return here
@@ -50,7 +54,9 @@ def test_a_quoted_tilde_is_the_home_folder(place: Path, tmp_path: Path) -> None:
     home, here = tmp_path / "home", tmp_path / "here"
     shutil.copytree(place / "data", home / "data")
     here.mkdir()
-    done = run_command("evaluate", place / "m.onnx", "~/data", "--output=~/told", cwd=here, HOME=str(home))
+    done = run_command(
+        "evaluate", place / "m.onnx", "~/data", "--output=~/told", cwd=here, HOME=str(home)
+    )
     assert done.returncode == 0, done.stderr
     assert (home / "told" / "evaluation.json").is_file()
     assert list(here.iterdir()) == []
@@ -81,18 +87,31 @@ def results(place: Path) -> dict[str, Done]:
     return {name: command(*CALLS[name], cwd=place) for name in CALLS}
 
 
-def test_an_evaluation_is_printed_and_says_how_to_get_the_pictures(results: dict[str, Done]) -> None:
+def test_an_evaluation_is_printed_and_says_how_to_get_the_pictures(
+    results: dict[str, Done],
+) -> None:
     done = results["evaluate"]
     assert done.returncode == 0, done.stderr
-    for words in ("9 pictures: accuracy 1.0000, loss", "macro-F1 1.0000", "expected calibration error", "confusion"):
+    for words in (
+        "9 pictures: accuracy 1.0000, loss",
+        "macro-F1 1.0000",
+        "expected calibration error",
+        "confusion",
+    ):
         assert words in done.stdout, words
     assert "--output" in done.stderr.splitlines()[-1]
 
 
-def test_an_evaluation_with_a_folder_writes_it_and_nothing_elsewhere(results: dict[str, Done], place: Path) -> None:
+def test_an_evaluation_with_a_folder_writes_it_and_nothing_elsewhere(
+    results: dict[str, Done], place: Path
+) -> None:
     done = results["evaluate, files"]
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in (place / "out").iterdir()} == {"evaluation.json", "predictions.csv", "confusion.png"}
+    assert {p.name for p in (place / "out").iterdir()} == {
+        "evaluation.json",
+        "predictions.csv",
+        "confusion.png",
+    }
     assert "out/confusion.png" in done.stdout
     known = {"m.onnx", "theirs.onnx", "m.pt2", "letter.txt", "data", "dirty", "full", "out"}
     assert {p.name for p in place.iterdir()} == known
@@ -127,7 +146,9 @@ def test_predictions_are_a_table_json_or_csv(results: dict[str, Done]) -> None:
     assert told[0]["predictions"][0]["probability"] > 0.9
 
 
-def test_pictures_that_are_missing_or_torn_are_named_and_the_others_labelled(results: dict[str, Done]) -> None:
+def test_pictures_that_are_missing_or_torn_are_named_and_the_others_labelled(
+    results: dict[str, Done],
+) -> None:
     done = results["predict, csv"]
     assert done.returncode == 2
     lines = done.stderr.splitlines()
@@ -140,8 +161,18 @@ def test_pictures_that_are_missing_or_torn_are_named_and_the_others_labelled(res
         + "))"
     )
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "label_3", "probability_3"]
-    assert [(row["path"], row["label"]) for row in rows] == [(f"dirty/green/{n}.png", "green") for n in range(3)]
+    assert list(rows[0]) == [
+        "path",
+        "label",
+        "probability",
+        "label_2",
+        "probability_2",
+        "label_3",
+        "probability_3",
+    ]
+    assert [(row["path"], row["label"]) for row in rows] == [
+        (f"dirty/green/{n}.png", "green") for n in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +188,9 @@ def test_pictures_that_are_missing_or_torn_are_named_and_the_others_labelled(res
         ("evaluate, full", 5, "holds no evaluation"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(name: str, code: int, words: str, results: dict[str, Done]) -> None:
+def test_what_cannot_be_done_is_told_in_one_line(
+    name: str, code: int, words: str, results: dict[str, Done]
+) -> None:
     done = results[name]
     assert (done.returncode, done.stdout) == (code, "")
     last = done.stderr.splitlines()[-1]
@@ -174,7 +207,12 @@ def test_an_onnx_file_needs_no_torch(place: Path, tmp_path: Path) -> None:
         "    try:\n        main(arguments)\n    except SystemExit as end:\n        assert not end.code, end.code\n"
         "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], cwd=place, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "evaluation.json").is_file()
 
@@ -186,7 +224,12 @@ def test_the_bar_of_a_terminal_takes_no_row_from_the_file(place: Path) -> None:
     ours, theirs = pty.openpty()
     arguments = [sys.executable, "-m", "arelu_tl", "predict", "m.onnx", "data", "--csv"]
     done = subprocess.run(
-        arguments, cwd=place, stdout=subprocess.PIPE, stderr=theirs, text=True, env={**os.environ, "TERM": "xterm"}
+        arguments,
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**os.environ, "TERM": "xterm"},
     )
     os.close(theirs)
     assert "labelling" in os.read(ours, 65536).decode()
@@ -205,7 +248,9 @@ def test_class_names_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
         assert each.returncode == 0, each.stderr
         assert "[red]a[b]" in each.stdout
         assert "\x1b" not in each.stdout + each.stderr
-    assert [row["predicted"] for row in read_table(tmp_path / "out" / "predictions.csv")] == ["=1+1"] * 3
+    assert [row["predicted"] for row in read_table(tmp_path / "out" / "predictions.csv")] == [
+        "=1+1"
+    ] * 3
     assert "\x1b" not in (tmp_path / "out" / "predictions.csv").read_text()
 
 
@@ -228,10 +273,17 @@ def trained(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     content[-5] ^= 1
     weights.write_bytes(content)
     assert config.data is not None
-    return {"run": run, "export": here / "export", "tampered": here / "tampered", "data": config.data}
+    return {
+        "run": run,
+        "export": here / "export",
+        "tampered": here / "tampered",
+        "data": config.data,
+    }
 
 
-def test_evaluate_and_predict_agree_with_the_run_and_notice_one_changed_byte(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_evaluate_and_predict_agree_with_the_run_and_notice_one_changed_byte(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
     run, data = trained["run"], trained["data"]
     lines = (run / "predictions.csv").read_text().splitlines()[1:]
     path, _, predicted, probability = lines[0].split(",")
@@ -251,20 +303,43 @@ def test_evaluate_and_predict_agree_with_the_run_and_notice_one_changed_byte(tra
     assert (refused.returncode, "has changed since" in refused.stderr) == (3, True)
 
 
-def test_what_was_trained_on_is_left_out_or_counted_on_demand_and_said(trained: dict[str, Path], tmp_path: Path) -> None:
-    asked = ["evaluate", trained["export"], trained["data"], "--split", "train", "--json", "--quiet"]
-    refused, counted = command(*asked, cwd=tmp_path), command(*asked, "--include-training", cwd=tmp_path)
+def test_what_was_trained_on_is_left_out_or_counted_on_demand_and_said(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = [
+        "evaluate",
+        trained["export"],
+        trained["data"],
+        "--split",
+        "train",
+        "--json",
+        "--quiet",
+    ]
+    refused, counted = (
+        command(*asked, cwd=tmp_path),
+        command(*asked, "--include-training", cwd=tmp_path),
+    )
     assert refused.returncode == 2
-    assert "all 24 pictures were trained on: name others, or pass --include-training" in refused.stderr
+    assert (
+        "all 24 pictures were trained on: name others, or pass --include-training" in refused.stderr
+    )
     assert counted.returncode == 0, counted.stderr
     assert json.loads(counted.stdout)["training_pictures"] == {"found": 24, "counted": True}
     (line,) = counted.stderr.splitlines()
-    assert line == "24 of 24 pictures were trained on and are counted: this is no accuracy on new pictures"
+    assert (
+        line
+        == "24 of 24 pictures were trained on and are counted: this is no accuracy on new pictures"
+    )
     for split in ("train", "val"):
-        shutil.copytree(trained["data"] / split, tmp_path / "data", dirs_exist_ok=True, copy_function=_beside)
+        shutil.copytree(
+            trained["data"] / split, tmp_path / "data", dirs_exist_ok=True, copy_function=_beside
+        )
     mixed = command("evaluate", trained["export"], "data", cwd=tmp_path)
     assert mixed.stdout.startswith("12 pictures: ")
-    assert "left out: 24 of 36 pictures, which the model was trained on (--include-training counts them)" in mixed.stderr
+    assert (
+        "left out: 24 of 36 pictures, which the model was trained on (--include-training counts them)"
+        in mixed.stderr
+    )
     (tmp_path / "lone").mkdir()
     lone = shutil.copytree(trained["run"], tmp_path / "lone" / "run")
     unknown = command("evaluate", lone, "data", cwd=tmp_path)

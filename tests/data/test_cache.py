@@ -30,8 +30,15 @@ from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batche
 from arelu_tl.data.recipe import Recipe, Reduced, Whole
 from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import ConfigError, StorageError
+from arelu_tl.records.settings import AugmentSettings, ScanSettings
 
-CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.8}
+CONFIG = {
+    "input_size": (3, 16, 16),
+    "interpolation": "bilinear",
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "crop_pct": 0.8,
+}
 ROOM = 10**9
 RECIPE = Reduced(12)
 
@@ -68,21 +75,32 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             noise(52, 64, 3).save(target / "turned.jpg", exif=exif)
             noise(20, 20, 3).convert("P").save(target / "palette.png")
             noise(20, 23, 4).save(target / "transparent.png")
-            Image.fromarray(stream.integers(0, 2**16, (19, 21), dtype=np.uint16)).save(target / "wide.png")
+            Image.fromarray(stream.integers(0, 2**16, (19, 21), dtype=np.uint16)).save(
+                target / "wide.png"
+            )
             noise(25, 25).save(target / "grey.jpg")
             noise(1, 1, 3).save(target / "dot.bmp")
     return folder
 
 
 def recipes(**augmentation: Any) -> dict[str, Recipe]:
-    return {"train": train_view(CONFIG, **augmentation).recipe, "val": eval_view(CONFIG).recipe}
+    return {
+        "train": train_view(CONFIG, AugmentSettings(**augmentation)).recipe,
+        "val": eval_view(CONFIG).recipe,
+    }
 
 
-def batches(root: Path, folder: PictureFolder, workers: int = 0, **augmentation: Any) -> list[torch.Tensor]:
+def batches(
+    root: Path, folder: PictureFolder, workers: int = 0, **augmentation: Any
+) -> list[torch.Tensor]:
     train, val = (folder.splits[split] for split in ("train", "val"))
-    view, other = train_view(CONFIG, **augmentation), eval_view(CONFIG)
-    learning = make_train_batches(root, train, view, batch_size=4, seed=3, workers=workers, cache=folder.cache)
-    checking = make_eval_batches(root, val, other, batch_size=5, workers=workers, cache=folder.cache)
+    view, other = train_view(CONFIG, AugmentSettings(**augmentation)), eval_view(CONFIG)
+    learning = make_train_batches(
+        root, train, view, batch_size=4, seed=3, workers=workers, cache=folder.cache
+    )
+    checking = make_eval_batches(
+        root, val, other, batch_size=5, workers=workers, cache=folder.cache
+    )
     return [pictures for each in (learning.epoch(2), checking.epoch()) for pictures, _ in each]
 
 
@@ -91,7 +109,9 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def picture(seed: int = 0, width: int = 6, height: int = 5) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def digest(number: int) -> str:
@@ -99,7 +119,12 @@ def digest(number: int) -> str:
 
 
 def equal(one: Image.Image | None, other: Image.Image) -> bool:
-    return one is not None and one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
+    return (
+        one is not None
+        and one.mode == other.mode
+        and one.size == other.size
+        and one.tobytes() == other.tobytes()
+    )
 
 
 def files(store: PictureStore) -> list[Path]:
@@ -109,10 +134,14 @@ def files(store: PictureStore) -> list[Path]:
 # The same batches
 
 
-@pytest.mark.parametrize("augmentation", [{}, {"no_aug": True}, {"scale": (0.08, 1.0), "re_prob": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "augmentation", [{}, {"no_aug": True}, {"scale": (0.08, 1.0), "re_prob": 0.5}], ids=str
+)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["disk", "ram"])
-def test_batches_are_the_same_to_the_last_bit(root: Path, kind: Any, workers: int, augmentation: dict[str, Any]) -> None:
+def test_batches_are_the_same_to_the_last_bit(
+    root: Path, kind: Any, workers: int, augmentation: dict[str, Any]
+) -> None:
     plain = batches(root, scan_folder(root), **augmentation)
     with open_cache(kind, ROOM) as cache:
         folder = scan_folder(root, cache=cache, recipes=recipes(**augmentation))
@@ -141,13 +170,19 @@ def test_off_keeps_nothing(root: Path, place: Path) -> None:
         assert [path.name for path in place.iterdir()] == ["shm"]
 
 
-def test_a_file_that_changed_since_the_scan_is_not_kept_as_what_it_was(root: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_the_scan_is_not_kept_as_what_it_was(
+    root: Path, tmp_path: Path
+) -> None:
     picture(1).save(tmp_path / "x.png")
     folder = scan_folder(root)
     sample = replace(folder.splits["train"][0], path="x.png")
     with open_cache("disk", ROOM) as cache:
         assert cache is not None
-        list(make_eval_batches(tmp_path, [sample], eval_view(CONFIG), batch_size=1, cache=cache).epoch())
+        list(
+            make_eval_batches(
+                tmp_path, [sample], eval_view(CONFIG), batch_size=1, cache=cache
+            ).epoch()
+        )
         assert files(cache) == []
 
 
@@ -168,7 +203,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return decoded
 
 
-def test_what_is_known_to_be_good_is_not_decoded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_to_be_good_is_not_decoded_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_cache("disk", ROOM) as cache:
         first = scan_folder(root, cache=cache, recipes=recipes())
     decoded = counted(monkeypatch)
@@ -193,17 +230,23 @@ def test_a_file_damaged_since_is_found(root: Path, tmp_path: Path) -> None:
     bad = tmp_path / "train/a/photo.jpg"
     bad.write_bytes(bad.read_bytes()[:-900])
     with open_cache("disk", ROOM) as cache:
-        folder = scan_folder(tmp_path, cache=cache, recipes=recipes(), on_bad_image="skip")
+        folder = scan_folder(
+            tmp_path, ScanSettings(on_bad_image="skip"), cache=cache, recipes=recipes()
+        )
     assert [each.path for each in folder.rejected] == ["train/a/photo.jpg"]
 
 
 def test_a_split_of_ours_is_known_before_the_gate(root: Path) -> None:
     with open_cache("disk", ROOM) as cache:
-        flat = scan_folder(root / "train", val_fraction=0.5, cache=cache, recipes=recipes())
+        flat = scan_folder(
+            root / "train", ScanSettings(val_fraction=0.5), cache=cache, recipes=recipes()
+        )
         assert flat.layout == "flat"
-        assert flat == scan_folder(root / "train", val_fraction=0.5)
+        assert flat == scan_folder(root / "train", ScanSettings(val_fraction=0.5))
         kept = batches(Path("nowhere"), flat)
-    assert same(kept, batches(root / "train", scan_folder(root / "train", val_fraction=0.5)))
+    assert same(
+        kept, batches(root / "train", scan_folder(root / "train", ScanSettings(val_fraction=0.5)))
+    )
 
 
 # Never wrong pixels
@@ -370,7 +413,9 @@ def test_processes_fill_it_together(limit: int) -> None:
     with open_cache("disk", limit) as cache:
         assert cache is not None
         kept = [cache.get(RECIPE, digest(number)) for number in range(300)]
-        assert all(equal(each, picture(number)) for number, each in enumerate(kept) if each is not None)
+        assert all(
+            equal(each, picture(number)) for number, each in enumerate(kept) if each is not None
+        )
         assert sum(each is not None for each in kept) == len(files(cache))
         assert cache.used() == sum(path.stat().st_size for path in files(cache)) <= limit
         assert len(files(cache)) == 300 if limit == ROOM else 0 < len(files(cache)) < 300
@@ -395,7 +440,9 @@ def test_a_writer_killed_midway_leaves_nothing_that_is_read(root: Path) -> None:
             Path.write_bytes = die
             cache.put(Reduced(12), f"{2:064x}", Image.new("RGB", (9, 9), "blue"))
     """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -signal.SIGKILL
+    )
     with open_cache("disk", ROOM) as cache:
         assert cache is not None
         assert cache.verdict(digest(1)) == b"noted"
@@ -464,7 +511,9 @@ def test_a_system_without_memory_folder_says_so(place: Path) -> None:
         pass
 
 
-def test_a_cache_folder_that_cannot_be_made_says_so_and_auto_does_without(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_made_says_so_and_auto_does_without(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (place / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "file"))
     with pytest.raises(StorageError, match="--cache off"), open_cache("disk", ROOM):

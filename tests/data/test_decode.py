@@ -45,13 +45,23 @@ def refusal(content: bytes) -> str | None:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def png_of_size(width: int, height: int) -> bytes:
     """A greyscale PNG whose header claims a size and whose data ends after a few pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 WHOLE = {
@@ -87,7 +97,9 @@ def test_alpha_is_laid_over_white() -> None:
     picture = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((0, 255, 51)):
         picture.putpixel((x, 0), (200, 100, 0, alpha))
-    np.testing.assert_array_equal(pixels(encode(picture, "PNG"))[0], [WHITE, (200, 100, 0), (244, 224, 204)])
+    np.testing.assert_array_equal(
+        pixels(encode(picture, "PNG"))[0], [WHITE, (200, 100, 0), (244, 224, 204)]
+    )
 
 
 def test_grey_with_alpha_is_laid_over_white() -> None:
@@ -102,31 +114,41 @@ def test_a_transparent_palette_entry_becomes_white(kind: str) -> None:
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 0, 0])
     picture.putpixel((1, 0), 1)
-    np.testing.assert_array_equal(pixels(encode(picture, kind, transparency=0))[0], [WHITE, (200, 0, 0)])
+    np.testing.assert_array_equal(
+        pixels(encode(picture, kind, transparency=0))[0], [WHITE, (200, 0, 0)]
+    )
 
 
 def test_a_palette_with_graded_transparency_is_laid_over_white() -> None:
     picture = Image.new("P", (2, 1))
     picture.putpalette([0, 0, 0, 0, 0, 0])
     picture.putpixel((1, 0), 1)
-    np.testing.assert_array_equal(pixels(encode(picture, "PNG", transparency=bytes([51, 255])))[0, :, 0], [204, 0])
+    np.testing.assert_array_equal(
+        pixels(encode(picture, "PNG", transparency=bytes([51, 255])))[0, :, 0], [204, 0]
+    )
 
 
 @pytest.mark.parametrize(("mode", "clear", "other"), [("RGB", (1, 2, 3), (9, 9, 9)), ("L", 5, 9)])
 def test_a_colour_declared_transparent_becomes_white(mode: str, clear: Any, other: Any) -> None:
     picture = Image.new(mode, (2, 1), clear)
     picture.putpixel((1, 0), other)
-    np.testing.assert_array_equal(pixels(encode(picture, "PNG", transparency=clear))[0], [WHITE, (9, 9, 9)])
+    np.testing.assert_array_equal(
+        pixels(encode(picture, "PNG", transparency=clear))[0], [WHITE, (9, 9, 9)]
+    )
 
 
 def test_sixteen_bit_grey_declared_transparent_becomes_white() -> None:
     picture = Image.fromarray(np.array([[0, 65535, 32896]], dtype=np.uint16))
-    np.testing.assert_array_equal(pixels(encode(picture, "PNG", transparency=0))[0, :, 0], [255, 255, 128])
+    np.testing.assert_array_equal(
+        pixels(encode(picture, "PNG", transparency=0))[0, :, 0], [255, 255, 128]
+    )
 
 
 def test_sixteen_bit_grey_is_scaled_by_its_range_not_clipped() -> None:
     values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    np.testing.assert_array_equal(pixels(encode(Image.fromarray(values), "PNG"))[0, :, 0], [0, 1, 128, 255])
+    np.testing.assert_array_equal(
+        pixels(encode(Image.fromarray(values), "PNG"))[0, :, 0], [0, 1, 128, 255]
+    )
 
 
 def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
@@ -136,11 +158,15 @@ def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
 
 def test_floats_are_scaled_from_least_to_most() -> None:
     values = np.array([[-1.0, 0.0, 1.0]], dtype=np.float32)
-    np.testing.assert_array_equal(pixels(encode(Image.fromarray(values), "TIFF"))[0, :, 1], [0, 128, 255])
+    np.testing.assert_array_equal(
+        pixels(encode(Image.fromarray(values), "TIFF"))[0, :, 1], [0, 128, 255]
+    )
 
 
 def test_a_constant_float_picture_decodes() -> None:
-    assert pixels(encode(Image.fromarray(np.full((2, 2), 7.0, dtype=np.float32)), "TIFF")).shape == (2, 2, 3)
+    assert pixels(
+        encode(Image.fromarray(np.full((2, 2), 7.0, dtype=np.float32)), "TIFF")
+    ).shape == (2, 2, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
@@ -171,7 +197,9 @@ def test_other_modes_become_rgb_of_the_same_brightness(mode: str) -> None:
 def test_exif_rotation_is_applied(orientation: int, undo: Image.Transpose) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(pixels(encode(noise(), "PNG", exif=exif)), np.asarray(noise().transpose(undo)))
+    np.testing.assert_array_equal(
+        pixels(encode(noise(), "PNG", exif=exif)), np.asarray(noise().transpose(undo))
+    )
 
 
 def test_a_camera_jpeg_lying_on_its_side_stands_up() -> None:
@@ -203,7 +231,9 @@ def test_the_name_does_not_matter_only_the_content(tmp_path: Path) -> None:
     ],
     ids=["empty", "text", "four bytes of a JPEG", "half a JPEG", "PNG without its last rows"],
 )
-def test_what_is_no_whole_picture_is_refused_with_a_reason(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_what_is_no_whole_picture_is_refused_with_a_reason(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(content)
     with pytest.raises(UndecodableError, match=reason):
@@ -212,7 +242,9 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason(content: bytes, reaso
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [20_000, 100_000, 2**31 - 1])
-def test_a_header_that_claims_a_huge_picture_is_refused_before_its_memory_is_taken(side: int) -> None:
+def test_a_header_that_claims_a_huge_picture_is_refused_before_its_memory_is_taken(
+    side: int,
+) -> None:
     assert side * side > MAX_PIXELS
     with pytest.raises(UndecodableError, match="pixels"):
         open_picture(png_of_size(side, side))
@@ -220,7 +252,9 @@ def test_a_header_that_claims_a_huge_picture_is_refused_before_its_memory_is_tak
 
 def test_the_size_of_a_200_megapixel_camera_is_not_refused() -> None:
     assert MAX_PIXELS > 16_320 * 12_240
-    with pytest.raises(UndecodableError, match="truncated"):  # what is wrong with this file is its end, not its size
+    with pytest.raises(
+        UndecodableError, match="truncated"
+    ):  # what is wrong with this file is its end, not its size
         open_picture(png_of_size(16_320, 12_240))
 
 
@@ -244,7 +278,9 @@ def test_a_picture_cut_anywhere_decodes_whole_or_is_refused(kind: str, data: st.
     kind=st.sampled_from(sorted(WHOLE)),
     damage=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=6),
 )
-def test_damaged_bytes_raise_nothing_but_undecodable(kind: str, damage: list[tuple[int, int]]) -> None:
+def test_damaged_bytes_raise_nothing_but_undecodable(
+    kind: str, damage: list[tuple[int, int]]
+) -> None:
     content = bytearray(WHOLE[kind])
     for place, value in damage:
         content[place % len(content)] = value

@@ -21,6 +21,7 @@ from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.formats import is_picture, unreadable
 from arelu_tl.data.listing import natural_key
 from arelu_tl.errors import DataError
+from arelu_tl.records.settings import ScanSettings
 
 Image.init()
 # Pillow's own way to write a format, where that is not just its name.
@@ -32,7 +33,9 @@ READ_AND_WRITTEN = sorted(set(Image.SAVE) & set(Image.OPEN) - _NOT_READ - {"ICNS
 
 
 def noise(size: tuple[int, int] = (48, 48)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    )
 
 
 def encoded(kind: str) -> bytes:
@@ -49,16 +52,30 @@ def write(path: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("name", ["picture", "picture.txt", "picture.7"])
 @pytest.mark.parametrize("kind", READ_AND_WRITTEN)
-def test_what_pillow_reads_is_a_picture_whatever_it_is_called(kind: str, name: str, tmp_path: Path) -> None:
+def test_what_pillow_reads_is_a_picture_whatever_it_is_called(
+    kind: str, name: str, tmp_path: Path
+) -> None:
     path = write(tmp_path / name, encoded(kind))
     assert is_picture(path)
     assert open_picture(path).size == (48, 48)
 
 
 def test_the_formats_of_phones_cameras_and_the_web_are_among_them() -> None:
-    assert {"AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"} <= {
-        *READ_AND_WRITTEN
-    }
+    assert {
+        "AVIF",
+        "BMP",
+        "DDS",
+        "GIF",
+        "ICO",
+        "JPEG",
+        "JPEG2000",
+        "PCX",
+        "PNG",
+        "PPM",
+        "TGA",
+        "TIFF",
+        "WEBP",
+    } <= {*READ_AND_WRITTEN}
 
 
 def _zip() -> bytes:
@@ -117,7 +134,9 @@ def test_a_database_is_no_picture(tmp_path: Path) -> None:
 
 @given(st.binary(min_size=1, max_size=200))
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_bytes_at_random_raise_nothing(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_bytes_at_random_raise_nothing(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "at random"
     path.write_bytes(content)
     assert is_picture(path) in (True, False)
@@ -142,12 +161,14 @@ def test_a_folder_of_all_formats_is_read_whole(tmp_path: Path) -> None:
     stream = np.random.default_rng(0)
     names = []
     for number, kind in enumerate(READ_AND_WRITTEN):
-        picture = Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((48, 48))
+        picture = Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+            (48, 48)
+        )
         names.append(f"{'ab'[number % 2]}/{number}")
         (tmp_path / names[-1]).parent.mkdir(exist_ok=True)
         with (tmp_path / names[-1]).open("wb") as file:
             picture.convert(_MODES.get(kind, "RGB")).save(file, kind)
-    folder = scan_folder(tmp_path, allow_duplicates=True)
+    folder = scan_folder(tmp_path, ScanSettings(allow_duplicates=True))
     found = [sample.path for samples in folder.splits.values() for sample in samples]
     assert sorted(found, key=natural_key) == sorted(names, key=natural_key)
 
@@ -159,7 +180,9 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
 
 
 @pytest.mark.parametrize("name", ["1.jpg", "1.eps", "1"])
-def test_no_picture_runs_another_program(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_picture_runs_another_program(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import EpsImagePlugin
 
     trace = tmp_path / "ran"
@@ -212,7 +235,9 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_what_is_a_picture_that_pillow_cannot_read_is_named_with_what_can(kind: str, tmp_path: Path) -> None:
+def test_what_is_a_picture_that_pillow_cannot_read_is_named_with_what_can(
+    kind: str, tmp_path: Path
+) -> None:
     content, reason = UNREAD[kind]
     for name in ("1.jpg", "1"):
         path = write(tmp_path / name, content)
@@ -222,7 +247,9 @@ def test_what_is_a_picture_that_pillow_cannot_read_is_named_with_what_can(kind: 
 
 
 @pytest.mark.parametrize("ending", [".nef", ".ARW", ".svgz"])
-def test_where_a_signature_says_nothing_the_ending_of_what_cannot_be_read_does(ending: str, tmp_path: Path) -> None:
+def test_where_a_signature_says_nothing_the_ending_of_what_cannot_be_read_does(
+    ending: str, tmp_path: Path
+) -> None:
     path = write(tmp_path / f"1{ending}", b"II*\0\xff\xff\xff\0")
     assert is_picture(path)
     with pytest.raises(UndecodableError, match=r"camera raw|SVG"):
@@ -240,9 +267,12 @@ def test_pictures_that_cannot_be_read_are_counted_with_what_reads_them(tmp_path:
         write(tmp_path / "a" / f"{number}.heic", UNREAD["HEIC"][0])
         for name in "ab":
             write(tmp_path / name / f"{number}.png", encoded("PNG") + bytes([number]))
-    with pytest.raises(DataError, match=r"4 of 12 .*4 files, HEIC \(pip install pillow-heif\): a/0\.heic, .* and 1 more"):
-        scan_folder(tmp_path, allow_duplicates=True)
-    folder = scan_folder(tmp_path, allow_duplicates=True, on_bad_image="skip")
+    with pytest.raises(
+        DataError,
+        match=r"4 of 12 .*4 files, HEIC \(pip install pillow-heif\): a/0\.heic, .* and 1 more",
+    ):
+        scan_folder(tmp_path, ScanSettings(allow_duplicates=True))
+    folder = scan_folder(tmp_path, ScanSettings(allow_duplicates=True, on_bad_image="skip"))
     assert [each.path for each in folder.rejected] == [f"a/{number}.heic" for number in range(4)]
 
 
@@ -271,8 +301,15 @@ def test_a_plug_in_is_used_where_it_is_installed_and_only_when_it_is_needed(tmp_
         assert "pillow_heif" not in sys.modules
         assert open_picture(Path("1.heic")).tobytes() == plain.tobytes()
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from picture_files import FLAT, SPLIT, TEXT, every_path, pictures, write
 from arelu_tl.data.folder import list_evaluation, scan_folder
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import check_config
+from arelu_tl.records.settings import ScanSettings
 
 VEHICLES = pictures("bus", "car", "train", each=4)
 TRAINS = pictures("bus", "car", "train/steam", "train/diesel", each=4)
@@ -19,12 +20,31 @@ TRAINS = pictures("bus", "car", "train/steam", "train/diesel", each=4)
     [
         (VEHICLES, "no class in 'train'", "bus, car, train"),
         (TRAINS, "classes diesel, steam of 'train', without bus, car", "bus, car, train"),
-        (SPLIT | pictures("extra", first=90), "classes cat, dog of 'train', without extra", "extra, train, val"),
-        (SPLIT | pictures("extra/a", first=90), "classes cat, dog of 'train', without extra", "extra, train, val"),
-        (SPLIT | pictures("validation/cat", first=90), "without validation", "train, val, validation"),
+        (
+            SPLIT | pictures("extra", first=90),
+            "classes cat, dog of 'train', without extra",
+            "extra, train, val",
+        ),
+        (
+            SPLIT | pictures("extra/a", first=90),
+            "classes cat, dog of 'train', without extra",
+            "extra, train, val",
+        ),
+        (
+            SPLIT | pictures("validation/cat", first=90),
+            "without validation",
+            "train, val, validation",
+        ),
         (pictures("Train", "bus"), "no class in 'Train'", "Train, bus"),
     ],
-    ids=["a class train", "with folders in it", "a folder beside the splits", "with classes in it", "two val", "in capitals"],
+    ids=[
+        "a class train",
+        "with folders in it",
+        "a folder beside the splits",
+        "with classes in it",
+        "two val",
+        "in capitals",
+    ],
 )
 def test_folders_of_pictures_beside_train_are_refused_with_both_readings(
     files: dict[str, bytes], split: str, flat: str, tmp_path: Path
@@ -43,21 +63,30 @@ def test_folders_of_pictures_beside_train_are_refused_with_both_readings(
 
 
 def test_flat_takes_every_folder_for_a_class(tmp_path: Path) -> None:
-    folder = scan_folder(write(tmp_path, TRAINS), layout="flat")
+    folder = scan_folder(write(tmp_path, TRAINS), ScanSettings(layout="flat"))
     assert (folder.layout, folder.classes) == ("flat", ["bus", "car", "train"])
     assert every_path(folder) == sorted(TRAINS)
-    assert scan_folder(write(tmp_path / "vehicles", VEHICLES), layout="flat").counts()["val"] == {"bus": 1, "car": 1, "train": 1}
-    assert scan_folder(write(tmp_path / "split", SPLIT), layout="flat").classes == ["train", "val"]
+    assert scan_folder(
+        write(tmp_path / "vehicles", VEHICLES), ScanSettings(layout="flat")
+    ).counts()["val"] == {
+        "bus": 1,
+        "car": 1,
+        "train": 1,
+    }
+    assert scan_folder(write(tmp_path / "split", SPLIT), ScanSettings(layout="flat")).classes == [
+        "train",
+        "val",
+    ]
 
 
 def test_split_takes_what_is_in_train_alone(tmp_path: Path) -> None:
-    folder = scan_folder(write(tmp_path, TRAINS), layout="split")
+    folder = scan_folder(write(tmp_path, TRAINS), ScanSettings(layout="split"))
     assert folder.classes == ["diesel", "steam"]
     assert len(every_path(folder)) == 8
     with pytest.raises(DataError, match="no pictures in class folders"):
-        scan_folder(write(tmp_path / "vehicles", VEHICLES), layout="split")
+        scan_folder(write(tmp_path / "vehicles", VEHICLES), ScanSettings(layout="split"))
     with pytest.raises(DataError, match="no folder 'train'"):
-        scan_folder(write(tmp_path / "flat", FLAT), layout="split")
+        scan_folder(write(tmp_path / "flat", FLAT), ScanSettings(layout="split"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +102,9 @@ def test_split_takes_what_is_in_train_alone(tmp_path: Path) -> None:
     ],
     ids=["nothing", "a test split", "files", "no pictures", "litter", "a study", "an evaluation"],
 )
-def test_what_is_no_class_beside_train_leaves_no_doubt(beside: dict[str, bytes], tmp_path: Path) -> None:
+def test_what_is_no_class_beside_train_leaves_no_doubt(
+    beside: dict[str, bytes], tmp_path: Path
+) -> None:
     root = write(tmp_path, SPLIT | beside)
     assert scan_folder(root).classes == ["cat", "dog"]
     assert len(list_evaluation(root, ["cat", "dog"])) == 6
@@ -98,13 +129,13 @@ def test_a_class_called_val_or_test_is_one_where_there_is_no_train(tmp_path: Pat
     deep = write(tmp_path / "deep", pictures("bus", "val/a", "val/b", each=4))
     with pytest.raises(DataError, match="where 'val' is a class, pass --layout flat"):
         scan_folder(deep)
-    assert scan_folder(deep, layout="flat").classes == ["bus", "val"]
+    assert scan_folder(deep, ScanSettings(layout="flat")).classes == ["bus", "val"]
 
 
 def test_a_split_that_is_named_leaves_no_doubt(tmp_path: Path) -> None:
     root = write(tmp_path, SPLIT | pictures("more/cat", "more/dog", first=90))
-    assert every_path(scan_folder(root, val_split="val")) == sorted(SPLIT)
-    folder = scan_folder(root, train_split="more", val_split="val")
+    assert every_path(scan_folder(root, ScanSettings(val_split="val"))) == sorted(SPLIT)
+    folder = scan_folder(root, ScanSettings(train_split="more", val_split="val"))
     assert {path.split("/")[0] for path in every_path(folder)} == {"more", "val"}
 
 
@@ -126,9 +157,15 @@ def test_a_split_that_is_named_leaves_no_doubt(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_models_classes_say_what_an_evaluation_takes(
-    files: dict[str, bytes], classes: list[str], options: dict[str, Any], found: set[str], tmp_path: Path
+    files: dict[str, bytes],
+    classes: list[str],
+    options: dict[str, Any],
+    found: set[str],
+    tmp_path: Path,
 ) -> None:
-    assert {path for path, _ in list_evaluation(write(tmp_path, files), classes, **options)} == found
+    assert {
+        path for path, _ in list_evaluation(write(tmp_path, files), classes, **options)
+    } == found
 
 
 def test_an_evaluation_of_splits_that_are_not_there_is_refused(tmp_path: Path) -> None:

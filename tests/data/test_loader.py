@@ -15,13 +15,28 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from arelu_tl.data.loader import Batches, View, batch_digest, eval_view, make_eval_batches, make_train_batches, train_view
+from arelu_tl.data.loader import (
+    Batches,
+    View,
+    batch_digest,
+    eval_view,
+    make_eval_batches,
+    make_train_batches,
+    train_view,
+)
 from arelu_tl.data.recipe import Whole
 from arelu_tl.data.split import Sample
 from arelu_tl.errors import DataError
+from arelu_tl.records.settings import AugmentSettings
 
 COUNT = 11
-CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+CONFIG = {
+    "input_size": (3, 16, 16),
+    "interpolation": "bilinear",
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "crop_pct": 1.0,
+}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -63,13 +78,16 @@ def train(
     transform: Callable[[Image.Image], Tensor] | View = draw_from_every_generator,
     **options: Any,
 ) -> Batches:
-    return make_train_batches(root, samples(count), seen(transform), batch_size=batch_size, seed=seed, **options)
+    return make_train_batches(
+        root, samples(count), seen(transform), batch_size=batch_size, seed=seed, **options
+    )
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
     """Whether two lists of batches are equal to the last bit."""
     return len(a) == len(b) and all(
-        torch.equal(left[0], right[0]) and torch.equal(left[1], right[1]) for left, right in zip(a, b, strict=True)
+        torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+        for left, right in zip(a, b, strict=True)
     )
 
 
@@ -102,7 +120,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches(root: Path) -> None:
 
 
 def test_worker_processes_change_nothing(root: Path) -> None:
-    augment = train_view(CONFIG, color_jitter=0.4, hflip=0.5)
+    augment = train_view(CONFIG, AugmentSettings(color_jitter=0.4, hflip=0.5))
     alone, helped = (train(root, transform=augment, workers=workers) for workers in (0, 2))
     assert same(list(alone.epoch(0)), list(helped.epoch(0)))
     assert same(list(alone.epoch(3)), list(helped.epoch(3)))
@@ -122,7 +140,9 @@ def test_an_epoch_can_begin_at_any_batch(root: Path, epoch: int, first: int) -> 
 
 
 def test_a_sample_is_augmented_alike_whatever_batch_it_comes_in(root: Path) -> None:
-    every, fewer, all_at_once = (drawn_by_label(list(train(root, batch_size=size).epoch(7))) for size in (1, 4, COUNT))
+    every, fewer, all_at_once = (
+        drawn_by_label(list(train(root, batch_size=size).epoch(7))) for size in (1, 4, COUNT)
+    )
     assert every == all_at_once
     assert fewer.items() <= every.items()
 
@@ -132,18 +152,26 @@ def test_another_epoch_has_another_order_and_other_augmentation(root: Path) -> N
     first, second = (list(batches.epoch(epoch)) for epoch in (0, 1))
     assert labels(first) != labels(second)
     before, after = drawn_by_label(first), drawn_by_label(second)
-    assert all(a != b for label in range(COUNT) for a, b in zip(before[label], after[label], strict=True))
+    assert all(
+        a != b for label in range(COUNT) for a, b in zip(before[label], after[label], strict=True)
+    )
 
 
 def test_another_seed_has_another_order_and_other_augmentation(root: Path) -> None:
     one, other = (list(train(root, batch_size=1, seed=seed).epoch(0)) for seed in (0, 1))
     assert labels(one) != labels(other)
     here, there = drawn_by_label(one), drawn_by_label(other)
-    assert all(a != b for label in range(COUNT) for a, b in zip(here[label], there[label], strict=True))
+    assert all(
+        a != b for label in range(COUNT) for a, b in zip(here[label], there[label], strict=True)
+    )
 
 
 def test_no_two_samples_draw_the_same_numbers(root: Path) -> None:
-    drawn = [numbers for epoch in range(3) for numbers in drawn_by_label(list(train(root).epoch(epoch))).values()]
+    drawn = [
+        numbers
+        for epoch in range(3)
+        for numbers in drawn_by_label(list(train(root).epoch(epoch))).values()
+    ]
     assert len({number for numbers in drawn for number in numbers}) == 3 * len(drawn)
 
 
@@ -195,7 +223,9 @@ def test_training_drops_the_small_last_batch(root: Path) -> None:
 
 def test_what_one_epoch_drops_another_brings(root: Path) -> None:
     batches = train(root, batch_size=4)
-    assert {label for epoch in range(8) for label in labels(list(batches.epoch(epoch)))} == set(range(COUNT))
+    assert {label for epoch in range(8) for label in labels(list(batches.epoch(epoch)))} == set(
+        range(COUNT)
+    )
 
 
 def test_fewer_pictures_than_a_batch_are_one_batch(root: Path) -> None:
@@ -205,8 +235,12 @@ def test_fewer_pictures_than_a_batch_are_one_batch(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (COUNT, 0), (100, 0)])
-def test_evaluation_has_every_picture_once_in_its_order(batch_size: int, workers: int, root: Path) -> None:
-    batches = make_eval_batches(root, samples(), seen(to_tensor), batch_size=batch_size, workers=workers)
+def test_evaluation_has_every_picture_once_in_its_order(
+    batch_size: int, workers: int, root: Path
+) -> None:
+    batches = make_eval_batches(
+        root, samples(), seen(to_tensor), batch_size=batch_size, workers=workers
+    )
     epoch = list(batches.epoch())
     assert labels(epoch) == list(range(COUNT))
     assert len(epoch) == len(batches)
@@ -221,21 +255,29 @@ def test_evaluation_is_the_same_in_every_epoch(root: Path) -> None:
 
 
 def test_labels_are_integers_and_pictures_floats(root: Path) -> None:
-    pictures, batch_labels = next(make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=4).epoch())
+    pictures, batch_labels = next(
+        make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=4).epoch()
+    )
     assert pictures.shape == (4, 3, 16, 16)
     assert pictures.dtype == torch.float32
     assert batch_labels.dtype == torch.int64
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(root: Path) -> None:
-    plain = train(root, transform=train_view(CONFIG, no_aug=True), batch_size=COUNT)
+    plain = train(
+        root, transform=train_view(CONFIG, AugmentSettings(no_aug=True)), batch_size=COUNT
+    )
     (pictures, batch_labels), *_ = plain.epoch(0)
-    (expected, _), *_ = make_eval_batches(root, samples(), eval_view(CONFIG), batch_size=COUNT).epoch()
+    (expected, _), *_ = make_eval_batches(
+        root, samples(), eval_view(CONFIG), batch_size=COUNT
+    ).epoch()
     assert torch.equal(pictures[batch_labels.argsort()], expected)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-def test_a_picture_that_broke_after_the_scan_is_named(damage: str, root: Path, tmp_path: Path) -> None:
+def test_a_picture_that_broke_after_the_scan_is_named(
+    damage: str, root: Path, tmp_path: Path
+) -> None:
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes((root / f"{number}.png").read_bytes())
     batches = train(tmp_path, count=2, batch_size=2)
@@ -254,7 +296,9 @@ def test_a_picture_that_broke_after_the_scan_is_named(damage: str, root: Path, t
 def test_the_order_digest_is_that_of_the_order(root: Path) -> None:
     batches = train(root)
     digests = [batches.order_digest(epoch) for epoch in range(20)]
-    assert digests == [train(root, batch_size=1, transform=to_tensor).order_digest(epoch) for epoch in range(20)]
+    assert digests == [
+        train(root, batch_size=1, transform=to_tensor).order_digest(epoch) for epoch in range(20)
+    ]
     assert len(set(digests)) == 20
     assert train(root, seed=6).order_digest(0) not in digests
 
@@ -290,7 +334,9 @@ def test_the_batch_digest_sees_every_pixel_and_label() -> None:
 
 def test_the_batch_digest_is_of_values_not_of_memory_layout() -> None:
     pictures, batch_labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
-    assert batch_digest(pictures, batch_labels) == batch_digest(pictures.to(memory_format=torch.channels_last), batch_labels)
+    assert batch_digest(pictures, batch_labels) == batch_digest(
+        pictures.to(memory_format=torch.channels_last), batch_labels
+    )
 
 
 BROKEN_OFF = """
@@ -312,7 +358,9 @@ time.sleep(0.5)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="batches travel by sockets of the file system")
 def test_a_parent_that_ends_while_it_fetches_a_batch_makes_no_worker_print_a_traceback() -> None:
-    printed = subprocess.run([sys.executable, "-c", BROKEN_OFF], capture_output=True, text=True, timeout=120).stderr
+    printed = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF], capture_output=True, text=True, timeout=120
+    ).stderr
     # What else goes wrong there is still told.
     assert printed.count("Traceback") == 1
     assert "ZeroDivisionError" in printed

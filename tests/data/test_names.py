@@ -13,5 +13,8 @@ def test_accents_written_in_two_ways_look_the_same_and_do_not_differ_in_case() -
 
 
 def test_case_is_another_matter_than_accents() -> None:
-    assert same_but_for_case(["Cat", "dog", "cat", COMPOSED.upper(), APART]) == [["Cat", "cat"], [COMPOSED.upper(), APART]]
+    assert same_but_for_case(["Cat", "dog", "cat", COMPOSED.upper(), APART]) == [
+        ["Cat", "cat"],
+        [COMPOSED.upper(), APART],
+    ]
     assert same_letters(["Cat", "cat"]) == []

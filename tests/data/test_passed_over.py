@@ -18,7 +18,12 @@ from arelu_tl.paper import config as reproduction
 from arelu_tl.records import runs
 from arelu_tl.records.runs import holds_results
 
-STUDY = {"study.yaml": TEXT, "convergence.png": png(801), "arelu-lr0.1-s0/run.yaml": TEXT, "arelu-lr0.1-s0/maps.png": png(802)}
+STUDY = {
+    "study.yaml": TEXT,
+    "convergence.png": png(801),
+    "arelu-lr0.1-s0/run.yaml": TEXT,
+    "arelu-lr0.1-s0/maps.png": png(802),
+}
 
 
 def study(place: str) -> dict[str, bytes]:
@@ -29,7 +34,9 @@ PLACES = ["runs/study-1", "study-1", "cat/study-1", "dog/deep/er/runs/study-1"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_study_is_no_class_and_its_plots_no_pictures_wherever_it_lies(place: str, tmp_path: Path) -> None:
+def test_a_study_is_no_class_and_its_plots_no_pictures_wherever_it_lies(
+    place: str, tmp_path: Path
+) -> None:
     root = write(tmp_path, FLAT | study(place))
     folder = scan_folder(root)
     assert folder.classes == ["cat", "dog"]
@@ -43,7 +50,9 @@ def test_a_study_is_no_class_and_its_plots_no_pictures_wherever_it_lies(place: s
     assert found.passed.results == [str(root / place)]
 
 
-@pytest.mark.parametrize("place", ["train/study-1", "train/cat/study-1", "study-1", "runs/study-1", "val/dog/study-1"])
+@pytest.mark.parametrize(
+    "place", ["train/study-1", "train/cat/study-1", "study-1", "runs/study-1", "val/dog/study-1"]
+)
 def test_so_it_is_beside_and_in_the_folders_own_splits(place: str, tmp_path: Path) -> None:
     root = write(tmp_path, SPLIT | study(place))
     folder = scan_folder(root)
@@ -58,7 +67,9 @@ def test_a_study_called_train_is_no_split(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_studies_with_pictures_of_its_own_is_a_class(tmp_path: Path) -> None:
-    folder = scan_folder(write(tmp_path, FLAT | study("runs/study-1") | pictures("runs", first=700)))
+    folder = scan_folder(
+        write(tmp_path, FLAT | study("runs/study-1") | pictures("runs", first=700))
+    )
     assert folder.classes == ["cat", "dog", "runs"]
 
 
@@ -70,8 +81,16 @@ def test_a_folder_is_searched_that_is_named_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["**/*", "*", "*/*", "*/*/*"])
-def test_patterns_pass_over_studies_and_litter_too(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, FLAT | study("runs/study-1") | study("study-2") | {"@eaDir/1.png": png(3), "cat/._0.png": TEXT})
+def test_patterns_pass_over_studies_and_litter_too(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path,
+        FLAT
+        | study("runs/study-1")
+        | study("study-2")
+        | {"@eaDir/1.png": png(3), "cat/._0.png": TEXT},
+    )
     monkeypatch.chdir(tmp_path)
     found = find_pictures([pattern])
     assert {str(path) for path in found.paths} <= set(FLAT)
@@ -115,8 +134,12 @@ LITTER = {
 
 
 @pytest.mark.parametrize("layout", [FLAT, SPLIT], ids=["flat", "split"])
-def test_what_systems_leave_is_passed_over_and_counted(layout: dict[str, bytes], tmp_path: Path) -> None:
-    within = {f"train/{name}": content for name, content in LITTER.items()} if layout is SPLIT else {}
+def test_what_systems_leave_is_passed_over_and_counted(
+    layout: dict[str, bytes], tmp_path: Path
+) -> None:
+    within = (
+        {f"train/{name}": content for name, content in LITTER.items()} if layout is SPLIT else {}
+    )
     root = write(tmp_path, layout | LITTER | within)
     folder = scan_folder(root)
     assert folder.classes == ["cat", "dog"]
@@ -136,18 +159,32 @@ def test_names_that_only_look_like_a_systems_are_classes(tmp_path: Path) -> None
 
 
 def test_loose_pictures_and_other_files_are_counted(tmp_path: Path) -> None:
-    folder = scan_folder(write(tmp_path, FLAT | {"1.png": png(70), "2": png(71), "notes.txt": TEXT, "cat/labels.csv": TEXT}))
-    assert folder.passed.line() == "passed over: 2 pictures in no class folder (1.png, 2); 2 other files, no pictures"
-    inside = scan_folder(write(tmp_path / "split", SPLIT | {"1.png": png(70), "train/2.png": png(71)}))
+    folder = scan_folder(
+        write(
+            tmp_path,
+            FLAT | {"1.png": png(70), "2": png(71), "notes.txt": TEXT, "cat/labels.csv": TEXT},
+        )
+    )
+    assert (
+        folder.passed.line()
+        == "passed over: 2 pictures in no class folder (1.png, 2); 2 other files, no pictures"
+    )
+    inside = scan_folder(
+        write(tmp_path / "split", SPLIT | {"1.png": png(70), "train/2.png": png(71)})
+    )
     assert inside.passed.loose == ["1.png", "train/2.png"]
     assert PassedOver().line() == ""
 
 
 def test_where_all_was_passed_over_the_refusal_says_so(tmp_path: Path) -> None:
     root = write(tmp_path, study("runs/study-1"))
-    with pytest.raises(DataError, match=r"no pictures in class folders .*own results \(runs/study-1\)"):
+    with pytest.raises(
+        DataError, match=r"no pictures in class folders .*own results \(runs/study-1\)"
+    ):
         scan_folder(root)
-    with pytest.raises(DataError, match=r"no pictures in class folders .*own results \(runs/study-1\)"):
+    with pytest.raises(
+        DataError, match=r"no pictures in class folders .*own results \(runs/study-1\)"
+    ):
         list_evaluation(root, ["cat"])
 
 

@@ -42,12 +42,37 @@ model_side = st.integers(1, 70)
     mean=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     std=st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
 )
-@example(picture=(31, 20), size=(24, 24), interpolation="bicubic", crop_mode="border", crop_pct=1.0, **IMAGENET)
-@example(picture=(9, 13), size=(40, 24), interpolation="lanczos", crop_mode="center", crop_pct=1.3, **IMAGENET)
+@example(
+    picture=(31, 20),
+    size=(24, 24),
+    interpolation="bicubic",
+    crop_mode="border",
+    crop_pct=1.0,
+    **IMAGENET,
+)
+@example(
+    picture=(9, 13),
+    size=(40, 24),
+    interpolation="lanczos",
+    crop_mode="center",
+    crop_pct=1.3,
+    **IMAGENET,
+)
 def test_equals_timms_evaluation_transform_bit_for_bit(
-    picture: tuple[int, int], size: tuple[int, int], interpolation: str, crop_mode: str, crop_pct: float, mean: Any, std: Any
+    picture: tuple[int, int],
+    size: tuple[int, int],
+    interpolation: str,
+    crop_mode: str,
+    crop_pct: float,
+    mean: Any,
+    std: Any,
 ) -> None:
-    config = {"input_size": [3, *size], "interpolation": interpolation, "crop_mode": crop_mode, "crop_pct": crop_pct}
+    config = {
+        "input_size": [3, *size],
+        "interpolation": interpolation,
+        "crop_mode": crop_mode,
+        "crop_pct": crop_pct,
+    }
     config |= {"mean": mean, "std": std}
     image = noise(*picture)
     try:
@@ -73,7 +98,9 @@ def test_a_picture_of_one_column_does_not_stop_border_mode() -> None:
 
 def test_a_picture_that_would_fill_the_memory_is_no_picture() -> None:
     with pytest.raises(UndecodableError, match="too long and narrow"):
-        Preprocessing(GOOD | {"input_size": [3, 224, 224]})(Image.new("RGB", (30_000, 1)).resize((3_000_000, 1)))
+        Preprocessing(GOOD | {"input_size": [3, 224, 224]})(
+            Image.new("RGB", (30_000, 1)).resize((3_000_000, 1))
+        )
 
 
 @pytest.mark.parametrize(

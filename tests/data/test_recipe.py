@@ -17,8 +17,15 @@ from skimage import data
 from arelu_tl.data.decode import UndecodableError, open_picture
 from arelu_tl.data.loader import eval_transform, eval_view, train_view
 from arelu_tl.data.recipe import Evaluated, Recipe, Reduced, Whole, for_crops
+from arelu_tl.records.settings import AugmentSettings
 
-CONFIG = {"input_size": [3, 32, 24], "interpolation": "bicubic", "mean": [0.4] * 3, "std": [0.2] * 3, "crop_pct": 0.875}
+CONFIG = {
+    "input_size": [3, 32, 24],
+    "interpolation": "bicubic",
+    "mean": [0.4] * 3,
+    "std": [0.2] * 3,
+    "crop_pct": 0.875,
+}
 
 
 def photograph(width: int = 300, height: int = 200) -> Image.Image:
@@ -42,9 +49,13 @@ def distance(reduced: Image.Image, whole: Image.Image) -> float:
     return float(np.abs(np.asarray(reduced, float) - expected).mean() / shift)
 
 
-@given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 150), st.sampled_from(["JPEG", "PNG"]))
+@given(
+    st.integers(1, 400), st.integers(1, 400), st.integers(8, 150), st.sampled_from(["JPEG", "PNG"])
+)
 @settings(deadline=None, max_examples=60)
-def test_a_reduced_picture_has_the_side_asked_for_and_its_old_shape(width: int, height: int, side: int, kind: str) -> None:
+def test_a_reduced_picture_has_the_side_asked_for_and_its_old_shape(
+    width: int, height: int, side: int, kind: str
+) -> None:
     picture = made(Reduced(side), encode(photograph(width, height), kind))
     assert picture.mode == "RGB"
     assert min(picture.size) == min(side, width, height)
@@ -108,14 +119,24 @@ def test_damage_shows_however_small_a_jpeg_is_decoded(kind: str) -> None:
     spoilt = [bytearray(content) for _ in range(40)]
     for each in spoilt:
         each[draw.randrange(len(each))] = draw.randrange(256)
-    verdicts = [[is_refused(recipe, bytes(each)) for each in cut + spoilt] for recipe in (Whole(), Reduced(25), Reduced(100))]
+    verdicts = [
+        [is_refused(recipe, bytes(each)) for each in cut + spoilt]
+        for recipe in (Whole(), Reduced(25), Reduced(100))
+    ]
     assert verdicts[0] == verdicts[1] == verdicts[2]
     assert sum(verdicts[0][:40]) == 40
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["center", "squash", "border"]), st.integers(8, 60))
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from(["center", "squash", "border"]),
+    st.integers(8, 60),
+)
 @settings(deadline=None, max_examples=60)
-def test_evaluation_sees_what_timm_makes_of_the_whole_picture(width: int, height: int, mode: str, side: int) -> None:
+def test_evaluation_sees_what_timm_makes_of_the_whole_picture(
+    width: int, height: int, mode: str, side: int
+) -> None:
     config = CONFIG | {"crop_mode": mode, "input_size": [3, side, 32]}
     view, content = eval_view(config), encode(photograph(width, height))
     try:
@@ -128,25 +149,47 @@ def test_evaluation_sees_what_timm_makes_of_the_whole_picture(width: int, height
 
 
 @given(st.integers(8, 600), st.integers(8, 600), st.floats(0.01, 1))
-def test_the_least_crop_of_a_square_still_fills_the_input(height: int, width: int, least: float) -> None:
+def test_the_least_crop_of_a_square_still_fills_the_input(
+    height: int, width: int, least: float
+) -> None:
     side = for_crops({"input_size": [3, height, width]}, least).side
     assert math.sqrt(least) * side >= max(height, width) * (1 - 1e-12)
     assert math.sqrt(least) * (side - 1) < max(height, width)
 
 
-def test_training_is_given_what_its_crops_need_and_without_augmentation_what_evaluation_is() -> None:
+def test_training_is_given_what_its_crops_need_and_without_augmentation_what_evaluation_is() -> (
+    None
+):
     config = CONFIG | {"input_size": [3, 64, 64]}
-    assert train_view(config, scale=(0.25, 1.0)).recipe == Reduced(128)
-    assert train_view(config, scale=(1.0, 1.0)).recipe == Reduced(64)
-    assert train_view(config, no_aug=True).recipe.key == eval_view(config).recipe.key
+    assert train_view(config, AugmentSettings(scale=(0.25, 1.0))).recipe == Reduced(128)
+    assert train_view(config, AugmentSettings(scale=(1.0, 1.0))).recipe == Reduced(64)
+    assert (
+        train_view(config, AugmentSettings(no_aug=True)).recipe.key == eval_view(config).recipe.key
+    )
 
 
 def test_a_key_tells_recipes_apart() -> None:
-    changes = ({}, {"crop_pct": 1.0}, {"interpolation": "bilinear"}, {"input_size": [3, 32, 32]}, {"crop_mode": "squash"})
-    recipes = [Whole(), Reduced(64), Reduced(65), *(Evaluated(CONFIG | change) for change in changes)]
-    borders = [Evaluated(CONFIG | {"crop_mode": "border", "mean": mean}) for mean in ([0.1] * 3, [0.9] * 3)]
+    changes = (
+        {},
+        {"crop_pct": 1.0},
+        {"interpolation": "bilinear"},
+        {"input_size": [3, 32, 32]},
+        {"crop_mode": "squash"},
+    )
+    recipes = [
+        Whole(),
+        Reduced(64),
+        Reduced(65),
+        *(Evaluated(CONFIG | change) for change in changes),
+    ]
+    borders = [
+        Evaluated(CONFIG | {"crop_mode": "border", "mean": mean}) for mean in ([0.1] * 3, [0.9] * 3)
+    ]
     assert len({recipe.key for recipe in [*recipes, *borders]}) == len(recipes) + len(borders)
 
 
 def test_a_key_is_of_the_pixels_not_of_what_is_done_with_them_later() -> None:
-    assert Evaluated(CONFIG).key == Evaluated(CONFIG | {"mean": [0.1] * 3, "input_size": (3, 32, 24)}).key
+    assert (
+        Evaluated(CONFIG).key
+        == Evaluated(CONFIG | {"mean": [0.1] * 3, "input_size": (3, 32, 24)}).key
+    )

@@ -42,7 +42,11 @@ def test_another_encoding_of_a_picture_is_the_same(name: str, copy: object) -> N
 
 def test_other_crops_of_a_photograph_are_others() -> None:
     picture = photograph("astronaut")
-    crops = [picture.crop((x, y, x + 200, y + 200)) for x in (0, 100, 200, 300) for y in (0, 100, 200, 300)]
+    crops = [
+        picture.crop((x, y, x + 200, y + 200))
+        for x in (0, 100, 200, 300)
+        for y in (0, 100, 200, 300)
+    ]
     assert same_looks([look(crop) for crop in crops]) == []
 
 
@@ -58,13 +62,18 @@ def test_digits_on_black_are_not_one_another() -> None:
 
 def test_blank_pages_are_not_taken_for_copies() -> None:
     stream = np.random.default_rng(0)
-    pages = [Image.fromarray((255 - stream.integers(0, 4, (50, 40, 3))).astype(np.uint8)) for _ in range(5)]
+    pages = [
+        Image.fromarray((255 - stream.integers(0, 4, (50, 40, 3))).astype(np.uint8))
+        for _ in range(5)
+    ]
     assert same_looks([look(page) for page in pages]) == []
 
 
 def test_pairs_are_found_wherever_they_stand() -> None:
     stream = np.random.default_rng(1)
-    noise = [Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(400)]
+    noise = [
+        Image.fromarray(stream.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(400)
+    ]
     pictures = [each.resize((48, 48), Image.Resampling.BICUBIC) for each in noise]
     pictures[399] = again(pictures[3], 95)
     pictures[17] = pictures[250].resize((70, 60))

@@ -46,7 +46,9 @@ def test_batches_arrive_however_long_the_path_of_temporary_files_is(make_folder:
         assert not used.exists()
 
 
-def test_where_the_path_is_short_nothing_is_made_for_workers_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_path_is_short_nothing_is_made_for_workers_to_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
         shorten_socket_folder()

@@ -50,7 +50,8 @@ def same(study: StudyRecord, reference: StudyRecord) -> bool:
     return all(
         run.status == "finished"
         and rows(run.path) == rows(expected[run.path.name].path)
-        and run.config.model_dump(exclude=moved) == expected[run.path.name].config.model_dump(exclude=moved)
+        and run.config.model_dump(exclude=moved)
+        == expected[run.path.name].config.model_dump(exclude=moved)
         for run in study.runs
     )
 
@@ -87,19 +88,32 @@ def steps(study: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_own_cell_only(pictures: Path, tmp_path: Path, alone: StudyRecord) -> None:
+def test_a_killed_worker_costs_its_own_cell_only(
+    pictures: Path, tmp_path: Path, alone: StudyRecord
+) -> None:
     class Killing(Watching):
         """Kills the worker of the first cell that is left, once the other one has ended."""
 
         killed = ""
 
-        def cell_ended(self, name: str, status: str, summary: dict[str, Any], done: int, cells: int, to_go: float) -> None:
+        def cell_ended(
+            self,
+            name: str,
+            status: str,
+            summary: dict[str, Any],
+            done: int,
+            cells: int,
+            to_go: float,
+        ) -> None:
             super().cell_ended(name, status, summary, done, cells, to_go)
             if not self.killed:
                 study = tmp_path / "grid"
                 (self.killed,) = (p.name for p in study.iterdir() if p.is_dir() and p.name != name)
                 # Whose folder is open is who trains in it.
-                os.kill(next(pid for pid in children(os.getpid()) if holds(pid, study / self.killed)), signal.SIGKILL)
+                os.kill(
+                    next(pid for pid in children(os.getpid()) if holds(pid, study / self.killed)),
+                    signal.SIGKILL,
+                )
 
     def holds(pid: int, run: Path) -> bool:
         links = []
@@ -115,12 +129,19 @@ def test_a_killed_worker_costs_its_own_cell_only(pictures: Path, tmp_path: Path,
     assert failed.status == "failed"
     assert "ended by SIGKILL" in failed.summary["error"]
     assert any(seen.killed in note and "SIGKILL" in note for note in seen.notes)
-    assert sorted(status for status, _, _ in seen.ended) == ["failed", "finished", "finished", "finished"]
+    assert sorted(status for status, _, _ in seen.ended) == [
+        "failed",
+        "finished",
+        "finished",
+        "finished",
+    ]
     assert [done for _, done, _ in seen.ended] == [1, 2, 3, 4]
     for run in alone.runs:
         assert run.path.name == seen.killed or rows(run.path) == rows(told[run.path.name].path)
     again = Watching()
-    assert same(sweep(grid(pictures, tmp_path, epochs=LONG), retry_failed=True, observer=again), alone)
+    assert same(
+        sweep(grid(pictures, tmp_path, epochs=LONG), retry_failed=True, observer=again), alone
+    )
     assert again.trained == [seen.killed]
 
 
@@ -128,7 +149,14 @@ def test_a_killed_worker_costs_its_own_cell_only(pictures: Path, tmp_path: Path,
 def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on(
     pictures: Path, tmp_path: Path, alone: StudyRecord, how: str
 ) -> None:
-    settings = {**TINY, "data": str(pictures), "output": str(tmp_path), "epochs": LONG, "lrs": [1e-3], "jobs": 2}
+    settings = {
+        **TINY,
+        "data": str(pictures),
+        "output": str(tmp_path),
+        "epochs": LONG,
+        "lrs": [1e-3],
+        "jobs": 2,
+    }
     config, study = tmp_path / "sweep.yaml", tmp_path / "grid"
     config.write_text(yaml.safe_dump(settings))
 
@@ -149,7 +177,11 @@ def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on
         assert "sweep --resume" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
         assert not any(alive(pid) for pid in workers)
-        assert "interrupted" in {run.status for run in load_study(study).runs} <= {"interrupted", "finished"}
+        assert (
+            "interrupted"
+            in {run.status for run in load_study(study).runs}
+            <= {"interrupted", "finished"}
+        )
     else:
         process.send_signal(signal.SIGKILL)
         process.end()
@@ -160,13 +192,18 @@ def test_ctrl_c_and_a_killed_parent_save_every_cell_and_the_same_command_goes_on
     assert same(resumed, alone)
 
 
-def test_a_run_that_somebody_else_trains_ends_the_sweep(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_somebody_else_trains_ends_the_sweep(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("arelu_tl.experiment.launch.cell.PATIENCE_SECONDS", 0.2)
     config = grid(pictures, tmp_path, epochs=1)
     held = tmp_path / "grid" / "relu-lr0.001-s0"
     sweep(grid(pictures, tmp_path, epochs=1, arms=["arelu"]))
     held.mkdir()
-    with hold_folder(held), pytest.raises(StorageError, match="is being trained by another process"):
+    with (
+        hold_folder(held),
+        pytest.raises(StorageError, match="is being trained by another process"),
+    ):
         sweep(config)
 
 
@@ -180,7 +217,10 @@ def test_threads_are_shared_unless_the_environment_says(monkeypatch: pytest.Monk
 
 def test_gpus_are_given_out_in_turn_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share_devices("cpu", 2) == ["cpu", "cpu"]
-    monkeypatch.setattr("arelu_tl.experiment.launch.processes.choose_device", lambda name: torch.device(name or "cuda"))
+    monkeypatch.setattr(
+        "arelu_tl.experiment.launch.processes.choose_device",
+        lambda name: torch.device(name or "cuda"),
+    )
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert share_devices(None, 3) == share_devices("cuda", 3) == ["cuda:0", "cuda:1", "cuda:0"]
     assert share_devices("cuda:1", 2) == ["cuda:1", "cuda:1"]
@@ -203,7 +243,9 @@ def test_gpus_are_given_out_in_turn_unless_one_is_named(monkeypatch: pytest.Monk
         ([], None, True, Share(1, 0, 1)),
     ],
 )
-def test_a_cluster_is_divided_among_cells(nodes: list[dict[str, float]], jobs: int | None, gpus: bool, share: Share) -> None:
+def test_a_cluster_is_divided_among_cells(
+    nodes: list[dict[str, float]], jobs: int | None, gpus: bool, share: Share
+) -> None:
     assert share_cluster(nodes, jobs=jobs, use_gpus=gpus) == share
 
 
@@ -226,10 +268,14 @@ def test_ray_that_is_missing_or_not_there_is_told_in_a_line(
 
 
 @pytest.mark.slow
-def test_ray_trains_the_same_runs_and_a_failing_one_alone_fails(pictures: Path, tmp_path: Path) -> None:
+def test_ray_trains_the_same_runs_and_a_failing_one_alone_fails(
+    pictures: Path, tmp_path: Path
+) -> None:
     seen = Watching()
     settings = {"arms": ["relu"], "lrs": [1e30, 1e-3], "opt": "sgd"}
-    study = sweep(grid(pictures, tmp_path / "ray", **settings, launcher="ray", jobs=2), observer=seen)
+    study = sweep(
+        grid(pictures, tmp_path / "ray", **settings, launcher="ray", jobs=2), observer=seen
+    )
     told = {run.config.lr: run for run in study.runs}
     assert (told[1e30].status, told[1e-3].status) == ("failed", "finished")
     assert told[1e30].summary["exit_code"] == 4
@@ -239,7 +285,9 @@ def test_ray_trains_the_same_runs_and_a_failing_one_alone_fails(pictures: Path, 
     assert rows(told[1e-3].path) == rows(here.path / told[1e-3].path.name)
 
 
-def test_a_node_that_lacks_the_pictures_or_the_study_says_so(pictures: Path, tmp_path: Path) -> None:
+def test_a_node_that_lacks_the_pictures_or_the_study_says_so(
+    pictures: Path, tmp_path: Path
+) -> None:
     (config,) = grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3]).cells()
     folder = scan_folder(pictures)
     cell = Cell(1, config, tmp_path / "nowhere" / "run", "missing")

@@ -40,9 +40,15 @@ def test_a_study_goes_on_where_its_pictures_are_now(place: Path) -> None:
     study = place / "study"
     (study / runs.TRAINED_ON).unlink()  # as before there was such a record
     before = (study / runs.DATASET).read_bytes()
-    with pytest.raises(DataError, match=r"old: the pictures of .*study are not there any more.*finetune --resume .*study --data"):
+    with pytest.raises(
+        DataError,
+        match=r"old: the pictures of .*study are not there any more.*finetune --resume .*study --data",
+    ):
         resume_study(study)
-    with pytest.raises(DataError, match=r"other: the pictures are not those .* \(fingerprint .*\w{12} here, \w{12} then\)"):
+    with pytest.raises(
+        DataError,
+        match=r"other: the pictures are not those .* \(fingerprint .*\w{12} here, \w{12} then\)",
+    ):
         resume_study(study, data=place / "other")
     assert runs.load_study(study).config.data == place / "old"
     done = resume_study(study, data=place / "new")
@@ -67,7 +73,10 @@ def test_a_sweep_goes_on_where_its_pictures_are_now(make_folder: Any, tmp_path: 
     settings = {"lrs": [1e-3], "epochs": 1}
     path = sweep(grid(old, tmp_path, **settings, arms=["relu"])).path
     old.rename(new)
-    with pytest.raises(DataError, match=r"old: the pictures of .*grid are not there any more.*sweep --resume .*grid --data"):
+    with pytest.raises(
+        DataError,
+        match=r"old: the pictures of .*grid are not there any more.*sweep --resume .*grid --data",
+    ):
         resume_sweep(path)
     assert resumed_config(path, {"data": new}).data == new
     watching = Watching()
@@ -78,6 +87,8 @@ def test_a_sweep_goes_on_where_its_pictures_are_now(make_folder: Any, tmp_path: 
     next(new.rglob("*.png")).unlink()
     with pytest.raises(DataError, match="the pictures are not those"):
         resume_sweep(path, where={"data": new})
-    weights = grid(new, tmp_path, **settings).model_copy(update={"pretrained": True, "pretrained_path": new})
+    weights = grid(new, tmp_path, **settings).model_copy(
+        update={"pretrained": True, "pretrained_path": new}
+    )
     with pytest.raises(ConfigError, match="pretrained_path"):
         sweep(weights)

@@ -40,7 +40,9 @@ def spoilt(study: Path, there: Path, spoil: Callable[[dict[str, Any]], Any]) -> 
     else:
         torch.save(state if other is None else other, checkpoint / "state.pt")
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["sha256"]["state.pt"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
+    manifest["sha256"]["state.pt"] = hashlib.sha256(
+        (checkpoint / "state.pt").read_bytes()
+    ).hexdigest()
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     return copy, checkpoint
 
@@ -56,12 +58,18 @@ def without(key: str) -> Callable[[dict[str, Any]], Any]:
 
 SPOILT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a foreign key": (lambda state: state["loop"].update(speed=1), "unknown speed"),
-    "a foreign key in a window": (lambda state: state["loop"]["window"].update(speed=1), "unknown speed"),
+    "a foreign key in a window": (
+        lambda state: state["loop"]["window"].update(speed=1),
+        "unknown speed",
+    ),
     "a number that is none": (lambda state: state["loop"].update(step="many"), "step"),
     "a loop that is none": (lambda state: state.update(loop=[1]), "loop"),
     "no loop": (without("loop"), "loop"),
     "no optimiser": (without("optimizer"), "optimizer"),
-    "another optimiser": (lambda state: state["optimizer"]["param_groups"].pop() and None, "parameter group"),
+    "another optimiser": (
+        lambda state: state["optimizer"]["param_groups"].pop() and None,
+        "parameter group",
+    ),
     "an optimiser that is none": (lambda state: state.update(optimizer=3), "optimizer"),
     "no scaler": (without("scaler"), "scaler"),
     "no lengths": (without("lengths"), "lengths"),
@@ -75,7 +83,9 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-def test_another_state_is_refused_in_a_line_that_names_it(kind: str, study: Path, tmp_path: Path) -> None:
+def test_another_state_is_refused_in_a_line_that_names_it(
+    kind: str, study: Path, tmp_path: Path
+) -> None:
     spoil, reason = SPOILT[kind]
     copy, checkpoint = spoilt(study, tmp_path, spoil)
     rows = (checkpoint.parents[1] / runs.METRICS).read_bytes()

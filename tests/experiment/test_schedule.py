@@ -17,14 +17,23 @@ def cells(**statuses: str) -> list[Cell]:
     """The grid, by default all missing; a status is given by ARM_LR_SEED, LR as its place in LRS."""
     config = SweepConfig(arms=ARMS, lrs=LRS, seeds=SEEDS)  # type: ignore[arg-type]
     named = [(each, f"{each.arm}_{LRS.index(each.lr)}_{each.seed}") for each in config.cells()]
-    return [Cell(n, each, Path(name), statuses.get(name, "missing")) for n, (each, name) in enumerate(named, start=1)]
+    return [
+        Cell(n, each, Path(name), statuses.get(name, "missing"))
+        for n, (each, name) in enumerate(named, start=1)
+    ]
 
 
-def schedule(planned: list[Cell], *, slots: int = 1, budget: float | None = None, seconds: float = 10.0) -> Schedule:
-    return Schedule(planned, dict.fromkeys((cell.name for cell in planned), seconds), slots=slots, budget=budget)
+def schedule(
+    planned: list[Cell], *, slots: int = 1, budget: float | None = None, seconds: float = 10.0
+) -> Schedule:
+    return Schedule(
+        planned, dict.fromkeys((cell.name for cell in planned), seconds), slots=slots, budget=budget
+    )
 
 
-def run(plan: Schedule, *, takes: dict[str, float] | float = 10.0, slots: int = 1) -> tuple[list[str], float]:
+def run(
+    plan: Schedule, *, takes: dict[str, float] | float = 10.0, slots: int = 1
+) -> tuple[list[str], float]:
     """Train everything on a clock of our own: (names in the order in which they were begun, when the last one ended)."""
     now, order = 0.0, []
     running: dict[str, tuple[float, Cell]] = {}
@@ -47,7 +56,9 @@ def test_without_a_budget_the_grid_is_trained_block_by_block() -> None:
 
 
 def test_what_was_begun_before_comes_first_and_what_was_interrupted_first_of_all() -> None:
-    planned = cells(arelu_1_1="interrupted", relu_1_0="finished", relu_0_0="failed", arelu_0_0="finished")
+    planned = cells(
+        arelu_1_1="interrupted", relu_1_0="finished", relu_0_0="failed", arelu_0_0="finished"
+    )
     order, _ = run(schedule(planned))
     assert order == ["arelu_1_1", "relu_1_1", "arelu_1_0", "relu_0_1", "arelu_0_1"]
 

@@ -29,7 +29,9 @@ def pictures(make_folder: Any) -> Path:
     return folder
 
 
-def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(pictures: Path, tmp_path: Path) -> None:
+def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(
+    pictures: Path, tmp_path: Path
+) -> None:
     first, second, third = Watching(), Watching(), Watching()
     study = sweep(grid(pictures, tmp_path), observer=first)
     names = ["relu-lr0.001-s0", "arelu-lr0.001-s0", "relu-lr0.01-s0", "arelu-lr0.01-s0"]
@@ -45,12 +47,16 @@ def test_every_cell_is_trained_once_and_a_grown_grid_trains_what_is_new(pictures
     sweep(grid(pictures, tmp_path, arms=["leaky"], lrs=[1e-3]), observer=third)
     # The grid stays a grid: a new arm is trained at every rate that the others were.
     assert third.trained == ["leaky-lr0.001-s0", "leaky-lr0.01-s0"]
-    assert {name: (tmp_path / "grid" / name / "summary.json").read_bytes() for name in names} == before
+    assert {
+        name: (tmp_path / "grid" / name / "summary.json").read_bytes() for name in names
+    } == before
     with pytest.raises(ConfigError, match="epochs 2 there and 3 here"):
         sweep(grid(pictures, tmp_path, epochs=3))
 
 
-def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(pictures: Path, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
+    pictures: Path, tmp_path: Path
+) -> None:
     class Interrupting(Watching):
         def epoch_end(self, arm: str, row: dict[str, Any]) -> None:
             if len(self.trained) == 2 and row["epoch"] == 1:
@@ -101,9 +107,17 @@ def test_other_pictures_are_refused(pictures: Path, tmp_path: Path, make_folder:
 
 def test_a_grid_may_be_written_with_commas_and_names_no_value_twice() -> None:
     config = SweepConfig(arms="relu, arelu,leaky", lrs="1e-5,1e-4", seeds="0,1,2")  # type: ignore[arg-type]
-    assert (config.arms, config.lrs, config.seeds) == (["relu", "arelu", "leaky"], [1e-5, 1e-4], [0, 1, 2])
+    assert (config.arms, config.lrs, config.seeds) == (
+        ["relu", "arelu", "leaky"],
+        [1e-5, 1e-4],
+        [0, 1, 2],
+    )
     assert len(config.cells()) == 18
-    assert {(cell.arm, cell.baseline) for cell in config.cells()} == {("relu", False), ("arelu", False), ("leaky", False)}
+    assert {(cell.arm, cell.baseline) for cell in config.cells()} == {
+        ("relu", False),
+        ("arelu", False),
+        ("leaky", False),
+    }
     with pytest.raises(ValueError, match="twice"):
         SweepConfig(seeds=[1, 1])
     assert SweepConfig(lrs=[1e-2], min_lr=1e-3).min_lr == 1e-3
@@ -113,7 +127,15 @@ def test_a_grid_may_be_written_with_commas_and_names_no_value_twice() -> None:
 
 def test_where_and_how_long_is_no_part_of_a_study(pictures: Path, tmp_path: Path) -> None:
     here = grid(pictures, tmp_path, arms=["relu"])
-    there = grid(pictures, tmp_path, arms=["relu"], jobs=3, launcher="ray", ray_address="auto", time_budget="1h30m")
+    there = grid(
+        pictures,
+        tmp_path,
+        arms=["relu"],
+        jobs=3,
+        launcher="ray",
+        ray_address="auto",
+        time_budget="1h30m",
+    )
     assert there.cells() == here.cells()
     study = sweep(grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1, time_budget="1h"))
     again = sweep(grid(pictures, tmp_path, arms=["relu"], lrs=[1e-3], epochs=1, jobs=2))
@@ -121,7 +143,9 @@ def test_where_and_how_long_is_no_part_of_a_study(pictures: Path, tmp_path: Path
     assert (again.config.jobs, again.config.time_budget) == (2, None)
     resumed = resumed_config(study.path, {"time_budget": "2h"})
     assert (resumed.jobs, resumed.time_budget, resumed.name) == (2, "2h", "grid")
-    assert resumed_config(study.path, {"launcher": "ray", "ray_address": "auto"}).ray_address == "auto"
+    assert (
+        resumed_config(study.path, {"launcher": "ray", "ray_address": "auto"}).ray_address == "auto"
+    )
     with pytest.raises(ConfigError, match="needs launcher ray"):
         resumed_config(study.path, {"ray_address": "auto"})
 
@@ -135,7 +159,10 @@ def test_a_time_budget_ends_with_whole_blocks_and_the_same_command_goes_on(
     assert list(tmp_path.iterdir()) == []
     seen = Watching()
     # A clock on which nothing is over but by being asked for the time: six times in the budget, on a machine of any speed.
-    monkeypatch.setattr("arelu_tl.experiment.sweep.time", SimpleNamespace(monotonic=itertools.count(step=600).__next__))
+    monkeypatch.setattr(
+        "arelu_tl.experiment.sweep.time",
+        SimpleNamespace(monotonic=itertools.count(step=600).__next__),
+    )
     config = grid(pictures, tmp_path, epochs=1, seeds=list(range(50)), time_budget="1h")
     study = sweep(config, observer=seen)
     trained = {(run.config.lr, run.config.seed, run.config.arm) for run in study.runs}
@@ -151,7 +178,10 @@ def test_one_trainer_a_run_folder(pictures: Path, tmp_path: Path) -> None:
     folder, path = scan_folder(pictures), tmp_path / "run"
     given = (path, config, folder, torch.device("cpu"), Observer())
     path.mkdir()
-    with hold_folder(path), pytest.raises(StorageError, match=r"run is being trained by another process") as caught:
+    with (
+        hold_folder(path),
+        pytest.raises(StorageError, match=r"run is being trained by another process") as caught,
+    ):
         train_run(*given, patience=0.2)
     assert caught.value.exit_code == 5
     first = train_run(*given, patience=0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from commands import run_code
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import arelu_tl
@@ -22,7 +23,14 @@ from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.tensorboard import TensorBoardLog
 from arelu_tl.records.storage import read_rows
 
-TINY: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 3, "workers": 0}
+TINY: dict[str, Any] = {
+    "model": "test_resnet",
+    "pretrained": False,
+    "img_size": 32,
+    "batch_size": 8,
+    "epochs": 3,
+    "workers": 0,
+}
 ALL_KINDS = {"scalars": 0, "histograms": 0, "tensors": 0}  # 0: every one, no sample
 
 
@@ -33,7 +41,15 @@ def pictures(make_folder: Any) -> Path:
 
 
 def config(pictures: Path, place: Path, **settings: Any) -> arelu_tl.FinetuneConfig:
-    told = {**TINY, "data": pictures, "output": place, "name": "study", "device": "cpu", "tensorboard": True, **settings}
+    told = {
+        **TINY,
+        "data": pictures,
+        "output": place,
+        "name": "study",
+        "device": "cpu",
+        "tensorboard": True,
+        **settings,
+    }
     return arelu_tl.FinetuneConfig(**told)
 
 
@@ -68,13 +84,17 @@ def check_against_rows(run: Path) -> None:
     told = [row for row in rows if "sites" in row]
     for at, name in enumerate(("alpha", "beta")):
         for site in told[0]["sites"] if told else ():
-            assert scalars(events, f"{name}/{site}") == near([(row["step"], row["sites"][site][at]) for row in told])
+            assert scalars(events, f"{name}/{site}") == near(
+                [(row["step"], row["sites"][site][at]) for row in told]
+            )
         for event, row in zip(events.Histograms(name) if told else (), told, strict=True):
             values = [pair[at] for pair in row["sites"].values()]
             assert event.step == row["step"]
             assert event.histogram_value.num == len(values)
             assert event.histogram_value.sum == pytest.approx(math.fsum(values))
-            assert (event.histogram_value.min, event.histogram_value.max) == pytest.approx((min(values), max(values)))
+            assert (event.histogram_value.min, event.histogram_value.max) == pytest.approx(
+                (min(values), max(values))
+            )
 
 
 def test_the_events_are_the_rows_and_the_end_of_each_run(pictures: Path, tmp_path: Path) -> None:
@@ -111,7 +131,9 @@ class Stopping(Observer):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def progress(self, arm: str, step: int, loss: float, top1: float, images_per_second: float) -> None:
+    def progress(
+        self, arm: str, step: int, loss: float, top1: float, images_per_second: float
+    ) -> None:
         if step == self.step:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -124,12 +146,23 @@ def after_a_crash(run: Path) -> None:
     """The run had gone on beyond its last checkpoint, which no one will remember."""
     log = TensorBoardLog(run / "tensorboard", None, resumed_at=99)
     for step in (5, 6, 7):
-        log.row({"step": step, "split": "val", "loss": 9.0, "top1": 0.0, "lr": 9.0, "sites": {"elsewhere": [9.0, 9.0]}})
+        log.row(
+            {
+                "step": step,
+                "split": "val",
+                "loss": 9.0,
+                "top1": 0.0,
+                "lr": 9.0,
+                "sites": {"elsewhere": [9.0, 9.0]},
+            }
+        )
     log.close()
 
 
 @pytest.mark.parametrize("happened", [after_a_signal, after_a_crash])
-def test_a_resumed_run_has_no_step_twice(pictures: Path, tmp_path: Path, happened: Callable[[Path], None]) -> None:
+def test_a_resumed_run_has_no_step_twice(
+    pictures: Path, tmp_path: Path, happened: Callable[[Path], None]
+) -> None:
     with pytest.raises(Interrupted):
         finetune(config(pictures, tmp_path, baseline=False, eval_every=1), observer=Stopping(4))
     run = tmp_path / "study" / "arelu-lr0.0001-s0"
@@ -203,7 +236,21 @@ def test_without_the_package_it_is_told_before_a_folder_is_made(
 
 def test_a_pair_may_differ_in_it(pictures: Path, tmp_path: Path) -> None:
     runs = [
-        finetune(config(pictures, tmp_path, arm=arm, tensorboard=logged, baseline=False, epochs=1)).runs[0].path
+        finetune(config(pictures, tmp_path, arm=arm, tensorboard=logged, baseline=False, epochs=1))
+        .runs[0]
+        .path
         for arm, logged in (("relu", True), ("arelu", False))
     ]
     arelu_tl.compare(runs)
+
+
+def test_a_new_log_hides_nothing_and_one_that_is_begun_anew_what_was_there(tmp_path: Path) -> None:
+    """TensorBoard may read the summary's file before the rows', if both are of one second."""
+    hidden = []
+    for _ in range(2):
+        log = TensorBoardLog(tmp_path / "log", None)
+        log.close()
+        files = sorted((tmp_path / "log").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        events = list(EventFileLoader(str(files[-1])).Load())
+        hidden.append([event.step for event in events if event.HasField("session_log")])
+    assert hidden == [[], [0]]

@@ -35,7 +35,9 @@ def test_either_arm_finds_the_other_with_its_rate_and_seed(study: Path) -> None:
             for arm in ("relu", "leaky", "arelu"):
                 trained(study, arm, lr=lr, seed=seed)
     expected = ["relu-lr0.001-s1", "arelu-lr0.001-s1"]
-    assert names(find_pair(study / expected[0])) == names(find_pair(study / expected[1])) == expected
+    assert (
+        names(find_pair(study / expected[0])) == names(find_pair(study / expected[1])) == expected
+    )
     assert names(find_pair(study / "leaky-lr0.001-s1")) == ["relu-lr0.001-s1", "leaky-lr0.001-s1"]
 
 
@@ -74,7 +76,10 @@ def test_a_partner_that_has_no_weights_yet_is_one_where_none_are_asked_for(study
 
 @pytest.mark.parametrize("place", [".", "link"])
 def test_the_partner_is_found_from_within_the_run_and_through_a_link(
-    study: Path, place: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    study: Path,
+    place: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained(study, "relu")
     run = trained(study, "arelu")

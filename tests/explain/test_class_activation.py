@@ -19,9 +19,13 @@ def test_it_is_cam_by_the_heads_weights(name: str) -> None:
         found = grad_cam(model, picture, label).map
         with torch.no_grad():
             features = model.forward_features(picture)
-            cam = torch.einsum("c,chw->hw", head.weight[label], features[0]) / features[0, 0].numel()
+            cam = (
+                torch.einsum("c,chw->hw", head.weight[label], features[0]) / features[0, 0].numel()
+            )
             # Before it is cut at 0 the map is what the logit is made of.
-            torch.testing.assert_close(cam.sum(), model(picture)[0, label] - head.bias[label], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                cam.sum(), model(picture)[0, label] - head.bias[label], rtol=1e-4, atol=1e-5
+            )
         torch.testing.assert_close(found, cam.relu(), rtol=1e-4, atol=1e-7)
 
 

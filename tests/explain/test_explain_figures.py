@@ -12,7 +12,12 @@ from PIL import Image
 
 from arelu_tl.explain.activations.report import RunCurves, Shape, SiteCurve
 from arelu_tl.explain.activations.show import found_in_curves, gallery_figure, site_curves_figures
-from arelu_tl.explain.gradients.report import GradientPoint, GradientReport, SiteGradient, WeightGradient
+from arelu_tl.explain.gradients.report import (
+    GradientPoint,
+    GradientReport,
+    SiteGradient,
+    WeightGradient,
+)
 from arelu_tl.explain.gradients.show import gradients_figure
 from arelu_tl.render.figures.canvas import png
 from arelu_tl.render.figures.sites import SiteValues
@@ -26,8 +31,14 @@ def point(arm: str, step: int, seed: int, *, layers: int = LAYERS) -> GradientPo
     def drawn(count: int) -> list[list[float]]:
         return stream.uniform(0.01, 1, (count, 5)).tolist()
 
-    sites = [SiteGradient(f"site {n}", a, b, c * d, d, e) for n, (a, b, c, d, e) in enumerate(drawn(SITES))]
-    weights = [WeightGradient(f"layer {n}", a, b, c, d * e, e) for n, (a, b, c, d, e) in enumerate(drawn(layers))]
+    sites = [
+        SiteGradient(f"site {n}", a, b, c * d, d, e)
+        for n, (a, b, c, d, e) in enumerate(drawn(SITES))
+    ]
+    weights = [
+        WeightGradient(f"layer {n}", a, b, c, d * e, e)
+        for n, (a, b, c, d, e) in enumerate(drawn(layers))
+    ]
     return GradientPoint(arm, step, "training", sites, weights)
 
 
@@ -37,7 +48,11 @@ def report(*points: GradientPoint) -> GradientReport:
 
 def marked(figure: Figure, panel: int) -> list[np.ndarray]:
     """The curves with markers in a panel, in order: (N, 2) each."""
-    return [np.asarray(line.get_xydata()) for line in figure.axes[panel].lines if line.get_marker() not in ("None", "", None)]
+    return [
+        np.asarray(line.get_xydata())
+        for line in figure.axes[panel].lines
+        if line.get_marker() not in ("None", "", None)
+    ]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -45,7 +60,11 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_gradients_by_depth_at_both_ends_and_medians_along_training() -> None:
-    points = [point(arm, step, 10 * n + step) for n, arm in enumerate(("relu", "arelu")) for step in (0, 3, 6)]
+    points = [
+        point(arm, step, 10 * n + step)
+        for n, arm in enumerate(("relu", "arelu"))
+        for step in (0, 3, 6)
+    ]
     figure = gradients_figure(report(*points), "a $x$ title")
     assert len(figure.axes) == 12
     of = (
@@ -68,14 +87,24 @@ def test_gradients_by_depth_at_both_ends_and_medians_along_training() -> None:
 
 
 def test_a_start_alone_and_an_arm_that_was_not_trained() -> None:
-    figure = gradients_figure(report(point("relu", 0, 1, layers=0), point("arelu", 0, 2, layers=0)), "")
+    figure = gradients_figure(
+        report(point("relu", 0, 1, layers=0), point("arelu", 0, 2, layers=0)), ""
+    )
     assert len(figure.axes) == 3
-    figure = gradients_figure(report(point("relu", 0, 1), point("arelu", 0, 2), point("arelu", 9, 3)), "")
+    figure = gradients_figure(
+        report(point("relu", 0, 1), point("arelu", 0, 2), point("arelu", 9, 3)), ""
+    )
     assert len(figure.axes) == 12
     assert "after 9 steps" in texts(figure)
     assert len(marked(figure, 1)) == 1
     figure = gradients_figure(
-        report(*(point(arm, step, 1) for arm, step in [("relu", 0), ("relu", 4), ("arelu", 0), ("arelu", 6)])), ""
+        report(
+            *(
+                point(arm, step, 1)
+                for arm, step in [("relu", 0), ("relu", 4), ("arelu", 0), ("arelu", 6)]
+            )
+        ),
+        "",
     )
     assert "after 4 (relu), 6 (arelu) steps" in texts(figure)
 
@@ -86,7 +115,9 @@ def test_sites_that_no_gradient_reaches_have_no_place_in_the_median() -> None:
     points = [GradientPoint("relu", step, "start", sites, cut.weights) for step in (0, 5)]
     figure = gradients_figure(report(*points, point("arelu", 0, 2), point("arelu", 5, 2)), "")
     assert np.isnan(marked(figure, 0)[0][0, 1])
-    np.testing.assert_allclose(marked(figure, 2)[0][:, 1], np.median([s.norm for s in cut.sites[1:]]))
+    np.testing.assert_allclose(
+        marked(figure, 2)[0][:, 1], np.median([s.norm for s in cut.sites[1:]])
+    )
     png(figure)
 
 
@@ -98,7 +129,19 @@ def curves(count: int, *, channels: int = 1, moved: float = 0.1) -> RunCurves:
         final = start * (1 + moved * (n + 1) / count)
         spread = 0.05 * np.abs(x) if channels > 1 else 0 * x
         learnt = {"alpha": (0.1, 0.2), "beta": (2.0, 2.5)}
-        sites.append(SiteCurve(f"blocks.{n}.act", None, 1.0, channels, start, final, final - spread, final + spread, learnt))
+        sites.append(
+            SiteCurve(
+                f"blocks.{n}.act",
+                None,
+                1.0,
+                channels,
+                start,
+                final,
+                final - spread,
+                final + spread,
+                learnt,
+            )
+        )
     return RunCurves("m", "arelu", 20, x, sites)
 
 
@@ -110,7 +153,11 @@ def test_every_site_has_a_panel_however_many_there_are(count: int) -> None:
     shown = 0
     for figure in figures:
         half = len(figure.axes) // 2
-        for panel, site in zip(figure.axes[:half] if count == 1 else figure.axes[0::2], told.sites[shown:], strict=False):
+        for panel, site in zip(
+            figure.axes[:half] if count == 1 else figure.axes[0::2],
+            told.sites[shown:],
+            strict=False,
+        ):
             drawn = [np.asarray(line.get_ydata()) for line in panel.lines]
             assert any(np.array_equal(line, site.final) for line in drawn)
             assert any(np.array_equal(line, site.start) for line in drawn)
@@ -126,7 +173,9 @@ def test_the_course_and_the_band_of_channels_stand_below_on_one_scale() -> None:
     told = curves(3, channels=4)
     names = [site.name for site in told.sites]
     alpha = np.tile([0.1, 0.2, 0.3], (3, 1))
-    course = SiteValues(names, np.array([0, 10, 20]), alpha, np.full((3, 3), 2.0), np.ones(3), np.full(3, np.inf))
+    course = SiteValues(
+        names, np.array([0, 10, 20]), alpha, np.full((3, 3), 2.0), np.ones(3), np.full(3, np.inf)
+    )
     (figure,) = site_curves_figures(told, course, "")
     strips = figure.axes[1:6:2]
     assert len({strip.get_ylim() for strip in strips}) == 1
@@ -135,7 +184,9 @@ def test_the_course_and_the_band_of_channels_stand_below_on_one_scale() -> None:
     lines = [np.asarray(line.get_ydata()) for line in strips[0].lines]
     for value in (0.2, 0.3):
         np.testing.assert_allclose(
-            np.min([np.abs(line[below] - (value - 0.1) * told.x[below]).max() for line in lines]), 0, atol=1e-12
+            np.min([np.abs(line[below] - (value - 0.1) * told.x[below]).max() for line in lines]),
+            0,
+            atol=1e-12,
         )
     assert "on the way, by step" in texts(figure)
     assert "least to greatest of its channels" in texts(figure)
@@ -145,14 +196,29 @@ def test_what_has_not_moved_says_so_and_has_no_strip() -> None:
     still = curves(2, moved=0.0)
     (figure,) = site_curves_figures(still, None, "")
     assert len(figure.axes) == 2
-    assert found_in_curves(still) == "None of the 2 activations of arelu differs from its start (for x from -4 to 4)."
-    assert "by at most 0.3 at the median site and 0.4 at the one that moved most, blocks.1.act" in found_in_curves(curves(2))
+    assert (
+        found_in_curves(still)
+        == "None of the 2 activations of arelu differs from its start (for x from -4 to 4)."
+    )
+    assert (
+        "by at most 0.3 at the median site and 0.4 at the one that moved most, blocks.1.act"
+        in found_in_curves(curves(2))
+    )
 
 
 def test_the_gallery_draws_f_and_its_derivative_with_formula_and_what_is_learnt() -> None:
     x = np.linspace(-5, 5, 21)
     shapes = [
-        Shape(f"s{n}", f"Shape{n}", "a formula that is longer than the panel is wide", n, "", x, n * x, x * 0 + n)
+        Shape(
+            f"s{n}",
+            f"Shape{n}",
+            "a formula that is longer than the panel is wide",
+            n,
+            "",
+            x,
+            n * x,
+            x * 0 + n,
+        )
         for n in range(7)
     ]
     figure = gallery_figure(shapes)

@@ -51,7 +51,11 @@ def test_answers_are_those_of_predict(report: FeatureReport, study: Path, pictur
         classifier = open_classifier(answer.run)
         expected = classifier.probabilities([open_picture(picture)])[0]
         np.testing.assert_allclose(answer.probabilities, expected, rtol=1e-5)
-        assert answer.evidence.label == answer.top(1)[0][0] == classifier.classes[int(expected.argmax())]
+        assert (
+            answer.evidence.label
+            == answer.top(1)[0][0]
+            == classifier.classes[int(expected.argmax())]
+        )
         assert not answer.evidence.asked
     seen = Preprocessing(classifier.data_config).resized(open_picture(picture))
     np.testing.assert_array_equal(report.picture, np.asarray(seen))
@@ -68,10 +72,15 @@ def test_every_site_is_measured_in_both_arms_and_three_are_shown(report: Feature
         module = arelus[site.site.name]
         leak = float(module.scale) * float(module.alpha.detach().clamp(0.01, 0.99))
         assert arelu.attention_negative == pytest.approx(leak, rel=1e-4)
-        assert arelu.attention_positive == pytest.approx(float(module.scale * (1 + module.beta.detach().sigmoid())), rel=1e-4)
+        assert arelu.attention_positive == pytest.approx(
+            float(module.scale * (1 + module.beta.detach().sigmoid())), rel=1e-4
+        )
         assert arelu.zero_share < 0.01
     # Nothing is changed before the first site.
-    assert report.sites[0].statistics["relu"].negative_share == report.sites[0].statistics["arelu"].negative_share
+    assert (
+        report.sites[0].statistics["relu"].negative_share
+        == report.sites[0].statistics["arelu"].negative_share
+    )
     shown = report.shown
     assert len(shown) == 3
     assert shown[0][0].number == 1
@@ -82,11 +91,18 @@ def test_every_site_is_measured_in_both_arms_and_three_are_shown(report: Feature
             assert maps.before.shape == (4, *site.shape[2:])
             assert maps.attention is not None
             np.testing.assert_allclose(maps.before * maps.attention, maps.after, atol=1e-5)
-        np.testing.assert_array_equal(each.maps["relu"].after, np.maximum(each.maps["relu"].before, 0))
+        np.testing.assert_array_equal(
+            each.maps["relu"].after, np.maximum(each.maps["relu"].before, 0)
+        )
 
 
-def test_evidence_is_the_share_of_what_speaks_for_the_class_that_is_asked_for(study: Path, picture: Path) -> None:
-    found = [explain_features(study / "relu-lr0.0001-s0", picture, label=f"class {n}").answers for n in range(7)]
+def test_evidence_is_the_share_of_what_speaks_for_the_class_that_is_asked_for(
+    study: Path, picture: Path
+) -> None:
+    found = [
+        explain_features(study / "relu-lr0.0001-s0", picture, label=f"class {n}").answers
+        for n in range(7)
+    ]
     shares = [answer.evidence.shares for answers in found for answer in answers]
     told = [each for each in shares if each is not None]
     assert told
@@ -96,13 +112,19 @@ def test_evidence_is_the_share_of_what_speaks_for_the_class_that_is_asked_for(st
     assert all(answer.evidence.asked and answer.evidence.label == "class 3" for answer in found[3])
     for answers in found:
         for answer in answers:
-            assert (answer.evidence.shares is None) == (answer.evidence.reason == "no place speaks for it")
+            assert (answer.evidence.shares is None) == (
+                answer.evidence.reason == "no place speaks for it"
+            )
 
 
 def test_sites_and_channels_can_be_chosen(study: Path, picture: Path) -> None:
-    found = explain_features(study / "relu-lr0.0001-s0", picture, patterns=["layer1.*", "conv1.2"], channels=2)
+    found = explain_features(
+        study / "relu-lr0.0001-s0", picture, patterns=["layer1.*", "conv1.2"], channels=2
+    )
     assert [site.site.name for site, _ in found.shown] == [
-        site.site.name for site in found.sites if site.site.name == "conv1.2" or site.site.name.startswith("layer1.")
+        site.site.name
+        for site in found.sites
+        if site.site.name == "conv1.2" or site.site.name.startswith("layer1.")
     ]
     assert all(len(each.channels) == 2 for _, each in found.shown)
     with pytest.raises(SurgeryError, match="matches no site"):
@@ -117,9 +139,12 @@ def test_a_page_has_an_end(picture: Path, tmp_path: Path) -> None:
         explain_features(run, picture, patterns=["*"])
 
 
-def test_a_run_alone_has_the_sites_that_it_runs_and_says_that_it_is_alone(study: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_run_alone_has_the_sites_that_it_runs_and_says_that_it_is_alone(
+    study: Path, picture: Path, tmp_path: Path
+) -> None:
     runs = {
-        arm: shutil.copytree(study / f"{arm}-lr0.0001-s0", tmp_path / arm / f"{arm}-lr0.0001-s0") for arm in ("relu", "arelu")
+        arm: shutil.copytree(study / f"{arm}-lr0.0001-s0", tmp_path / arm / f"{arm}-lr0.0001-s0")
+        for arm in ("relu", "arelu")
     }
     both = {arm: explain_features(run, picture) for arm, run in runs.items()}
     for arm, found in both.items():
@@ -128,14 +153,18 @@ def test_a_run_alone_has_the_sites_that_it_runs_and_says_that_it_is_alone(study:
     assert [s.site.name for s in both["relu"].sites] == [s.site.name for s in both["arelu"].sites]
 
 
-def test_runs_of_different_pictures_are_not_shown_beside_each_other(study: Path, picture: Path, tmp_path: Path) -> None:
+def test_runs_of_different_pictures_are_not_shown_beside_each_other(
+    study: Path, picture: Path, tmp_path: Path
+) -> None:
     shutil.copytree(study / "arelu-lr0.0001-s0", tmp_path / "arelu-lr0.0001-s0")
     write_trained_run(tmp_path, "test_resnet", arm="relu", size=64)
     with pytest.raises(DataError, match="differ in their data_config"):
         explain_features(tmp_path / "arelu-lr0.0001-s0", picture)
 
 
-def test_tokens_are_laid_out_and_an_activation_without_attention_is_said(picture: Path, tmp_path: Path) -> None:
+def test_tokens_are_laid_out_and_an_activation_without_attention_is_said(
+    picture: Path, tmp_path: Path
+) -> None:
     arguments = {"act_layer": "relu"}
     for arm in ("relu", "softplus"):
         write_trained_run(tmp_path, "test_vit", arm=arm, size=160, model_args=arguments)
@@ -173,7 +202,9 @@ def test_the_start_is_what_training_began_with(trained: Path) -> None:
     """Its loss on the validation pictures is that of the row at step 0."""
     found = [load_run(trained / f"{arm}-lr0.01-s0") for arm in ("relu", "arelu")]
     told: list[tuple[int, int]] = []
-    for run, (model, card) in zip(found, load_starts(found, lambda *at: told.append(at)), strict=True):
+    for run, (model, card) in zip(
+        found, load_starts(found, lambda *at: told.append(at)), strict=True
+    ):
         prepare = Preprocessing(card.data_config)
         losses = []
         for path in sorted((run.config.data or trained).glob("val/*/*.png")):
@@ -197,7 +228,9 @@ def test_start_and_best_are_told_apart(trained: Path, picture: Path) -> None:
             assert np.abs(before.probabilities - after.probabilities).max() > 1e-4
 
 
-def test_a_start_that_cannot_be_had_is_refused(trained: Path, tmp_path: Path, picture: Path) -> None:
+def test_a_start_that_cannot_be_had_is_refused(
+    trained: Path, tmp_path: Path, picture: Path
+) -> None:
     moved = shutil.copytree(trained, tmp_path / "moved")
     run = moved / "relu-lr0.01-s0"
     summary = read_json(run / "summary.json")
@@ -215,5 +248,7 @@ def test_a_start_that_cannot_be_had_is_refused(trained: Path, tmp_path: Path, pi
     config = run / "run.yaml"
     data = load_run(run).config.data
     config.write_text(config.read_text().replace(str(data), str(tmp_path / "gone")))
-    with pytest.raises(DataError, match=r"gone: the pictures of .*moved are not there any more.*--data"):
+    with pytest.raises(
+        DataError, match=r"gone: the pictures of .*moved are not there any more.*--data"
+    ):
         explain_features(run, picture, at="start")

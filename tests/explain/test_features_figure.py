@@ -27,7 +27,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arm in ("relu", "arelu"):
         write_trained_run(place, "test_resnet", arm=arm, size=96, names=NAMES)
     stream = np.random.default_rng(0)
-    Image.fromarray(stream.integers(0, 255, (96, 120, 3), dtype=np.uint8)).save(place / "a $picture$.png")
+    Image.fromarray(stream.integers(0, 255, (96, 120, 3), dtype=np.uint8)).save(
+        place / "a $picture$.png"
+    )
     return place
 
 
@@ -55,7 +57,9 @@ def test_every_map_of_every_shown_site_is_drawn(figure: Figure, report: FeatureR
         for maps in shown.maps.values():
             assert maps.attention is not None
             for part in (*maps.before, *maps.attention, *maps.after, maps.mean_attention):
-                assert any(each.shape == part.shape and np.array_equal(each, part) for each in drawn)
+                assert any(
+                    each.shape == part.shape and np.array_equal(each, part) for each in drawn
+                )
     assert any(np.array_equal(each, report.picture) for each in drawn)
 
 
@@ -68,19 +72,33 @@ def test_colours_mean_the_same_in_both_arms(figure: Figure, report: FeatureRepor
                 for number, part in enumerate(getattr(maps, row)):
                     # What is the same in several rows, as the output of a channel above 0, does not tell which it is drawn in.
                     others = (maps.before, maps.attention, maps.after)
-                    if np.ptp(part) and sum(np.array_equal(part, each[number]) for each in others) == 1:
-                        scales[arm] |= {i.get_clim() for i in images(figure) if np.array_equal(np.asarray(i.get_array()), part)}
+                    if (
+                        np.ptp(part)
+                        and sum(np.array_equal(part, each[number]) for each in others) == 1
+                    ):
+                        scales[arm] |= {
+                            i.get_clim()
+                            for i in images(figure)
+                            if np.array_equal(np.asarray(i.get_array()), part)
+                        }
             ((low, high),) = scales["relu"] | scales["arelu"]
             assert low == (0 if row == "attention" else -high)
             assert high > 0
             assert scales["arelu"]
     evidence = {image.get_clim() for image in images(figure) if image.get_cmap().name == "inferno"}
     ((low, high),) = evidence
-    assert (low, high) == (0, max(float(a.evidence.shares.max()) for a in report.answers if a.evidence.shares is not None))
+    assert (low, high) == (
+        0,
+        max(
+            float(a.evidence.shares.max()) for a in report.answers if a.evidence.shares is not None
+        ),
+    )
 
 
 def test_names_of_any_kind_and_all_that_is_told(figure: Figure, report: FeatureReport) -> None:
-    with Image.open(io.BytesIO(png(figure))) as picture:  # would raise if $\\frac{ were read as mathematics
+    with Image.open(
+        io.BytesIO(png(figure))
+    ) as picture:  # would raise if $\\frac{ were read as mathematics
         assert 1500 < picture.width < 1600
     told = words(figure)
     for answer in report.answers:
@@ -95,7 +113,9 @@ def test_names_of_any_kind_and_all_that_is_told(figure: Figure, report: FeatureR
     assert "Grad-CAM" in told
 
 
-def test_the_table_tells_the_same_and_no_name_is_markup(report: FeatureReport, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_tells_the_same_and_no_name_is_markup(
+    report: FeatureReport, capsys: pytest.CaptureFixture[str]
+) -> None:
     Output().report(*features_report(report, Path("a[bold].png")), data=None)
     told = capsys.readouterr().out
     assert "figure: a[bold].png" in told
@@ -109,7 +129,9 @@ def test_the_table_tells_the_same_and_no_name_is_markup(report: FeatureReport, c
 
 def test_one_line_stands_for_what_cannot_be_drawn(place: Path, tmp_path: Path) -> None:
     run = write_trained_run(tmp_path, "mobilenetv3_small_050", arm="softplus", size=32)
-    report = explain_features(run, place / "a $picture$.png", patterns=["blocks.0.0.se.act1", "blocks.0.0.bn1.act"])
+    report = explain_features(
+        run, place / "a $picture$.png", patterns=["blocks.0.0.se.act1", "blocks.0.0.bn1.act"]
+    )
     told = words(features_figure(report))
     assert "not drawn: its channels are no maps over the picture" in told
     assert "does not keep 0 at 0" in told
@@ -119,7 +141,9 @@ def test_one_line_stands_for_what_cannot_be_drawn(place: Path, tmp_path: Path) -
 
 def test_eight_channels_fit_and_a_class_that_is_asked_for_is_among_the_bars(place: Path) -> None:
     run = place / "relu-lr0.0001-s0"
-    figure = features_figure(explain_features(run, place / "a $picture$.png", channels=8, label=NAMES[2]))
+    figure = features_figure(
+        explain_features(run, place / "a $picture$.png", channels=8, label=NAMES[2])
+    )
     assert "a\\x1b[31m, asked for" in words(figure)
     figure.draw_without_rendering()
     whole = figure.bbox

@@ -17,7 +17,14 @@ from arelu_tl.explain.gradients.study import gradients_of_run, gradients_of_trai
 from arelu_tl.records.config import FinetuneConfig, check_config
 from arelu_tl.records.runs import StudyRecord
 
-TINY = {"model": "test_resnet", "pretrained": False, "img_size": 32, "workers": 0, "device": "cpu", "batch_size": 8}
+TINY = {
+    "model": "test_resnet",
+    "pretrained": False,
+    "img_size": 32,
+    "workers": 0,
+    "device": "cpu",
+    "batch_size": 8,
+}
 
 
 class Notes(Observer):
@@ -40,7 +47,15 @@ def tiny(pictures: Path, place: Path, **settings: Any) -> FinetuneConfig:
 
 @pytest.fixture(scope="module")
 def config(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    return tiny(pictures, tmp_path_factory.mktemp("runs"), epochs=2, save_every="3", drop=0.2, warmup_epochs=1, color_jitter=0)
+    return tiny(
+        pictures,
+        tmp_path_factory.mktemp("runs"),
+        epochs=2,
+        save_every="3",
+        drop=0.2,
+        warmup_epochs=1,
+        color_jitter=0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +78,24 @@ def steps(report: GradientReport, arm: str) -> dict[int, GradientPoint]:
     return {point.step: point for point in report.of(arm)}
 
 
-def test_a_training_is_measured_at_its_start_and_at_four_points_in_both_arms(along: GradientReport) -> None:
+def test_a_training_is_measured_at_its_start_and_at_four_points_in_both_arms(
+    along: GradientReport,
+) -> None:
     assert along.arms == ["relu", "arelu"]
     for arm in along.arms:
-        assert [(p.step, p.what) for p in along.of(arm)] == [(0, "start"), *((n, "training") for n in (2, 4, 6, 8))]
+        assert [(p.step, p.what) for p in along.of(arm)] == [
+            (0, "start"),
+            *((n, "training") for n in (2, 4, 6, 8)),
+        ]
     names = [[site.name for site in point.sites] for point in along.points]
     assert len(names[0]) == 12
     assert all(each == names[0] for each in names)
     assert (along.batches, along.batch_size) == (2, 8)
 
 
-def test_what_a_run_tells_afterwards_is_what_its_training_told_to_the_bit(along: GradientReport, after: GradientReport) -> None:
+def test_what_a_run_tells_afterwards_is_what_its_training_told_to_the_bit(
+    along: GradientReport, after: GradientReport
+) -> None:
     for arm in ("relu", "arelu"):
         then, now = steps(along, arm), steps(after, arm)
         assert now[0] == then[0]
@@ -95,7 +117,9 @@ def test_arelu_lets_pass_what_relu_cuts_off(along: GradientReport) -> None:
         assert leaking.zero < cut.zero
 
 
-def test_the_baselines_run_names_the_same_pair_and_so_does_the_study(study: StudyRecord, after: GradientReport) -> None:
+def test_the_baselines_run_names_the_same_pair_and_so_does_the_study(
+    study: StudyRecord, after: GradientReport
+) -> None:
     assert gradients_of_run(study.path / "relu-lr0.01-s0", batches=2) == after
     assert gradients_of_run(study.path, batches=2) == after
 
@@ -109,12 +133,17 @@ def test_a_run_without_a_partner_stands_beside_the_others_start(
     notes = Notes()
     found = gradients_of_run(tmp_path / "moved", batches=2, observer=notes)
     assert sum("no relu run" in note for note in notes.notes) == 1
-    assert [(p.arm, p.step) for p in found.points] == [("relu", 0), *(("arelu", p.step) for p in after.of("arelu"))]
+    assert [(p.arm, p.step) for p in found.points] == [
+        ("relu", 0),
+        *(("arelu", p.step) for p in after.of("arelu")),
+    ]
     assert found.of("arelu") == after.of("arelu")
     assert found.points[0] == after.points[0]
 
 
-def test_pictures_that_are_others_are_refused_unless_named(study: StudyRecord, make_folder: Any, tmp_path: Path) -> None:
+def test_pictures_that_are_others_are_refused_unless_named(
+    study: StudyRecord, make_folder: Any, tmp_path: Path
+) -> None:
     copied = tmp_path / "study"
     shutil.copytree(study.path, copied)
     dataset = json.loads((copied / "dataset.json").read_text())
@@ -138,18 +167,26 @@ def test_pictures_that_are_others_are_refused_unless_named(study: StudyRecord, m
         gradients_of_run(copied, tmp_path / "nowhere")
 
 
-def test_damaged_weights_and_others_classes_are_said(study: StudyRecord, make_folder: Any, tmp_path: Path) -> None:
+def test_damaged_weights_and_others_classes_are_said(
+    study: StudyRecord, make_folder: Any, tmp_path: Path
+) -> None:
     copied = tmp_path / "study"
     shutil.copytree(study.path, copied)
     with pytest.raises(DataError, match="classes are not those"):
         gradients_of_run(copied, make_folder(classes=4, train=6, val=2), batches=1)
-    (copied / "arelu-lr0.01-s0" / "checkpoints" / "step-8" / "model.safetensors").write_bytes(b"torn")
+    (copied / "arelu-lr0.01-s0" / "checkpoints" / "step-8" / "model.safetensors").write_bytes(
+        b"torn"
+    )
     with pytest.raises(ArtefactError, match="step-8"):
         gradients_of_run(copied, batches=1)
 
 
-def test_a_frozen_backbones_sites_are_measured_and_the_layers_that_learn(pictures: Path, tmp_path: Path) -> None:
-    found = gradients_of_training(tiny(pictures, tmp_path, freeze="backbone", no_aug=True), steps=1, batches=1)
+def test_a_frozen_backbones_sites_are_measured_and_the_layers_that_learn(
+    pictures: Path, tmp_path: Path
+) -> None:
+    found = gradients_of_training(
+        tiny(pictures, tmp_path, freeze="backbone", no_aug=True), steps=1, batches=1
+    )
     assert [weight.name for weight in found.points[0].weights] == ["fc"]
     assert all(len(point.sites) == 12 for point in found.points)
     assert [point.step for point in found.of("arelu")] == [0, 1]

@@ -29,11 +29,21 @@ def batch() -> Batch:
 
 def net(*, norm: bool = False) -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 20), nn.BatchNorm1d(20) if norm else nn.Identity(), nn.ReLU(inplace=True), nn.Linear(20, 3))
+    return nn.Sequential(
+        nn.Linear(6, 20),
+        nn.BatchNorm1d(20) if norm else nn.Identity(),
+        nn.ReLU(inplace=True),
+        nn.Linear(20, 3),
+    )
 
 
 def measured(
-    model: nn.Module, batches: list[Batch], *, threshold: float = 0.01, arm: str = "relu", settings: StepSettings | None = None
+    model: nn.Module,
+    batches: list[Batch],
+    *,
+    threshold: float = 0.01,
+    arm: str = "relu",
+    settings: StepSettings | None = None,
 ) -> tuple[list[SiteGradient], list[object]]:
     example = batches[0][0][:2]
     sites = find_sites(model, example)
@@ -65,9 +75,13 @@ def test_a_sites_numbers_are_those_of_the_chain_rule(batch: Batch) -> None:
     logits = model(batch[0])
     for told in weights:
         layer = model.get_submodule(told.name)  # type: ignore[attr-defined]
-        (expected,) = torch.autograd.grad(F.cross_entropy(logits, batch[1]), layer.weight, retain_graph=True)
+        (expected,) = torch.autograd.grad(
+            F.cross_entropy(logits, batch[1]), layer.weight, retain_graph=True
+        )
         assert told.norm == pytest.approx(float(expected.norm()), rel=1e-5)  # type: ignore[attr-defined]
-        assert told.relative == pytest.approx(float(expected.norm() / layer.weight.detach().norm()), rel=1e-5)  # type: ignore[attr-defined]
+        assert told.relative == pytest.approx(
+            float(expected.norm() / layer.weight.detach().norm()), rel=1e-5
+        )  # type: ignore[attr-defined]
     assert [told.name for told in weights] == ["0", "3"]  # type: ignore[attr-defined]
 
 
@@ -136,7 +150,9 @@ def test_training_mode_is_measured_with_the_dropout_of_the_step(batch: Batch) ->
     assert site.zero > without.zero + 0.1
 
 
-def test_what_does_not_learn_has_no_gradient_and_a_frozen_backbones_sites_have(batch: Batch) -> None:
+def test_what_does_not_learn_has_no_gradient_and_a_frozen_backbones_sites_have(
+    batch: Batch,
+) -> None:
     model = net()
     model.get_submodule("0").requires_grad_(False)
     (site,), weights = measured(model, [batch])

@@ -24,7 +24,9 @@ def expected(x: np.ndarray, alpha: np.ndarray, beta: np.ndarray, scale: float) -
 
 
 @pytest.mark.parametrize("granularity", ["site", "channel"])
-def test_an_arelus_curve_is_the_papers_formula_with_what_was_learnt(tmp_path: Path, granularity: str) -> None:
+def test_an_arelus_curve_is_the_papers_formula_with_what_was_learnt(
+    tmp_path: Path, granularity: str
+) -> None:
     run = write_trained_run(tmp_path, **TINY, granularity=granularity)
     weights, card = load_weights(run / "best.safetensors")
     assert card is not None
@@ -34,9 +36,13 @@ def test_an_arelus_curve_is_the_papers_formula_with_what_was_learnt(tmp_path: Pa
     assert (curves.arm, curves.step) == ("arelu", 10)
     widths = set()
     for site, record in zip(curves.sites, records, strict=True):  # type: ignore[arg-type, call-overload]
-        alpha, beta = (weights[f"{site.name}.{which}"].double().numpy() for which in ("alpha", "beta"))
+        alpha, beta = (
+            weights[f"{site.name}.{which}"].double().numpy() for which in ("alpha", "beta")
+        )
         now = expected(curves.x, alpha, beta, record["scale"])
-        before = expected(curves.x, np.array([record["alpha0"]]), np.array([record["beta0"]]), record["scale"])
+        before = expected(
+            curves.x, np.array([record["alpha0"]]), np.array([record["beta0"]]), record["scale"]
+        )
         np.testing.assert_allclose(site.final, now.mean(1), atol=1e-5)
         np.testing.assert_allclose(site.low, now.min(1), atol=1e-5)
         np.testing.assert_allclose(site.high, now.max(1), atol=1e-5)
@@ -53,13 +59,20 @@ def test_slopes_are_told_from_the_curve(tmp_path: Path) -> None:
     for site in curves.sites:
         left, right = site.slopes(curves.x)
         inside = np.abs(curves.x) <= 1
-        np.testing.assert_allclose(site.final[inside], np.where(curves.x < 0, left, right)[inside] * curves.x[inside], atol=1e-5)
+        np.testing.assert_allclose(
+            site.final[inside],
+            np.where(curves.x < 0, left, right)[inside] * curves.x[inside],
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize(
-    ("arm", "learns"), [("prelu", ["weight"]), ("leaky", []), ("silu", []), ("pau", ["numerator 0", "denominator 3"])]
+    ("arm", "learns"),
+    [("prelu", ["weight"]), ("leaky", []), ("silu", []), ("pau", ["numerator 0", "denominator 3"])],
 )
-def test_every_arm_that_puts_something_in_has_curves(tmp_path: Path, arm: str, learns: list[str]) -> None:
+def test_every_arm_that_puts_something_in_has_curves(
+    tmp_path: Path, arm: str, learns: list[str]
+) -> None:
     curves = run_curves(write_trained_run(tmp_path, **TINY, arm=arm))
     assert len(curves.sites) == 12
     assert all(set(learns) <= set(site.learnt) for site in curves.sites)
@@ -68,7 +81,9 @@ def test_every_arm_that_puts_something_in_has_curves(tmp_path: Path, arm: str, l
         start = curves.sites[0].learnt["numerator 1"][0]
         assert CATALOGUE["pau"].make().numerator[1].item() == pytest.approx(start)  # type: ignore[operator, union-attr]
     if arm == "silu":
-        np.testing.assert_allclose(curves.sites[0].final, curves.x / (1 + np.exp(-curves.x)), atol=1e-5)
+        np.testing.assert_allclose(
+            curves.sites[0].final, curves.x / (1 + np.exp(-curves.x)), atol=1e-5
+        )
 
 
 def test_a_caps_curve_reaches_beyond_it(tmp_path: Path) -> None:

@@ -30,7 +30,15 @@ CLASS = torch.full((5, 1), -1.0)
         (torch.cat([CLASS, TOKENS], 1).T[None], 2, 1),
         (TOKENS.T[None], -1, 1),  # a class token that joins in later layers only
     ],
-    ids=["NCHW", "NHWC", "channels last", "tokens", "channels of tokens", "class token", "no class token yet"],
+    ids=[
+        "NCHW",
+        "NHWC",
+        "channels last",
+        "tokens",
+        "channels of tokens",
+        "class token",
+        "no class token yet",
+    ],
 )
 def test_every_layout_gives_the_same_maps(x: Tensor, channel_dim: int, prefix: int) -> None:
     size = map_size(x.shape, channel_dim, (96, 64), prefix)

@@ -10,15 +10,20 @@ from arelu_tl.explain.sites.survey_table import SurveyRow, read_survey, write_su
 
 names = st.from_regex(r"[a-z0-9_]{1,12}(\.[a-z0-9_]{1,8})?", fullmatch=True)
 count = st.integers(0, 10**6)
-sentence = st.text(st.characters(min_codepoint=32, exclude_categories=("C", "Z"), include_characters=" "), max_size=40).map(
-    lambda text: " ".join(text.split())
-)
+sentence = st.text(
+    st.characters(min_codepoint=32, exclude_categories=("C", "Z"), include_characters=" "),
+    max_size=40,
+).map(lambda text: " ".join(text.split()))
 rows = st.builds(SurveyRow, names, count, count, count, count, count, count, count, sentence)
 
 
-@given(st.lists(rows, max_size=8), st.from_regex(r"[0-9]+\.[0-9]+(\.[0-9]+)?(\.dev0)?", fullmatch=True))
+@given(
+    st.lists(rows, max_size=8), st.from_regex(r"[0-9]+\.[0-9]+(\.[0-9]+)?(\.dev0)?", fullmatch=True)
+)
 @settings(deadline=None, max_examples=60)
-def test_a_written_table_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, table: list[SurveyRow], release: str) -> None:
+def test_a_written_table_reads_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, table: list[SurveyRow], release: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "table.tsv"
     write_survey(table, release, path)
     assert read_survey(path) == (release, table)

@@ -28,7 +28,10 @@ from arelu_tl.exporting.pt2_file import read_pt2
 from arelu_tl.models.load import load_model
 from arelu_tl.models.run_pictures import run_pictures
 
-INSTRUCTIONS = {"torch without AVX": {"ATEN_CPU_CAPABILITY": "default"}, "oneDNN with AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
+INSTRUCTIONS = {
+    "torch without AVX": {"ATEN_CPU_CAPABILITY": "default"},
+    "oneDNN with AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
 # (threads, layout, whether oneDNN is on). With two threads once: where others want the processors too, they wait more than work.
 CONDITIONS = (
     *itertools.product((1,), (torch.contiguous_format, torch.channels_last), (True, False)),
@@ -53,7 +56,9 @@ def proofs(run: Path, exports: Sequence[Path]) -> list[dict[str, Any]]:
                 for name, candidate in _candidates(export, threads, layout).items():
                     told = asdict(prove(name, yardstick, candidate))
                     last = layout is torch.channels_last
-                    found.append({**told, "threads": threads, "channels_last": last, "onednn": onednn})
+                    found.append(
+                        {**told, "threads": threads, "channels_last": last, "onednn": onednn}
+                    )
     return found
 
 
@@ -74,7 +79,10 @@ def _candidates(export: Path, threads: int, layout: torch.memory_format) -> dict
         return {export.name: load_model(export)[0].to(memory_format=layout)}
     content = export.read_bytes()
     if export.suffix == ".onnx":
-        return {f"{export.name}, optimisation {state}": _session(content, state == "on", threads) for state in ("on", "off")}
+        return {
+            f"{export.name}, optimisation {state}": _session(content, state == "on", threads)
+            for state in ("on", "off")
+        }
     return {export.name: read_pt2(content, ())[0].to(memory_format=layout)}
 
 

@@ -58,13 +58,22 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportRepor
 
 def probabilities(path: Path) -> np.ndarray[Any, Any]:
     stream = np.random.default_rng(0)
-    shown = [Image.fromarray(stream.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(3)]
+    shown = [
+        Image.fromarray(stream.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(3)
+    ]
     return open_classifier(path).probabilities(shown)
 
 
-@pytest.mark.parametrize("folding", [pytest.param(True, id="folded"), pytest.param(False, id="unfolded", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == FAST else pytest.mark.slow) for f in FAMILIES])
-def test_every_family_leaves_in_every_form_and_comes_back(family: str, folding: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "folding",
+    [pytest.param(True, id="folded"), pytest.param(False, id="unfolded", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f == FAST else pytest.mark.slow) for f in FAMILIES]
+)
+def test_every_family_leaves_in_every_form_and_comes_back(
+    family: str, folding: bool, tmp_path: Path
+) -> None:
     name, size, kept, by_timm = FAMILIES[family]
     run = write_trained_run(tmp_path / "study", name, size=size)
     expected = probabilities(run)
@@ -98,10 +107,17 @@ def test_timm_alone_loads_a_folder_of_its_own_layers(run: Path, exported: Export
 
 @pytest.mark.parametrize(
     ("arm", "options"),
-    [("arelu", {"folding": False}), ("arelu", {"trainable": True}), ("leaky", {"trainable": True}), ("gelu", {})],
+    [
+        ("arelu", {"folding": False}),
+        ("arelu", {"trainable": True}),
+        ("leaky", {"trainable": True}),
+        ("gelu", {}),
+    ],
     ids=["unfolded", "trainable", "trainable leaky", "gelu"],
 )
-def test_timm_alone_does_not_take_another_folder_for_its_own(tmp_path: Path, arm: str, options: dict[str, Any]) -> None:
+def test_timm_alone_does_not_take_another_folder_for_its_own(
+    tmp_path: Path, arm: str, options: dict[str, Any]
+) -> None:
     """It would put ReLUs where there are none, without a word; activations without weights leave nothing to notice it by."""
     run = write_trained_run(tmp_path / "study", "test_resnet", arm=arm)
     report = arelu_tl.export(run, "safetensors", tmp_path / "out", **options)
@@ -113,9 +129,16 @@ def test_timm_alone_does_not_take_another_folder_for_its_own(tmp_path: Path, arm
 def test_what_timm_loads_it_can_also_change(exported: ExportReport) -> None:
     """Another head, no head, other channels: timm needs the names of the layers for it."""
     place = f"local-dir:{exported.path}"
-    assert timm.create_model(place, pretrained=True, num_classes=5)(torch.randn(1, 3, 64, 64)).shape == (1, 5)
-    assert timm.create_model(place, pretrained=True, num_classes=0)(torch.randn(1, 3, 64, 64)).dim() == 2
-    assert timm.create_model(place, pretrained=True, in_chans=1)(torch.randn(1, 1, 64, 64)).shape == (1, 3)
+    assert timm.create_model(place, pretrained=True, num_classes=5)(
+        torch.randn(1, 3, 64, 64)
+    ).shape == (1, 5)
+    assert (
+        timm.create_model(place, pretrained=True, num_classes=0)(torch.randn(1, 3, 64, 64)).dim()
+        == 2
+    )
+    assert timm.create_model(place, pretrained=True, in_chans=1)(
+        torch.randn(1, 1, 64, 64)
+    ).shape == (1, 3)
 
 
 @pytest.mark.slow
@@ -170,7 +193,9 @@ def test_one_file_from_pixels_to_probabilities(run: Path, pictures: Path, tmp_pa
     assert report.proofs[-1].answers == "probabilities"
     shown = [Image.open(path).convert("RGB") for path in sorted(pictures.glob("val/*/*.png"))]
     told, expected = (open_classifier(path).probabilities(shown) for path in (report.path, run))
-    assert (told.argmax(1) == expected.argmax(1)).mean() > 0.9  # a level of 256 apart here and there
+    assert (
+        told.argmax(1) == expected.argmax(1)
+    ).mean() > 0.9  # a level of 256 apart here and there
     assert np.abs(told - expected).max() < 0.2
 
 
@@ -193,7 +218,9 @@ def test_fewer_bits_say_what_they_cost(run: Path, tmp_path: Path, options: dict[
     root = arelu_tl.load_run(run).config.data
     assert root is not None
     paths = sorted(root.glob("val/*/*.png"))
-    before, after = (c.probabilities([Image.open(p).convert("RGB") for p in paths]).argmax(1) for c in told)
+    before, after = (
+        c.probabilities([Image.open(p).convert("RGB") for p in paths]).argmax(1) for c in told
+    )
     labels = np.array([told[0].classes.index(p.parent.name) for p in paths])
     assert change.before == pytest.approx((before == labels).mean())
     assert change.after == pytest.approx((after == labels).mean())
@@ -212,7 +239,11 @@ def test_fewer_bits_need_the_pictures(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format_", "options", "told"),
     [
-        ("safetensors", {"with_preprocessing": True}, "--with-preprocessing: with --format onnx only"),
+        (
+            "safetensors",
+            {"with_preprocessing": True},
+            "--with-preprocessing: with --format onnx only",
+        ),
         ("pt2", {"fp16": True}, "--quantize and --fp16: with --format onnx only"),
         ("onnx", {"trainable": True}, "--trainable"),
         ("onnx", {"fp16": True, "quantize": "static"}, "choose one"),
@@ -220,7 +251,9 @@ def test_fewer_bits_need_the_pictures(run: Path, tmp_path: Path) -> None:
         ("gguf", {}, "--format gguf"),
     ],
 )
-def test_options_that_do_not_go_together(run: Path, tmp_path: Path, format_: str, options: dict[str, Any], told: str) -> None:
+def test_options_that_do_not_go_together(
+    run: Path, tmp_path: Path, format_: str, options: dict[str, Any], told: str
+) -> None:
     with pytest.raises(ConfigError, match=told):
         arelu_tl.export(run, format_, tmp_path / "out", **options)
 
@@ -235,20 +268,32 @@ def swapped(data: dict[str, Any]) -> dict[str, Any]:
         ("onnx", {}, "the ONNX file does not hold the preprocessing"),
         ("onnx", {"with_preprocessing": True}, "does not give Pillow's pixels"),
         pytest.param(
-            "onnx", {"with_preprocessing": True, "quantize": "static"}, "does not give Pillow's pixels", marks=pytest.mark.slow
+            "onnx",
+            {"with_preprocessing": True, "quantize": "static"},
+            "does not give Pillow's pixels",
+            marks=pytest.mark.slow,
         ),
         ("safetensors", {}, "the folder, to timm, does not hold the preprocessing"),
         ("safetensors", {"trainable": True}, "the folder does not hold the preprocessing"),
-        pytest.param("pt2", {}, "the pt2 file does not hold the preprocessing", marks=pytest.mark.slow),
+        pytest.param(
+            "pt2", {}, "the pt2 file does not hold the preprocessing", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_mean_and_deviation_exchanged_on_the_way_out(
-    run: Path, tmp_path: Path, format_: str, options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    tmp_path: Path,
+    format_: str,
+    options: dict[str, Any],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Wherever an artefact's reader takes them from: the graph, the metadata, our card or what timm reads."""
     if "with_preprocessing" in options:
         whole = artefacts.with_preprocessing
-        monkeypatch.setattr(artefacts, "with_preprocessing", lambda core, data: whole(core, swapped(data)))
+        monkeypatch.setattr(
+            artefacts, "with_preprocessing", lambda core, data: whole(core, swapped(data))
+        )
     elif format_ == "safetensors":
         write = folder_of_export._config
         key = "arelu_tl" if options else "pretrained_cfg"
@@ -256,7 +301,9 @@ def test_mean_and_deviation_exchanged_on_the_way_out(
         def config(*given: Any) -> dict[str, Any]:
             made = copy.deepcopy(write(*given))
             made[key] = (
-                swapped(made[key]) if key == "pretrained_cfg" else made[key] | {"data_config": swapped(made[key]["data_config"])}
+                swapped(made[key])
+                if key == "pretrained_cfg"
+                else made[key] | {"data_config": swapped(made[key]["data_config"])}
             )
             return made
 
@@ -264,15 +311,22 @@ def test_mean_and_deviation_exchanged_on_the_way_out(
     else:
         texts = artefacts.onnx_metadata
         monkeypatch.setattr(
-            artefacts, "onnx_metadata", lambda card, known: texts({**card, "data_config": swapped(card["data_config"])}, known)
+            artefacts,
+            "onnx_metadata",
+            lambda card, known: texts({**card, "data_config": swapped(card["data_config"])}, known),
         )
     with pytest.raises(ArtefactError, match=told):
         arelu_tl.export(run, format_, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format_", ["onnx", *(pytest.param(each, marks=pytest.mark.slow) for each in ("safetensors", "pt2"))])
-def test_a_failed_proof_leaves_nothing(run: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "format_",
+    ["onnx", *(pytest.param(each, marks=pytest.mark.slow) for each in ("safetensors", "pt2"))],
+)
+def test_a_failed_proof_leaves_nothing(
+    run: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fault is a real one: a fold that forgets a tenth of a percent of one weight."""
 
     def spoil(model: torch.nn.Module) -> torch.nn.Module:
@@ -281,37 +335,54 @@ def test_a_failed_proof_leaves_nothing(run: Path, tmp_path: Path, format_: str, 
         return model
 
     fold, fold_modules = artefacts.fold, artefacts.fold_modules
-    monkeypatch.setattr(artefacts, "fold", lambda module, products: (fold(module, products), spoil(module))[0])
     monkeypatch.setattr(
-        artefacts, "fold_modules", lambda *given: (lambda made: (spoil(made[0]), *made[1:]))(fold_modules(*given))
+        artefacts, "fold", lambda module, products: (fold(module, products), spoil(module))[0]
+    )
+    monkeypatch.setattr(
+        artefacts,
+        "fold_modules",
+        lambda *given: (lambda made: (spoil(made[0]), *made[1:]))(fold_modules(*given)),
     )
     with pytest.raises(ArtefactError, match="does not answer as the trained model"):
         arelu_tl.export(run, format_, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_proof_leaves_no_folder_behind_either(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arelu_tl.exporting.export.load_model", lambda path: ({}[path], None) if path != run else load_model(run))
+def test_a_failed_proof_leaves_no_folder_behind_either(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "arelu_tl.exporting.export.load_model",
+        lambda path: ({}[path], None) if path != run else load_model(run),
+    )
     with pytest.raises(KeyError):
         arelu_tl.export(run, "safetensors", tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("format_", ["safetensors", "onnx"])
-def test_a_place_that_cannot_be_is_told_before_anything_is_loaded(run: Path, tmp_path: Path, format_: str) -> None:
+def test_a_place_that_cannot_be_is_told_before_anything_is_loaded(
+    run: Path, tmp_path: Path, format_: str
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="no folder: choose another --output"):
         arelu_tl.export(run, format_, tmp_path / "file" / "out")
 
 
-def test_an_empty_folder_of_ones_own_will_do(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_of_ones_own_will_do(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert arelu_tl.export(run, "safetensors", ".", trainable=True).form == "trained"
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("formats", [("safetensors",), pytest.param(("onnx", "pt2"), marks=pytest.mark.slow)], ids=str)
-def test_class_names_that_are_no_text_leave_as_they_are(formats: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "formats", [("safetensors",), pytest.param(("onnx", "pt2"), marks=pytest.mark.slow)], ids=str
+)
+def test_class_names_that_are_no_text_leave_as_they_are(
+    formats: tuple[str, ...], tmp_path: Path
+) -> None:
     names = ["caf\udce9", "日本"]
     run = write_trained_run(tmp_path / "study", "test_resnet", names=names)
     for format_ in formats:
@@ -342,7 +413,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return arelu_tl.export(run, "safetensors", tmp_path_factory.mktemp("exported") / "out", trainable=True).path
+    return arelu_tl.export(
+        run, "safetensors", tmp_path_factory.mktemp("exported") / "out", trainable=True
+    ).path
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -379,7 +452,9 @@ def test_an_export_is_not_exported_again(exported: ExportReport, tmp_path: Path)
         arelu_tl.export(exported.path, "onnx", tmp_path / "again.onnx")
 
 
-def test_the_configuration_tells_all_and_names_no_path(run: Path, pictures: Path, exported: ExportReport) -> None:
+def test_the_configuration_tells_all_and_names_no_path(
+    run: Path, pictures: Path, exported: ExportReport
+) -> None:
     text = (exported.path / "config.json").read_text()
     config = json.loads(text)
     assert config["model_args"] == {"act_layer": "prelu"}
@@ -396,4 +471,6 @@ def test_a_local_backbones_folder_is_not_told() -> None:
         backbone="local-dir:/a/b/net", architecture="x", img_size=None, arm="relu", classes=[], data_config={}, model_args={},
         sites=[], step=0, top1=0.0, loss=0.0, weights="local-dir:/a/b/net", license=None, version="0",
     )  # fmt: skip
-    assert artefacts.without_paths(card) == replace(card, backbone="local-dir:net", weights="local-dir:net")
+    assert artefacts.without_paths(card) == replace(
+        card, backbone="local-dir:net", weights="local-dir:net"
+    )

@@ -56,7 +56,9 @@ def pictures(size: int = 96) -> list[Tensor]:
     return [torch.randn(2, 3, size, size), torch.randn(1, 3, size, size)]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in FAMILIES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in FAMILIES]
+)
 def test_every_family_answers_as_before(name: str) -> None:
     report = check(swapped(name), pictures(64 if "mobilevit" in name else 96))
     sites, kept = FAMILIES[name]
@@ -113,7 +115,10 @@ def test_what_cannot_be_folded_is_kept_with_a_reason() -> None:
     torch.manual_seed(0)
     report = check(Tied().eval(), pictures(16))
     assert (report.folded, list(report.kept)) == (["a"], ["b"])
-    assert report.kept["b"] == "its scale is tied to that of another activation, whose gain is folded (a)"
+    assert (
+        report.kept["b"]
+        == "its scale is tied to that of another activation, whose gain is folded (a)"
+    )
 
 
 def test_the_reason_names_the_operator_that_is_in_the_way() -> None:
@@ -130,7 +135,10 @@ def test_the_reason_names_the_operator_that_is_in_the_way() -> None:
 
     report = check(Squashed().eval(), pictures(16))
     assert report.folded == []
-    assert report.kept["act"] in ("sigmoid in gate needs it as it is", "tanh in the model itself needs it as it is")
+    assert report.kept["act"] in (
+        "sigmoid in gate needs it as it is",
+        "tanh in the model itself needs it as it is",
+    )
 
 
 def test_a_layer_used_twice_is_given_weights_of_its_own_each_time() -> None:
@@ -149,7 +157,9 @@ def test_a_layer_used_twice_is_given_weights_of_its_own_each_time() -> None:
     assert report.folded == ["a", "b"]
 
 
-@pytest.mark.parametrize("square", [lambda y: y * y, lambda y: y / (y + 1), lambda y: 0.5 * y, lambda y: y.square()])
+@pytest.mark.parametrize(
+    "square", [lambda y: y * y, lambda y: y / (y + 1), lambda y: 0.5 * y, lambda y: y.square()]
+)
 def test_a_tensor_times_itself_is_not_a_tensor_times_a_number(square: Any) -> None:
     class Squared(nn.Module):
         def __init__(self) -> None:

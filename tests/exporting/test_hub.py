@@ -74,12 +74,27 @@ class Hub:
         elif path == "/api/validate-yaml":
             status, told = 200, {"warnings": [{"message": "a remark of the hub"}], "errors": []}
         elif path == f"/api/models/{REPO}/preupload/main":
-            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
             status, told = 200, {"files": files}
         elif path == f"/api/models/{REPO}/commit/main":
-            status, told = 200, {"commitUrl": f"{self.url}/{REPO}/commit/{COMMIT}", "commitOid": COMMIT}
+            status, told = (
+                200,
+                {"commitUrl": f"{self.url}/{REPO}/commit/{COMMIT}", "commitOid": COMMIT},
+            )
         elif method == "GET" and path == f"/api/models/{REPO}":
-            status, told = 200, {"id": REPO, "private": not self.is_public, "sha": COMMIT, "tags": [], "siblings": []}
+            status, told = (
+                200,
+                {
+                    "id": REPO,
+                    "private": not self.is_public,
+                    "sha": COMMIT,
+                    "tags": [],
+                    "siblings": [],
+                },
+            )
         else:
             status, told = 404, {"error": f"no {method} {path} here"}
         return status, json.dumps(told).encode()
@@ -168,7 +183,10 @@ def test_a_folder_arrives_in_one_commit_with_its_card(hub: Hub, folder: ExportRe
     assert arrived["model.safetensors"] == WEIGHTS
     assert arrived["config.json"] == (folder.path / "config.json").read_bytes()
     assert hub.tokens() == {f"Bearer {TOKEN}"}
-    assert json.loads(hub.body("/api/repos/create")) == {"name": "digits", "organization": "someone"}
+    assert json.loads(hub.body("/api/repos/create")) == {
+        "name": "digits",
+        "organization": "someone",
+    }
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": "validation pictures of the training folder", "type": "imagefolder"},
@@ -183,7 +201,10 @@ def test_a_folder_arrives_in_one_commit_with_its_card(hub: Hub, folder: ExportRe
     assert "0.8125 after 66 training steps, a checkpoint that was chosen by this number" in text
     assert "logits at most 3.1e-06 from the trained model's in float64, on 21 inputs" in text
     for foreign in ("secret place", str(folder.path.parents[1]), TOKEN, "arelu-lr0.0001-s0"):
-        assert foreign.encode() not in b"".join(body for *_, body in hub.requests) + arrived["README.md"]
+        assert (
+            foreign.encode()
+            not in b"".join(body for *_, body in hub.requests) + arrived["README.md"]
+        )
 
 
 def test_a_repository_that_is_there_takes_another_commit(hub: Hub, folder: ExportReport) -> None:
@@ -198,12 +219,16 @@ def test_private_is_asked_for(hub: Hub, folder: ExportReport) -> None:
     assert "model.safetensors" in hub.committed()
 
 
-def test_what_shall_be_private_does_not_go_where_all_can_see_it(hub: Hub, folder: ExportReport) -> None:
+def test_what_shall_be_private_does_not_go_where_all_can_see_it(
+    hub: Hub, folder: ExportReport
+) -> None:
     hub.exists = True
     with pytest.raises(StorageError, match="is public, nothing was uploaded") as told:
         push_to_hub(folder, CARD, REPO, private=True)
     assert str(folder.path) in str(told.value)
-    assert not any(path.endswith(("/commit/main", "/preupload/main")) for _, path, _, _ in hub.requests)
+    assert not any(
+        path.endswith(("/commit/main", "/preupload/main")) for _, path, _, _ in hub.requests
+    )
     hub.is_public = False
     push_to_hub(folder, CARD, REPO, private=True)
     assert "model.safetensors" in hub.committed()
@@ -213,7 +238,9 @@ def test_what_shall_be_private_does_not_go_where_all_can_see_it(hub: Hub, folder
 def test_an_onnx_file_arrives_as_it_is(hub: Hub, tmp_path: Path, with_preprocessing: bool) -> None:
     path = write_tiny_onnx(tmp_path / "README.md", with_preprocessing=with_preprocessing)
     content = path.read_bytes()
-    report = ExportReport(path, {path.name: len(content)}, "0" * 64, accuracy=AccuracyChange(48, 0.75, 0.5, 0.625))
+    report = ExportReport(
+        path, {path.name: len(content)}, "0" * 64, accuracy=AccuracyChange(48, 0.75, 0.5, 0.625)
+    )
     push_to_hub(report, CARD, REPO)
     arrived = hub.committed()
     # Whatever the user calls the file, it is not taken for the card.
@@ -228,8 +255,12 @@ def test_an_onnx_file_arrives_as_it_is(hub: Hub, tmp_path: Path, with_preprocess
     assert ("uint8 (1, height, width, 3)" in text) == with_preprocessing
 
 
-@pytest.mark.parametrize(("with_preprocessing", "crop"), [(False, "center"), (True, "center"), (False, "squash")])
-def test_the_onnx_code_of_the_card_runs(tmp_path: Path, with_preprocessing: bool, crop: str) -> None:
+@pytest.mark.parametrize(
+    ("with_preprocessing", "crop"), [(False, "center"), (True, "center"), (False, "squash")]
+)
+def test_the_onnx_code_of_the_card_runs(
+    tmp_path: Path, with_preprocessing: bool, crop: str
+) -> None:
     """Only where the file and the picture come from is put in."""
     import numpy as np
     from PIL import Image
@@ -239,14 +270,24 @@ def test_the_onnx_code_of_the_card_runs(tmp_path: Path, with_preprocessing: bool
     picture = tmp_path / "green.png"
     Image.fromarray(np.full((9, 12, 3), (20, 220, 60), np.uint8)).save(picture)
     card = replace(CARD, data_config={**DATA, "crop_mode": crop})
-    text = readme(ExportReport(path, {}, ""), card, REPO, HubFile("onnx", "tiny.onnx", with_preprocessing))
+    text = readme(
+        ExportReport(path, {}, ""), card, REPO, HubFile("onnx", "tiny.onnx", with_preprocessing)
+    )
     code = text.split("```python\n")[1].split("```")[0]
-    code = code.replace("from huggingface_hub import hf_hub_download\n", f"hf_hub_download = lambda *_: {str(path)!r}\n")
+    code = code.replace(
+        "from huggingface_hub import hf_hub_download\n",
+        f"hf_hub_download = lambda *_: {str(path)!r}\n",
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", code.replace('"PICTURE"', repr(str(picture)))], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code.replace('"PICTURE"', repr(str(picture)))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert ran.stdout.split() == (["green"] if crop == "center" else [])
-    if not with_preprocessing and crop == "center":  # from the picture's size on it is the example, which is held to predict
+    if (
+        not with_preprocessing and crop == "center"
+    ):  # from the picture's size on it is the example, which is held to predict
         example = (Path(__file__).parents[2] / "examples" / "run_onnx.py").read_text()
         assert example[example.index("(w, h)") :] in code
 
@@ -270,10 +311,17 @@ def test_a_pt2_file_is_known_by_its_content(hub: Hub, tmp_path: Path) -> None:
         ("/api/validate-yaml", 400, "Invalid metadata"),
     ],
 )
-def test_a_refusal_is_told_in_one_line(hub: Hub, folder: ExportReport, ending: str, status: int, words: str) -> None:
-    hub.refuse = {ending: (status, b'{"error": "too much of it", "errors": [{"message": "bad\\nname"}]}')}
+def test_a_refusal_is_told_in_one_line(
+    hub: Hub, folder: ExportReport, ending: str, status: int, words: str
+) -> None:
+    hub.refuse = {
+        ending: (status, b'{"error": "too much of it", "errors": [{"message": "bad\\nname"}]}')
+    }
     if ending.endswith("create"):
-        hub.refuse[f"/api/models/{REPO}"] = (status, b"{}")  # else the client takes it for a repository that is there
+        hub.refuse[f"/api/models/{REPO}"] = (
+            status,
+            b"{}",
+        )  # else the client takes it for a repository that is there
     with pytest.raises(StorageError, match=words) as told:
         push_to_hub(folder, CARD, REPO)
     assert str(told.value).endswith(f"the export itself is at {folder.path}")
@@ -284,18 +332,33 @@ def test_a_refusal_is_told_in_one_line(hub: Hub, folder: ExportReport, ending: s
 
 def test_what_is_no_hub_is_said_to_be_none(hub: Hub, folder: ExportReport) -> None:
     hub.refuse = {"/api/repos/create": (200, b"<html>Please log in to this network</html>")}
-    with pytest.raises(StorageError, match="does not answer as a hub does; the export itself is at"):
+    with pytest.raises(
+        StorageError, match="does not answer as a hub does; the export itself is at"
+    ):
         push_to_hub(folder, CARD, REPO)
 
 
-def test_a_server_that_is_down_is_told(folder: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_is_told(
+    folder: ExportReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match=r"connection to http://127.0.0.1:9 failed: .*; the export itself is at"):
+    with pytest.raises(
+        StorageError, match=r"connection to http://127.0.0.1:9 failed: .*; the export itself is at"
+    ):
         push_to_hub(folder, CARD, REPO)
 
 
 @pytest.mark.parametrize(
-    "repo", ["digits", "a/b/c", "some one/digits", "someone/dig--its", "someone/", "/digits", "someone/x.git"]
+    "repo",
+    [
+        "digits",
+        "a/b/c",
+        "some one/digits",
+        "someone/dig--its",
+        "someone/",
+        "/digits",
+        "someone/x.git",
+    ],
 )
 def test_a_name_that_the_hub_would_not_take(hub: Hub, folder: ExportReport, repo: str) -> None:
     with pytest.raises(ConfigError, match="--push-to-hub") as told:
@@ -337,20 +400,28 @@ def test_the_environment_is_the_clients(hub: Hub, folder: ExportReport, tmp_path
     )
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert ran.stdout.strip() == f"{hub.url}/{REPO}/commit/{COMMIT}"
     assert ran.stderr == ""
     assert hub.committed()["model.safetensors"] == WEIGHTS
     assert hub.tokens() == {"Bearer hf_fromTheHome"}
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment | {"HF_HUB_OFFLINE": "1"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
     )
     assert ran.returncode == 1
     assert "HF_HUB_OFFLINE is set" in ran.stderr
 
 
 def _readme(folder: ExportReport, **changes: Any) -> str:
-    return readme(folder, replace(CARD, **changes), REPO, HubFile("safetensors", "model.safetensors"))
+    return readme(
+        folder, replace(CARD, **changes), REPO, HubFile("safetensors", "model.safetensors")
+    )
 
 
 def test_names_of_classes_stay_text(folder: ExportReport) -> None:
@@ -367,7 +438,10 @@ def test_names_of_classes_stay_text(folder: ExportReport) -> None:
         assert row.startswith(f"- {index}:")
         assert len(row) < 200
         bare = row.removeprefix(f"- {index}:")
-        assert all(c == "\\" or c.isalnum() or c in " …" or bare[at - 1] == "\\" for at, c in enumerate(bare)), row
+        assert all(
+            c == "\\" or c.isalnum() or c in " …" or bare[at - 1] == "\\"
+            for at, c in enumerate(bare)
+        ), row
     text.encode()
     assert "日本" in text
     assert "\u202e" not in text
@@ -395,7 +469,11 @@ def test_what_is_not_known_is_not_said(folder: ExportReport) -> None:
         ("x\n---\nfoo: bar", {"license": "other", "license_name": "x-----foo-bar"}),
     ],
 )
-def test_licences_as_the_hub_names_them(folder: ExportReport, license: str, told: dict[str, str]) -> None:  # noqa: A002
+def test_licences_as_the_hub_names_them(
+    folder: ExportReport,
+    license: str,
+    told: dict[str, str],
+) -> None:
     found = front(_readme(folder, license=license))
     assert {key: value for key, value in found.items() if key.startswith("license")} == told
 
@@ -410,7 +488,9 @@ def test_licences_as_the_hub_names_them(folder: ExportReport, license: str, told
         ("resnet18.a1_in1k", None),
     ],
 )
-def test_the_base_model_is_one_on_the_hub(folder: ExportReport, backbone: str, base: str | None) -> None:
+def test_the_base_model_is_one_on_the_hub(
+    folder: ExportReport, backbone: str, base: str | None
+) -> None:
     text = _readme(folder, backbone=backbone, weights=backbone)
     assert front(text).get("base_model") == base
     assert "secret" not in text

@@ -32,7 +32,13 @@ from arelu_tl.exporting.proof import Answer, Yardstick, in_float64, measure, pro
 from arelu_tl.models.freeze import FrozenSite, freeze, put_site
 
 # Picture sizes. The first is in the fast suite.
-NETS = {"test_resnet": 64, EMBEDDED_ARCHITECTURE: 96, "mobilenetv2_035": 64, "semnasnet_050": 64, "regnetx_002": 64}
+NETS = {
+    "test_resnet": 64,
+    EMBEDDED_ARCHITECTURE: 96,
+    "mobilenetv2_035": 64,
+    "semnasnet_050": 64,
+    "regnetx_002": 64,
+}
 # Of the largest logit: what float64 itself is off by.
 NOTHING = 1e-12
 
@@ -46,7 +52,10 @@ class Net:
     example: torch.Tensor
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=() if n == "test_resnet" else pytest.mark.slow) for n in NETS])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=() if n == "test_resnet" else pytest.mark.slow) for n in NETS],
+)
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
     torch.manual_seed(0)
     size = NETS[request.param]
@@ -88,7 +97,9 @@ def require_refused(net: Net, mutants: Iterator[tuple[str, nn.Module]], *, at_le
         ]
         if max(changes) > NOTHING:
             seen += 1
-            assert refused(name, net.yardstick, mutant), f"{name} changes {max(changes):.2e} of the largest logit"
+            assert refused(name, net.yardstick, mutant), (
+                f"{name} changes {max(changes):.2e} of the largest logit"
+            )
     assert seen >= at_least
 
 
@@ -96,7 +107,9 @@ def refused(name: str, yardstick: Yardstick, candidate: Answer) -> bool:
     try:
         prove(name, yardstick, candidate)
     except ArtefactError as error:
-        return "does not answer as the trained model" in str(error) or "another first class" in str(error)
+        return "does not answer as the trained model" in str(error) or "another first class" in str(
+            error
+        )
     return False
 
 
@@ -113,7 +126,11 @@ def test_what_is_right_is_let_through(net: Net) -> None:
 
 def test_a_slope_off_by_a_percent(net: Net) -> None:
     changed = [replace(site, slopes=[1.01 * slope for slope in site.slopes]) for site in net.sites]
-    require_refused(net, ((site.name, spoilt(net, lambda m, s=site: put_site(m, s))) for site in changed), at_least=len(changed))
+    require_refused(
+        net,
+        ((site.name, spoilt(net, lambda m, s=site: put_site(m, s))) for site in changed),
+        at_least=len(changed),
+    )
 
 
 def test_a_cap_lost(net: Net) -> None:
@@ -123,7 +140,9 @@ def test_a_cap_lost(net: Net) -> None:
 
 
 def test_a_bias_lost(net: Net) -> None:
-    names = [name for name, bias in net.frozen.named_parameters() if name.endswith("bias") and bias.any()]
+    names = [
+        name for name, bias in net.frozen.named_parameters() if name.endswith("bias") and bias.any()
+    ]
     mutants = ((name, spoilt(net, lambda m, n=name: m.get_parameter(n).zero_())) for name in names)
     require_refused(net, mutants, at_least=len(names) // 2)
 
@@ -135,7 +154,11 @@ def test_two_channels_exchanged(net: Net) -> None:
         weight = model.get_parameter(f"{name}.weight")
         weight[[0, 1]] = weight[[1, 0]]
 
-    require_refused(net, ((n, spoilt(net, lambda m, n=n: exchange(m, n))) for n in names), at_least=int(0.9 * len(names)))
+    require_refused(
+        net,
+        ((n, spoilt(net, lambda m, n=n: exchange(m, n))) for n in names),
+        at_least=int(0.9 * len(names)),
+    )
 
 
 def test_a_fold_left_out(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +193,9 @@ def test_faults_of_an_onnx_file(net: Net) -> None:
     require_slopes(content, module)
     prove("onnxruntime", net.yardstick, answers(content))
     model = onnx.load_from_string(content)
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3]
+    convolutions = [
+        node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3
+    ]
     for node in (convolutions[0], convolutions[len(convolutions) // 2], convolutions[-1]):
         for fault in (lost_bias, exchanged_channels):
             mutant = onnx.load_from_string(content)
@@ -179,7 +204,9 @@ def test_faults_of_an_onnx_file(net: Net) -> None:
             assert refused(name, net.yardstick, answers(mutant.SerializeToString())), name
     for number in range(len([node for node in model.graph.node if node.op_type == "LeakyRelu"])):
         mutant = onnx.load_from_string(content)
-        attribute = [node for node in mutant.graph.node if node.op_type == "LeakyRelu"][number].attribute[0]
+        attribute = [node for node in mutant.graph.node if node.op_type == "LeakyRelu"][
+            number
+        ].attribute[0]
         attribute.f *= 1.01
         with pytest.raises(ArtefactError, match=f"slope {attribute.f:.6g}, which no site has"):
             require_slopes(mutant.SerializeToString(), module)

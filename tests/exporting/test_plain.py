@@ -107,7 +107,9 @@ class Operand(nn.Module):
         self.last = nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        told: Tensor = self.last(self.act(self.layer(x)).mean((2, 3)) + self.layer.weight.mean((1, 2, 3)))
+        told: Tensor = self.last(
+            self.act(self.layer(x)).mean((2, 3)) + self.layer.weight.mean((1, 2, 3))
+        )
         return told
 
 
@@ -150,5 +152,9 @@ def test_gains_that_multiply_up_leave_the_weights_in_the_middle() -> None:
     model = Stream().eval()
     folded, _, report = plain(model, 8)
     assert len(report.folded) == 24
-    sizes = [new.std() / old.std() for new, old in zip(folded.parameters(), model.parameters(), strict=False) if old.dim() > 1]
+    sizes = [
+        new.std() / old.std()
+        for new, old in zip(folded.parameters(), model.parameters(), strict=False)
+        if old.dim() > 1
+    ]
     assert 1e-4 < min(sizes) < max(sizes) < 1e4

@@ -21,7 +21,11 @@ from arelu_tl.models.freeze import freeze
 def test_it_answers_as_the_model_and_has_each_weight_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), AReLU(0.3, 1.0), nn.Flatten(), nn.Linear(64 * 36, 5)
+        nn.Conv2d(3, 64, 3, bias=False),
+        nn.BatchNorm2d(64),
+        AReLU(0.3, 1.0),
+        nn.Flatten(),
+        nn.Linear(64 * 36, 5),
     )
     frozen, sites = freeze(model)
     batches = [torch.randn(n, 3, 8, 8) for n in (1, 2, 7)]
@@ -31,7 +35,9 @@ def test_it_answers_as_the_model_and_has_each_weight_once(tmp_path: Path) -> Non
     loaded, texts = read_pt2(content, ["card"])
     assert json.loads(texts["card"]) == {"a": "ä"}
     kept = [value for _, value in sorted(loaded.state_dict().items())]
-    assert all(any(torch.equal(value, other) for other in kept) for value in module.state_dict().values())
+    assert all(
+        any(torch.equal(value, other) for other in kept) for value in module.state_dict().values()
+    )
     with torch.inference_mode():
         prove("the file", measure(model.eval(), batches), loaded)
     archive = zipfile.ZipFile(io.BytesIO(content))

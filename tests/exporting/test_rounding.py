@@ -21,13 +21,20 @@ FAMILIES = {
 FAST = "residual"
 
 
-@pytest.fixture(scope="module", params=[pytest.param(f, marks=() if f == FAST else pytest.mark.slow) for f in FAMILIES])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(f, marks=() if f == FAST else pytest.mark.slow) for f in FAMILIES],
+)
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Path]]:
     """A run and its exports: folded and, in the slow suite, unfolded and as a program of torch's."""
     place = tmp_path_factory.mktemp("study")
     run = write_trained_run(place, *FAMILIES[request.param][:1], size=FAMILIES[request.param][1])
     return run, [
-        arelu_tl.export(run, format_, place / f"{'folded' if folding else 'unfolded'}{ending}", folding=folding).path
+        arelu_tl.export(
+            run, format_, place / f"{'folded' if folding else 'unfolded'}{ending}", folding=folding
+        ).path
         for format_, ending in FORMATS.items()
         for folding in ((True,) if request.param == FAST else (True, False))
         if request.param != FAST or format_ != "pt2"
@@ -43,11 +50,17 @@ def require_room(found: list[dict[str, Any]], forms: int) -> None:
 
 def test_under_other_threads_layouts_and_kernels(exported: tuple[Path, list[Path]]) -> None:
     run, exports = exported
-    require_room(proofs(run, exports), len(exports) + sum(path.suffix == ".onnx" for path in exports))
+    require_room(
+        proofs(run, exports), len(exports) + sum(path.suffix == ".onnx" for path in exports)
+    )
 
 
 @pytest.mark.parametrize(
-    "instructions", [pytest.param(name, marks=() if name == "torch without AVX" else pytest.mark.slow) for name in INSTRUCTIONS]
+    "instructions",
+    [
+        pytest.param(name, marks=() if name == "torch without AVX" else pytest.mark.slow)
+        for name in INSTRUCTIONS
+    ],
 )
 def test_with_other_instructions(exported: tuple[Path, list[Path]], instructions: str) -> None:
     run, exports = exported

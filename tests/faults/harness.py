@@ -23,12 +23,20 @@ def build_shim(folder: Path) -> Path | None:
     if compiler is None:
         return None
     library = folder / "shim.so"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", str(SHIM), "-o", str(library), "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-O1", "-shared", "-fPIC", str(SHIM), "-o", str(library), "-ldl"], check=True
+    )
     return library
 
 
 def run_with_fault(
-    shim: Path, *arguments: str | Path, cwd: Path, root: Path, at: int | None = None, code: int = 0, stays: bool = False
+    shim: Path,
+    *arguments: str | Path,
+    cwd: Path,
+    root: Path,
+    at: int | None = None,
+    code: int = 0,
+    stays: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """``arelu-tl ARGUMENTS``; its ``at``-th call that changes something below ``root`` fails with ``code``, 0: kills it."""
     env = {"FAULTS_ROOT": str(root), "FAULTS_ERRNO": str(code), "FAULTS_STAYS": str(int(stays))}
@@ -40,7 +48,9 @@ def run_with_fault(
 def count_calls(shim: Path, *arguments: str | Path, cwd: Path, root: Path) -> list[str]:
     """Each call of an undisturbed run, as "name path"."""
     log = cwd / "calls.log"
-    done = run_command(*arguments, cwd=cwd, preload=shim, FAULTS_ROOT=str(root), FAULTS_LOG=str(log))
+    done = run_command(
+        *arguments, cwd=cwd, preload=shim, FAULTS_ROOT=str(root), FAULTS_LOG=str(log)
+    )
     assert done.returncode == 0, done.stderr
     calls = [" ".join(line.split("\t")[1:]) for line in log.read_text().splitlines()]
     log.unlink()
@@ -52,7 +62,9 @@ def everything(study: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(p for p in study.rglob("*") if p.is_file()):
         name = path.relative_to(study).as_posix()
-        if name.endswith((".tmp", "convergence.png", "convergence.svg", "report.html", "comparison.json")):
+        if name.endswith(
+            (".tmp", "convergence.png", "convergence.svg", "report.html", "comparison.json")
+        ):
             continue
         if path.suffix == ".jsonl":
             found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]

@@ -42,7 +42,9 @@ class Place:
         """What the study at ``place`` leaves once it has been resumed, or begun, until it ends."""
         study = place / "runs" / "s"
         begun = (study / "study.yaml").exists()
-        arguments: list[str | Path] = ["finetune", "--resume", study, "--quiet"] if begun else self.command()
+        arguments: list[str | Path] = (
+            ["finetune", "--resume", study, "--quiet"] if begun else self.command()
+        )
         done = run_with_fault(self.shim, *arguments, cwd=place, root=place / "nowhere")
         assert done.returncode == 0, done.stderr
         # A study that had not begun is begun under the next name.
@@ -68,12 +70,24 @@ def _some(place: Place) -> range:
 def _fails(place: Place, folder: Path, at: int, code: int, *, stays: bool) -> str | None:
     """What is wrong about how a failing call was taken, and what came afterwards."""
     folder.mkdir()
-    done = run_with_fault(place.shim, *place.command(), cwd=folder, root=folder / "runs", at=at, code=code, stays=stays)
+    done = run_with_fault(
+        place.shim,
+        *place.command(),
+        cwd=folder,
+        root=folder / "runs",
+        at=at,
+        code=code,
+        stays=stays,
+    )
     if done.returncode == 0 and everything(folder / "runs" / "s") == place.whole:
         return None  # it could do without: a folder that is there already need not be made
     if done.returncode != 5 or len(done.stderr.splitlines()) != 1:
         return f"call {at}, {place.calls[at - 1]}: exit code {done.returncode}, {done.stderr}"
-    return None if place.go_on(folder) == place.whole else f"call {at}, {place.calls[at - 1]}: another end"
+    return (
+        None
+        if place.go_on(folder) == place.whole
+        else f"call {at}, {place.calls[at - 1]}: another end"
+    )
 
 
 def _dies(place: Place, folder: Path, at: int) -> str | None:
@@ -81,11 +95,21 @@ def _dies(place: Place, folder: Path, at: int) -> str | None:
     done = run_with_fault(place.shim, *place.command(), cwd=folder, root=folder / "runs", at=at)
     if done.returncode != -9:
         return f"call {at}, {place.calls[at - 1]}: exit code {done.returncode}"
-    return None if place.go_on(folder) == place.whole else f"call {at}, {place.calls[at - 1]}: another end"
+    return (
+        None
+        if place.go_on(folder) == place.whole
+        else f"call {at}, {place.calls[at - 1]}: another end"
+    )
 
 
-def test_a_full_disk_at_any_call_ends_with_5_and_loses_nothing(place: Place, tmp_path: Path) -> None:
-    assert not [wrong for at in _some(place) if (wrong := _fails(place, tmp_path / str(at), at, ENOSPC, stays=True))]
+def test_a_full_disk_at_any_call_ends_with_5_and_loses_nothing(
+    place: Place, tmp_path: Path
+) -> None:
+    assert not [
+        wrong
+        for at in _some(place)
+        if (wrong := _fails(place, tmp_path / str(at), at, ENOSPC, stays=True))
+    ]
 
 
 def test_killed_at_any_call_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path) -> None:
@@ -98,7 +122,9 @@ def test_every_single_call(place: Place, tmp_path: Path, kind: str) -> None:
     def wrong(at: int) -> str | None:
         if kind == "kill":
             return _dies(place, tmp_path / str(at), at)
-        return _fails(place, tmp_path / str(at), at, ENOSPC if kind == "full" else EIO, stays=kind == "full")
+        return _fails(
+            place, tmp_path / str(at), at, ENOSPC if kind == "full" else EIO, stays=kind == "full"
+        )
 
     assert not list(filter(None, map(wrong, range(1, len(place.calls) + 1))))
 
@@ -113,7 +139,12 @@ def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_at_random_times_a_run_goes_on_to_the_same_end(place: Place, tmp_path: Path, times: int) -> None:
+def test_killed_at_random_times_a_run_goes_on_to_the_same_end(
+    place: Place, tmp_path: Path, times: int
+) -> None:
     moments = random.Random(times).choices(range(1, 1000), k=times)
-    died = [_dies_at_some_moment(place, tmp_path / str(n), place.seconds * m / 1000) for n, m in enumerate(moments)]
+    died = [
+        _dies_at_some_moment(place, tmp_path / str(n), place.seconds * m / 1000)
+        for n, m in enumerate(moments)
+    ]
     assert sum(died) >= times / 2

@@ -12,11 +12,27 @@ import pytest
 from commands import run_command, start_command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-RUN = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "-b", "8", "--no-baseline", "--name", "s", "--quiet"]
+RUN = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "-b",
+    "8",
+    "--no-baseline",
+    "--name",
+    "s",
+    "--quiet",
+]
 
 
-def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(make_folder: Any, tmp_path: Path) -> None:
-    running = start_command("finetune", make_folder(), *RUN, "--epochs", "40", "-j", "2", cwd=tmp_path)
+def test_a_dead_loader_process_is_told_in_one_line_and_costs_no_saved_state(
+    make_folder: Any, tmp_path: Path
+) -> None:
+    running = start_command(
+        "finetune", make_folder(), *RUN, "--epochs", "40", "-j", "2", cwd=tmp_path
+    )
     run = tmp_path / "runs" / "s" / "arelu-lr0.0001-s0"
     deadline = time.monotonic() + 120
     while not list(run.glob("checkpoints/step-?*[0-9]")) and time.monotonic() < deadline:

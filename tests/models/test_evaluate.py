@@ -56,28 +56,56 @@ def log_probabilities(colour: tuple[int, int, int]) -> NDArray[np.float64]:
 
 def test_numbers_are_what_they_are_called(model: Path, data: Path) -> None:
     report = evaluate(open_classifier(model), data, batch_size=4)
-    assert report.paths == ["red/1.png", "red/2.png", "red/3.png", "red/4.png", "green/1.png", "green/2.png"]
+    assert report.paths == [
+        "red/1.png",
+        "red/2.png",
+        "red/3.png",
+        "red/4.png",
+        "green/1.png",
+        "green/2.png",
+    ]
     assert report.confusion.tolist() == [[3, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert report.top1 == pytest.approx(5 / 6)
     assert report.top5 is None
     rows = {row.pop("class"): row for row in report.per_class}
-    assert rows["red"] == {"support": 4, "precision": 1.0, "recall": 0.75, "f1": pytest.approx(6 / 7)}
-    assert rows["green"] == {"support": 2, "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8)}
+    assert rows["red"] == {
+        "support": 4,
+        "precision": 1.0,
+        "recall": 0.75,
+        "f1": pytest.approx(6 / 7),
+    }
+    assert rows["green"] == {
+        "support": 2,
+        "precision": pytest.approx(2 / 3),
+        "recall": 1.0,
+        "f1": pytest.approx(0.8),
+    }
     assert rows["blue"] == {"support": 0, "precision": None, "recall": None, "f1": None}
     assert report.macro_f1 == pytest.approx((6 / 7 + 0.8) / 2)
     assert report.balanced_accuracy == pytest.approx(0.875)
-    label = [log_probabilities(colour)[0 if name.startswith("red") else 1] for name, colour in PICTURES.items()]
+    label = [
+        log_probabilities(colour)[0 if name.startswith("red") else 1]
+        for name, colour in PICTURES.items()
+    ]
     assert report.loss == pytest.approx(-np.mean(label), rel=1e-5)
     assert report.mistakes() == [2]
 
 
-def test_a_class_that_is_predicted_and_never_there_has_no_recall_and_no_f1_to_be_proud_of(tmp_path: Path) -> None:
+def test_a_class_that_is_predicted_and_never_there_has_no_recall_and_no_f1_to_be_proud_of(
+    tmp_path: Path,
+) -> None:
     model = write_tiny_onnx(tmp_path / "m.onnx")
     (tmp_path / "data" / "red").mkdir(parents=True)
     Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "data" / "red" / "1.png")
     report = evaluate(open_classifier(model), tmp_path / "data")
     told = report.to_json()
-    assert told["per_class"][2] == {"class": "blue", "support": 0, "precision": 0.0, "recall": None, "f1": 0.0}
+    assert told["per_class"][2] == {
+        "class": "blue",
+        "support": 0,
+        "precision": 0.0,
+        "recall": None,
+        "f1": 0.0,
+    }
     assert told["per_class"][0]["precision"] is None
     assert told["macro_f1"] == 0.0
     json.dumps(told, allow_nan=False)
@@ -111,8 +139,12 @@ def test_pictures_that_cannot_be_read_are_told_and_left_out(model: Path, data: P
     (data / "green" / "bad.png").write_bytes(b"no picture")
     told: list[Rejected] = []
     done: list[tuple[int, int]] = []
-    report = evaluate(open_classifier(model), data, rejected=told.append, progress=lambda *n: done.append(n))
-    assert [each.path for each in told] == ["green/bad.png"] == [each.path for each in report.rejected]
+    report = evaluate(
+        open_classifier(model), data, rejected=told.append, progress=lambda *n: done.append(n)
+    )
+    assert (
+        [each.path for each in told] == ["green/bad.png"] == [each.path for each in report.rejected]
+    )
     assert (report.images, done[-1]) == (6, (7, 7))
     for picture in data.rglob("*.png"):
         picture.write_bytes(b"no picture")
@@ -124,7 +156,10 @@ def test_a_split_can_be_named(model: Path, data: Path) -> None:
     (data / "green").rename(data.parent / "green")
     (data / "test").mkdir()
     (data.parent / "green").rename(data / "test" / "green")
-    assert evaluate(open_classifier(model), data, split="test").paths == ["test/green/1.png", "test/green/2.png"]
+    assert evaluate(open_classifier(model), data, split="test").paths == [
+        "test/green/1.png",
+        "test/green/2.png",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +180,9 @@ def test_a_run_on_its_own_folder_gets_the_numbers_of_its_validation(run: tuple[P
     summary = json.loads((path / "summary.json").read_text())
     assert report.top1 == summary["best_top1"]
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    best = next(row for row in rows if row["split"] == "val" and row["step"] == summary["best_step"])
+    best = next(
+        row for row in rows if row["split"] == "val" and row["step"] == summary["best_step"]
+    )
     assert report.loss == pytest.approx(best["loss"], rel=1e-5)
     with open(path / "predictions.csv", newline="") as file:
         trained = {row["path"]: (row["label"], row["predicted"]) for row in csv.DictReader(file)}
@@ -165,7 +202,9 @@ def moved(run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     for picture in data.rglob("*.png"):
         (place / picture.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, place / picture.parent.name / f"copied {picture.name}")
-    trained = next(row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "train")
+    trained = next(
+        row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "train"
+    )
     shutil.copy(data / trained, (place / trained).parent / "again.png")
     Image.new("RGB", (40, 40), (9, 9, 250)).save(place / "class 2" / "new.png")
     return place
@@ -179,7 +218,11 @@ def models(run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     place = tmp_path_factory.mktemp("exports")
     for format_, name in {**EXPORTS, "pt2": "export.pt2"}.items():
         arelu_tl.export(run[0], format_, place / name)
-    return {"run": run[0], **{format_: place / name for format_, name in EXPORTS.items()}, "pt2": place / "export.pt2"}
+    return {
+        "run": run[0],
+        **{format_: place / name for format_, name in EXPORTS.items()},
+        "pt2": place / "export.pt2",
+    }
 
 
 @pytest.mark.parametrize("form", ["run", *EXPORTS])
@@ -188,7 +231,9 @@ def test_training_pictures_are_known_wherever_they_lie_and_left_out(
 ) -> None:
     here = evaluate(open_classifier(models[form], "cpu"), run[1])
     there = evaluate(open_classifier(models[form], "cpu"), moved)
-    held_out = {row["path"] for row in read_table(run[0].parent / "split.csv") if row["split"] == "val"}
+    held_out = {
+        row["path"] for row in read_table(run[0].parent / "split.csv") if row["split"] == "val"
+    }
     assert set(here.paths) == held_out
     copied = {(Path(path).parent / f"copied {Path(path).name}").as_posix() for path in held_out}
     assert set(there.paths) == {*copied, "class 2/new.png"}
@@ -199,16 +244,25 @@ def test_training_pictures_are_known_wherever_they_lie_and_left_out(
     assert counted.to_json()["training_pictures"] == {"found": 22, "counted": True}
 
 
-def test_a_pt2_file_says_what_it_was_trained_on(models: dict[str, Path], run: tuple[Path, Path]) -> None:
+def test_a_pt2_file_says_what_it_was_trained_on(
+    models: dict[str, Path], run: tuple[Path, Path]
+) -> None:
     inside = {"trained_on": ""}
     torch.export.load(models["pt2"], extra_files=inside)
-    assert json.loads(inside["trained_on"]) == TrainedOn.read((run[0].parent / "trained-on.bin").read_bytes(), "").to_text()
+    assert (
+        json.loads(inside["trained_on"])
+        == TrainedOn.read((run[0].parent / "trained-on.bin").read_bytes(), "").to_text()
+    )
 
 
-def test_where_all_were_trained_on_the_option_is_named(run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_where_all_were_trained_on_the_option_is_named(
+    run: tuple[Path, Path], tmp_path: Path
+) -> None:
     path, data = run
     shutil.copytree(data, tmp_path / "data" / "train")
-    for name in [row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "val"]:
+    for name in [
+        row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "val"
+    ]:
         (tmp_path / "data" / "train" / name).unlink()
     with pytest.raises(DataError, match=r"all 21 pictures were trained on.*--include-training"):
         evaluate(open_classifier(path, "cpu"), tmp_path / "data", split="train")
@@ -223,7 +277,9 @@ def test_a_study_without_the_record_is_known_by_the_pictures_at_their_old_place(
     old = study / run[0].name
     pictures = tmp_path / "pictures"
     shutil.copytree(run[1], pictures)
-    write_text(old / "run.yaml", dump_yaml(load_run(old).config.model_copy(update={"data": pictures})))
+    write_text(
+        old / "run.yaml", dump_yaml(load_run(old).config.model_copy(update={"data": pictures}))
+    )
     assert evaluate(open_classifier(old, "cpu"), moved).trained_on == 22
     row = next(row for row in read_table(study / "split.csv") if row["split"] == "train")
     (pictures / row["path"]).unlink()
@@ -248,7 +304,9 @@ def random_report(root: Path, classes: list[str], pictures: int = 60) -> Evaluat
         Image.new("RGB", (5 + n, 64 - n), (n, 0, 0)).save(root / f"{n}.png")
         paths.append(f"{n}.png")
     uniform = stream.random(pictures)
-    return EvaluationReport(classes, root, paths, labels, predicted, uniform, np.log(uniform), labels != predicted, [])
+    return EvaluationReport(
+        classes, root, paths, labels, predicted, uniform, np.log(uniform), labels != predicted, []
+    )
 
 
 def test_the_folder_holds_numbers_labels_and_two_figures(tmp_path: Path) -> None:
@@ -256,11 +314,21 @@ def test_the_folder_holds_numbers_labels_and_two_figures(tmp_path: Path) -> None
     out = tmp_path / "out"
     written = write_evaluation(report, out)
     assert {p.name for p in out.iterdir()} == {p.name for p in written}
-    assert {p.name for p in written} == {"evaluation.json", "predictions.csv", "confusion.png", "mistakes.png"}
+    assert {p.name for p in written} == {
+        "evaluation.json",
+        "predictions.csv",
+        "confusion.png",
+        "mistakes.png",
+    }
     assert json.loads((out / "evaluation.json").read_text()) == report.to_json()
     rows = read_table(out / "predictions.csv")
     assert [row["path"] for row in rows] == report.paths
-    assert rows[0] == {"path": "0.png", "label": "=cmd()", "predicted": "=cmd()", "probability": f"{report.probability[0]:.6f}"}
+    assert rows[0] == {
+        "path": "0.png",
+        "label": "=cmd()",
+        "predicted": "=cmd()",
+        "probability": f"{report.probability[0]:.6f}",
+    }
     for name in ("confusion.png", "mistakes.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300
@@ -311,4 +379,6 @@ def test_worst_mistakes_come_first_and_foreign_names_are_drawn_as_text(tmp_path:
     assert f"({report.probability[surest]:.2f})" in figure.texts[1].get_text()
     assert report.probability[surest] == max(report.probability[report.predicted != report.labels])
     (tmp_path / report.paths[surest]).unlink()
-    write_evaluation(report, tmp_path / "out")  # draws it: a picture that is gone since, and a name like mathematics
+    write_evaluation(
+        report, tmp_path / "out"
+    )  # draws it: a picture that is gone since, and a name like mathematics

@@ -27,7 +27,9 @@ def save(path: Path, colour: str = "red") -> Path:
 
 
 def test_folders_are_searched_to_any_depth_for_pictures_only(tmp_path: Path) -> None:
-    wanted = [save(tmp_path / name) for name in ("a/2.png", "a/10.PNG", "a/deeper/still/1.png", "b.jpg")]
+    wanted = [
+        save(tmp_path / name) for name in ("a/2.png", "a/10.PNG", "a/deeper/still/1.png", "b.jpg")
+    ]
     (tmp_path / "a" / "notes.txt").write_text("no picture by name")
     (tmp_path / "a" / ".hidden.png").write_bytes(b"")
     save(tmp_path / ".cache" / "3.png")
@@ -40,10 +42,15 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "2.png")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "out").symlink_to(tmp_path / "elsewhere")
-    assert find_pictures([str(tmp_path / "in")]).paths == [picture, tmp_path / "in" / "out" / "2.png"]
+    assert find_pictures([str(tmp_path / "in")]).paths == [
+        picture,
+        tmp_path / "in" / "out" / "2.png",
+    ]
 
 
-def test_patterns_are_expanded_and_every_picture_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_are_expanded_and_every_picture_comes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/note.txt"):
         save(tmp_path / name) if name.endswith("png") else (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
@@ -65,7 +72,15 @@ def test_arguments_without_a_picture_are_named(tmp_path: Path) -> None:
     found = find_pictures(arguments)
     assert found.paths == []
     assert [(m.path, m.reason) for m in found.missing] == list(
-        zip(arguments, ["no such file or folder", "no picture in this folder", "no picture matches this pattern"], strict=True)
+        zip(
+            arguments,
+            [
+                "no such file or folder",
+                "no picture in this folder",
+                "no picture matches this pattern",
+            ],
+            strict=True,
+        )
     )
 
 
@@ -79,10 +94,15 @@ def test_labels_come_in_the_pictures_order_and_bad_ones_in_their_place(
     classifier: Classifier, batch_size: int, tmp_path: Path
 ) -> None:
     names = ["red", "green", "bad", "blue", "red", "gone", "green"]
-    paths = [save(tmp_path / f"{n}.png", name) if name in COLOURS else tmp_path / f"{n}.png" for n, name in enumerate(names)]
+    paths = [
+        save(tmp_path / f"{n}.png", name) if name in COLOURS else tmp_path / f"{n}.png"
+        for n, name in enumerate(names)
+    ]
     paths[2].write_bytes(paths[0].read_bytes()[:45])
     seen: list[tuple[int, int]] = []
-    told = list(predict(classifier, paths, batch_size=batch_size, progress=lambda *done: seen.append(done)))
+    told = list(
+        predict(classifier, paths, batch_size=batch_size, progress=lambda *done: seen.append(done))
+    )
     assert [each.labels[0] if isinstance(each, Prediction) else each.path for each in told] == [
         "red", "green", str(paths[2]), "blue", "red", str(paths[5]), "green"
     ]  # fmt: skip
@@ -91,7 +111,9 @@ def test_labels_come_in_the_pictures_order_and_bad_ones_in_their_place(
     assert seen == [(n, 7) for n in range(1, 8)]
 
 
-def test_top_is_at_most_the_number_of_classes_and_most_probable_first(classifier: Classifier, tmp_path: Path) -> None:
+def test_top_is_at_most_the_number_of_classes_and_most_probable_first(
+    classifier: Classifier, tmp_path: Path
+) -> None:
     (told,) = predict(classifier, [save(tmp_path / "1.png", "green")], top=9)
     assert isinstance(told, Prediction)
     assert told.labels == ["green", "red", "blue"]  # red and blue are equally likely
@@ -103,7 +125,9 @@ def test_top_is_at_most_the_number_of_classes_and_most_probable_first(classifier
 
 
 @pytest.mark.parametrize("wrong", [{"top": 0}, {"batch_size": 0}])
-def test_no_labels_or_no_pictures_at_a_time_is_refused(classifier: Classifier, wrong: dict[str, int]) -> None:
+def test_no_labels_or_no_pictures_at_a_time_is_refused(
+    classifier: Classifier, wrong: dict[str, int]
+) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         predict(classifier, [], **wrong)  # type: ignore[arg-type]
 
@@ -129,7 +153,9 @@ class _Counting(Classifier):
 
 
 @pytest.mark.parametrize("largest_batch", [None, 1])
-def test_a_few_pictures_wait_however_many_there_are(largest_batch: int | None, tmp_path: Path) -> None:
+def test_a_few_pictures_wait_however_many_there_are(
+    largest_batch: int | None, tmp_path: Path
+) -> None:
     picture = save(tmp_path / "1.png")
     asked = 0
 

@@ -27,8 +27,17 @@ def test_arguments_of_a_local_model_are_kept(tmp_path: Path, make_folder: Any) -
     source.mkdir()
     original = timm.create_model("test_resnet", output_stride=16)
     save_file(original.state_dict(), str(source / "model.safetensors"))
-    config = {"architecture": "test_resnet", "num_classes": 1000, "model_args": {"output_stride": 16}}
-    pretrained = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "classifier": "fc"}
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 1000,
+        "model_args": {"output_stride": 16},
+    }
+    pretrained = {
+        "input_size": [3, 64, 64],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "classifier": "fc",
+    }
     (source / "config.json").write_text(json.dumps({**config, "pretrained_cfg": pretrained}))
     study = arelu_tl.finetune(
         arelu_tl.FinetuneConfig(
@@ -59,11 +68,14 @@ def test_what_is_not_finite_in_a_trained_model_is_named(value: float, tmp_path: 
         weights["layer1.0.bn1.running_var"][3] = value
         save_weights(place, weights, card)
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
-    config["sha256"] = {"model.safetensors": sha256_file(tmp_path / "exported" / "model.safetensors")}
+    config["sha256"] = {
+        "model.safetensors": sha256_file(tmp_path / "exported" / "model.safetensors")
+    }
     (tmp_path / "exported" / "config.json").write_text(json.dumps(config))
     for place in (path, tmp_path / "exported"):
         with pytest.raises(
-            ArtefactError, match=rf"{place.name}: layer1\.0\.bn1\.running_var holds . NaN and . infinite of its 32"
+            ArtefactError,
+            match=rf"{place.name}: layer1\.0\.bn1\.running_var holds . NaN and . infinite of its 32",
         ):
             arelu_tl.load_model(place)
 
@@ -78,9 +90,17 @@ def test_what_is_not_finite_in_a_trained_model_is_named(value: float, tmp_path: 
 def test_a_checkpoint_of_other_weights_is_not_gone_on_from(
     key: str, value: float, message: str, tmp_path: Path, make_folder: Any
 ) -> None:
-    options: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "epochs": 1, "workers": 0}
+    options: dict[str, Any] = {
+        "model": "test_resnet",
+        "pretrained": False,
+        "img_size": 32,
+        "epochs": 1,
+        "workers": 0,
+    }
     data = make_folder()
-    config = arelu_tl.FinetuneConfig(data=data, output=tmp_path, name="s", arm="relu", baseline=False, device="cpu", **options)
+    config = arelu_tl.FinetuneConfig(
+        data=data, output=tmp_path, name="s", arm="relu", baseline=False, device="cpu", **options
+    )
     (run,) = arelu_tl.finetune(config).runs
     (run.path / runs.SUMMARY).unlink()  # as if it had been ended
     _, checkpoint = list_checkpoints(run.path / runs.CHECKPOINTS)[-1]
@@ -95,7 +115,9 @@ def test_a_checkpoint_of_other_weights_is_not_gone_on_from(
 
 
 def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:
-    config = arelu_tl.FinetuneConfig(model="test_resnet", pretrained=False, img_size=32, calibration_images=33)
+    config = arelu_tl.FinetuneConfig(
+        model="test_resnet", pretrained=False, img_size=32, calibration_images=33
+    )
     report = inspect_backbone(config, make_folder(train=11, val=1)).report
     assert report.drift is not None
     assert report.batchnorm_layers > 0
@@ -104,6 +126,9 @@ def test_inspection_takes_any_number_of_pictures(make_folder: Any) -> None:
 def test_calibrated_drifts_alike_whichever_init_was_asked_for(make_folder: Any) -> None:
     asked = {"model": "test_resnet", "pretrained": False, "img_size": 32, "calibration_images": 8}
     pictures = make_folder(train=4, val=1)
-    seen = [inspect_backbone(arelu_tl.FinetuneConfig(**asked, init=init), pictures) for init in ("calibrated", "paper")]
+    seen = [
+        inspect_backbone(arelu_tl.FinetuneConfig(**asked, init=init), pictures)
+        for init in ("calibrated", "paper")
+    ]
     drifts = [{init: report.drift for init, report in each.inits.items()} for each in seen]
     assert drifts[0] == drifts[1]

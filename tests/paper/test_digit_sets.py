@@ -17,10 +17,19 @@ from arelu_tl.errors import DataError
 from arelu_tl.paper.digits import batch_order, load_digit_set, pictures_of
 
 
-@pytest.mark.parametrize(("name", "train", "test"), [("digits", 4000, 1000), ("sklearn-digits", 1438, 359)])
-def test_offline_digits_are_split_by_class_and_no_picture_is_in_both_halves(name: str, train: int, test: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "train", "test"), [("digits", 4000, 1000), ("sklearn-digits", 1438, 359)]
+)
+def test_offline_digits_are_split_by_class_and_no_picture_is_in_both_halves(
+    name: str, train: int, test: int
+) -> None:
     digits = load_digit_set(name)
-    assert (len(digits.train), len(digits.test), digits.channels, digits.whole) == (train, test, 1, False)
+    assert (len(digits.train), len(digits.test), digits.channels, digits.whole) == (
+        train,
+        test,
+        1,
+        False,
+    )
     for half in (digits.train, digits.test):
         counts = torch.bincount(half.labels, minlength=10).float()
         assert counts.max() - counts.min() <= 0.05 * len(half)
@@ -35,11 +44,18 @@ def test_offline_digits_are_split_by_class_and_no_picture_is_in_both_halves(name
 
 
 def test_the_split_is_the_same_every_time() -> None:
-    assert load_digit_set("sklearn-digits").fingerprint() == load_digit_set("sklearn-digits").fingerprint()
+    assert (
+        load_digit_set("sklearn-digits").fingerprint()
+        == load_digit_set("sklearn-digits").fingerprint()
+    )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
-def test_torchvisions_folders_are_read_without_network(tmp_path: Path, name: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_torchvisions_folders_are_read_without_network(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     digits = load_digit_set(name, write_mnist(tmp_path, kind))
     assert (len(digits.train), len(digits.test), digits.whole) == (TRAIN, TEST, True)
     assert digits.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
@@ -88,7 +104,13 @@ def test_a_folder_of_narrow_pictures_or_a_cut_file_is_one_line(tmp_path: Path) -
     content = file.read_bytes()
     # 28 x 28 said as 28 x 14, twice as many: torchvision asks nothing.
     count = int.from_bytes(content[4:8], "big")
-    file.write_bytes(content[:4] + (2 * count).to_bytes(4, "big") + content[8:12] + (14).to_bytes(4, "big") + content[16:])
+    file.write_bytes(
+        content[:4]
+        + (2 * count).to_bytes(4, "big")
+        + content[8:12]
+        + (14).to_bytes(4, "big")
+        + content[16:]
+    )
     with pytest.raises(DataError, match="not the pictures"):
         load_digit_set("mnist", folder)
     file.write_bytes(content[:-100])
@@ -97,8 +119,15 @@ def test_a_folder_of_narrow_pictures_or_a_cut_file_is_one_line(tmp_path: Path) -
 
 
 @settings(deadline=None, max_examples=50)
-@given(count=st.integers(1, 50), batch=st.integers(1, 60), epochs=st.integers(1, 3), steps=st.none() | st.integers(1, 12))
-def test_every_pass_shows_each_picture_once(count: int, batch: int, epochs: int, steps: int | None) -> None:
+@given(
+    count=st.integers(1, 50),
+    batch=st.integers(1, 60),
+    epochs=st.integers(1, 3),
+    steps=st.none() | st.integers(1, 12),
+)
+def test_every_pass_shows_each_picture_once(
+    count: int, batch: int, epochs: int, steps: int | None
+) -> None:
     order = batch_order(count, batch, epochs=epochs, steps=steps, seed=5)
     assert len(order) == epochs
     if steps is None:
@@ -106,11 +135,21 @@ def test_every_pass_shows_each_picture_once(count: int, batch: int, epochs: int,
             assert sorted(torch.cat(epoch).tolist()) == list(range(count))
             assert {len(each) for each in epoch[:-1]} <= {batch}
     else:
-        assert all(len(epoch) == steps and all(len(each) == batch for each in epoch) for epoch in order)
+        assert all(
+            len(epoch) == steps and all(len(each) == batch for each in epoch) for epoch in order
+        )
         seen = Counter(torch.cat([each for epoch in order for each in epoch]).tolist())
         most, least = max(seen.values()), min(seen.get(n, 0) for n in range(count))
         assert most - least <= 1
     again = batch_order(count, batch, epochs=epochs, steps=steps, seed=5)
-    assert all(torch.equal(a, b) for one, other in zip(order, again, strict=True) for a, b in zip(one, other, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for one, other in zip(order, again, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
     longer = batch_order(count, batch, epochs=epochs + 1, steps=steps, seed=5)
-    assert all(torch.equal(a, b) for one, other in zip(order, longer, strict=False) for a, b in zip(one, other, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for one, other in zip(order, longer, strict=False)
+        for a, b in zip(one, other, strict=True)
+    )

@@ -23,7 +23,13 @@ from arelu_tl.paper.units import Task, Unit, plan_units, train_unit
 from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.runs import RunRecord, load_study
 
-GRID = {"activations": "relu,rrelu,prelu,arelu", "opts": "sgd,adam", "lrs": "1e-2,1e-3", "seeds": "0,1", "batch_size": 32}
+GRID = {
+    "activations": "relu,rrelu,prelu,arelu",
+    "opts": "sgd,adam",
+    "lrs": "1e-2,1e-3",
+    "seeds": "0,1",
+    "batch_size": 32,
+}
 
 
 class Seen(Watcher):
@@ -52,13 +58,22 @@ def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(mnist: Path, output: Path, **settings: Any) -> ReproduceConfig:
-    return check_config({**GRID, "data": mnist, "output": output, "name": "r", "jobs": 2, **settings}, ReproduceConfig)
+    return check_config(
+        {**GRID, "data": mnist, "output": output, "name": "r", "jobs": 2, **settings},
+        ReproduceConfig,
+    )
 
 
 def told(run: RunRecord) -> Any:
     """All that a run says but how long it took and with how many others."""
-    summary = {key: value for key, value in run.summary.items() if key not in ("seconds", "images_per_second", "stack")}
-    return summary, [{key: value for key, value in row.items() if key != "seconds"} for row in run.rows]
+    summary = {
+        key: value
+        for key, value in run.summary.items()
+        if key not in ("seconds", "images_per_second", "stack")
+    }
+    return summary, [
+        {key: value for key, value in row.items() if key != "seconds"} for row in run.rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +84,35 @@ def whole(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     assert [task.folder for task in tasks] == ["sgd", "adam"]
     assert (seen.runs, seen.done) == (32, 0)
     assert seen.steps == seen.planned_steps == 32 * 3
-    return {f"{opt}/{run.path.name}": told(run) for opt in ("sgd", "adam") for run in load_study(path / opt).runs}
+    return {
+        f"{opt}/{run.path.name}": told(run)
+        for opt in ("sgd", "adam")
+        for run in load_study(path / opt).runs
+    }
 
 
 def test_all_activations_of_a_seed_are_paired(whole: dict[str, Any]) -> None:
     assert len(whole) == 32
     for seed in (0, 1):
-        pairings = {json.dumps(summary["pairing"]) for name, (summary, _) in whole.items() if name.endswith(f"-s{seed}")}
+        pairings = {
+            json.dumps(summary["pairing"])
+            for name, (summary, _) in whole.items()
+            if name.endswith(f"-s{seed}")
+        }
         assert len(pairings) == 1
-    assert whole["sgd/relu-lr0.01-s0"][0]["pairing"]["head_init"] != whole["sgd/relu-lr0.01-s1"][0]["pairing"]["head_init"]
+    assert (
+        whole["sgd/relu-lr0.01-s0"][0]["pairing"]["head_init"]
+        != whole["sgd/relu-lr0.01-s1"][0]["pairing"]["head_init"]
+    )
     summary, rows = whole["sgd/arelu-lr0.01-s1"]
     assert (summary["status"], summary["steps"]) == ("finished", 3)
     assert [row["step"] for row in rows if row["split"] == "val"] == [0, 1, 2, 3]
     assert summary["final_top1"] == rows[-1]["top1"]
 
 
-def test_an_interrupted_study_ends_as_if_it_had_not_been(mnist: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+def test_an_interrupted_study_ends_as_if_it_had_not_been(
+    mnist: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
     """Stacks that are cut otherwise, for their seeds are missing one by one, and other activations first."""
     given = config(mnist, tmp_path, jobs=1, seeds="0")
     with pytest.raises(Interrupted, match="--resume") as stopped:
@@ -97,13 +125,19 @@ def test_an_interrupted_study_ends_as_if_it_had_not_been(mnist: Path, tmp_path: 
     path, _, _ = reproduce(config(mnist, tmp_path, seeds="1"), watcher=grown)
     assert grown.runs == 32
     assert grown.done >= 6
-    assert {f"{opt}/{run.path.name}": told(run) for opt in ("sgd", "adam") for run in load_study(path / opt).runs} == whole
+    assert {
+        f"{opt}/{run.path.name}": told(run)
+        for opt in ("sgd", "adam")
+        for run in load_study(path / opt).runs
+    } == whole
     again = Seen()
     reproduce(resumed(path), watcher=again)
     assert (again.done, again.planned_steps, again.units) == (32, 0, [])
 
 
-def test_a_run_that_was_not_written_to_its_end_is_trained_again(mnist: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_not_written_to_its_end_is_trained_again(
+    mnist: Path, tmp_path: Path
+) -> None:
     path, _, _ = reproduce(config(mnist, tmp_path, opts="sgd", seeds="0"))
     run = path / "sgd" / "arelu-lr0.01-s0"
     before = (run / "metrics.jsonl").read_text()
@@ -116,12 +150,16 @@ def test_a_run_that_was_not_written_to_its_end_is_trained_again(mnist: Path, tmp
     assert len((run / "metrics.jsonl").read_text().splitlines()) == len(before.splitlines())
 
 
-def test_other_settings_under_the_same_name_are_refused_before_anything_changes(mnist: Path, tmp_path: Path) -> None:
+def test_other_settings_under_the_same_name_are_refused_before_anything_changes(
+    mnist: Path, tmp_path: Path
+) -> None:
     (tmp_path / "r").mkdir()
     with pytest.raises(ConfigError, match="no reproduction"):
         reproduce(config(mnist, tmp_path))
     (tmp_path / "r").rmdir()
-    path, _, _ = reproduce(config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-3", seeds="0"))
+    path, _, _ = reproduce(
+        config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-3", seeds="0")
+    )
     before = (path / "reproduction.yaml").read_text()
     with pytest.raises(ConfigError, match="batch_size 32 there and 16 here"):
         reproduce(config(mnist, tmp_path, batch_size=16))
@@ -151,7 +189,9 @@ def test_a_refused_command_leaves_the_study_as_it_was(mnist: Path, tmp_path: Pat
 
 
 def test_a_transfer_goes_on_with_its_optimiser_and_sets_only(mnist: Path, tmp_path: Path) -> None:
-    begun = check_config({"transfer": True, "opts": "sgd", "output": tmp_path, "name": "t"}, ReproduceConfig)
+    begun = check_config(
+        {"transfer": True, "opts": "sgd", "output": tmp_path, "name": "t"}, ReproduceConfig
+    )
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "reproduction.yaml").write_text(dump_yaml(begun))
     with pytest.raises(ConfigError, match=r"opts \['sgd'\] there and \['adam'\] here"):
@@ -160,7 +200,9 @@ def test_a_transfer_goes_on_with_its_optimiser_and_sets_only(mnist: Path, tmp_pa
         reproduce(begun.model_copy(update={"data": mnist}))
 
 
-def test_a_study_goes_on_under_whatever_name_it_was_given_since(mnist: Path, tmp_path: Path) -> None:
+def test_a_study_goes_on_under_whatever_name_it_was_given_since(
+    mnist: Path, tmp_path: Path
+) -> None:
     few = {"activations": "relu", "opts": "sgd", "lrs": "1e-3", "seeds": "0"}
     path, _, _ = reproduce(config(mnist, tmp_path, **few))
     moved = path.rename(tmp_path / "my run, 2nd")
@@ -189,18 +231,24 @@ def test_a_damaged_dataset_file_is_told(mnist: Path, tmp_path: Path) -> None:
 
 
 def test_runs_of_several_environments_are_told_of_once(mnist: Path, tmp_path: Path) -> None:
-    path, _, _ = reproduce(config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-2,1e-3", seeds="0"))
+    path, _, _ = reproduce(
+        config(mnist, tmp_path, activations="relu", opts="sgd", lrs="1e-2,1e-3", seeds="0")
+    )
     runs = load_study(path / "sgd").runs
     assert environment_notes(runs) == []
     file = runs[0].path / "environment.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "convolutions": "portable: no C compiler"}))
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "convolutions": "portable: no C compiler"})
+    )
     (note,) = environment_notes(runs)
     assert "1 with" in note
     assert "portable convolutions" in note
 
 
 def test_a_net_that_diverges_is_a_failed_run_with_its_accuracy(mnist: Path, tmp_path: Path) -> None:
-    path, _, _ = reproduce(config(mnist, tmp_path, activations="relu,slaf", opts="sgd", lrs="1e30,1e-3", seeds="0"))
+    path, _, _ = reproduce(
+        config(mnist, tmp_path, activations="relu,slaf", opts="sgd", lrs="1e30,1e-3", seeds="0")
+    )
     runs = {run.path.name: run for run in load_study(path / "sgd").runs}
     lost = runs["slaf-lr1000000000000000000000000000000-s0"]
     assert (lost.status, lost.summary["exit_code"]) == ("failed", 4)
@@ -218,8 +266,14 @@ def test_stacks_are_of_one_activation_and_no_larger_than_the_cache_is_good_for(m
     # The activations of a cell follow each other.
     assert [unit.activation for unit in units[:19]] == given.activations
     assert {unit.seeds for unit in units[:19]} == {(0, 1)}
-    done = {("sgd", "relu", lr, seed) for lr in given.lrs for seed in given.seeds} - {("sgd", "relu", 1e-4, 3)}
-    left = [unit for unit in plan_units(given, tasks, done) if (unit.task.opt, unit.activation) == ("sgd", "relu")]
+    done = {("sgd", "relu", lr, seed) for lr in given.lrs for seed in given.seeds} - {
+        ("sgd", "relu", 1e-4, 3)
+    }
+    left = [
+        unit
+        for unit in plan_units(given, tasks, done)
+        if (unit.task.opt, unit.activation) == ("sgd", "relu")
+    ]
     assert [unit.nets for unit in left] == [[(1e-4, 3)]]
 
 
@@ -227,11 +281,15 @@ def test_transfer_begins_with_what_the_other_set_left(mnist: Path, tmp_path: Pat
     """Fine-tuned at a rate that changes nothing, a net is as good as it is on what it was trained on."""
     digits = load_digit_set("mnist", mnist)
     other = DigitSet("other", "", digits.test, digits.train, whole=True)
-    given = check_config({"opts": "sgd", "lrs": "1e-12", "seeds": "0,1", "batch_size": 8}, ReproduceConfig)
+    given = check_config(
+        {"opts": "sgd", "lrs": "1e-12", "seeds": "0,1", "batch_size": 8}, ReproduceConfig
+    )
 
     def accuracy(source: DigitSet | None) -> torch.Tensor:
         unit = Unit(Task("a-to-b", "sgd", other, source), "arelu", (0, 1), (1e-12,))
-        outcome = train_unit(given, unit, torch.device("cpu"), stopped=lambda: False, advanced=lambda steps: None)
+        outcome = train_unit(
+            given, unit, torch.device("cpu"), stopped=lambda: False, advanced=lambda steps: None
+        )
         assert outcome is not None
         first, *_, last = outcome.curves.evaluations
         assert torch.equal(first.correct, last.correct)

@@ -21,11 +21,18 @@ def test_it_names_the_catalogues_activations_and_each_can_be_a_runs_arm() -> Non
 def test_without_settings_it_is_the_papers_table() -> None:
     config = ReproduceConfig()
     cells = len(config.activations) * len(config.opts) * len(config.lrs) * len(config.seeds)
-    assert (cells, config.batch_size, config.epochs, config.chosen_dataset) == (760, 128, 1, "digits")
+    assert (cells, config.batch_size, config.epochs, config.chosen_dataset) == (
+        760,
+        128,
+        1,
+        "digits",
+    )
 
 
 def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    config = check_config({"data": "x", "lrs": "1e-2,1e-5", "activations": "relu,arelu", **QUICK}, ReproduceConfig)
+    config = check_config(
+        {"data": "x", "lrs": "1e-2,1e-5", "activations": "relu,arelu", **QUICK}, ReproduceConfig
+    )
     (tmp_path / "r.yaml").write_text(dump_yaml(config))
     assert check_config(read_yaml(tmp_path / "r.yaml"), ReproduceConfig) == config
     assert check_config({"transfer": True, **TRANSFER}, ReproduceConfig).lrs == [1e-5]

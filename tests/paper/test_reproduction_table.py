@@ -22,11 +22,16 @@ def write(parent: Path, arm: str, seed: int, *top1: float, **settings: Any) -> N
     path = write_run(parent, arm, top1, steps=steps, seed=seed, told=told, sites=0, **settings)
     text = (path / "metrics.jsonl").read_text()
     # The helper's rows are all of epoch 0; an epoch's end is what the table is made of.
-    (path / "metrics.jsonl").write_text(text.replace('"step": 4, "epoch": 0', '"step": 4, "epoch": 1'))
+    (path / "metrics.jsonl").write_text(
+        text.replace('"step": 4, "epoch": 0', '"step": 4, "epoch": 1')
+    )
 
 
 def table(folder: Path, **settings: Any) -> Reproduction:
-    studies = {study.name: [load_run(path) for path in sorted(study.iterdir())] for study in sorted(folder.iterdir())}
+    studies = {
+        study.name: [load_run(path) for path in sorted(study.iterdir())]
+        for study in sorted(folder.iterdir())
+    }
     return tabulate(studies, titles=TITLES, learnable=LEARNABLE, **settings)
 
 
@@ -66,7 +71,10 @@ def test_rates_are_from_large_to_small_and_without_arelu_there_is_no_lead(tmp_pa
         write(tmp_path / "sgd", "relu", 0, 0.1, 0.2, 0.3, lr=lr, opt="sgd")
     told = table(tmp_path)
     assert [column.lr for column in told.columns] == [1e-2, 1e-3, 1e-5]
-    assert all((column.lead, column.rank, column.best) == ({}, None, {"fixed": "relu"}) for column in told.columns)
+    assert all(
+        (column.lead, column.rank, column.best) == ({}, None, {"fixed": "relu"})
+        for column in told.columns
+    )
     assert told.columns[0].entries["relu"].first.sd is None
 
 

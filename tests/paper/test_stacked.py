@@ -45,7 +45,11 @@ def weights_in_order(weights: dict[str, Tensor], net: nn.Sequential) -> list[Ten
     names: list[str] = []
     for number in range(1, len(BLOCKS) + 1):
         own = [name for name, _ in net[3 * number - 1].named_parameters()]
-        names += [f"conv{number}.weight", f"conv{number}.bias", *(f"act{number}.{name}" for name in own)]
+        names += [
+            f"conv{number}.weight",
+            f"conv{number}.bias",
+            *(f"act{number}.{name}" for name in own),
+        ]
     return [weights[name] for name in [*names, "fc.weight", "fc.bias"]]
 
 
@@ -67,13 +71,17 @@ def whole_numbers(*shape: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-@pytest.mark.parametrize("convolve", [pytest.param(convolution.conv_pool, marks=kernel), convolution.conv_pool_portable])
+@pytest.mark.parametrize(
+    "convolve", [pytest.param(convolution.conv_pool, marks=kernel), convolution.conv_pool_portable]
+)
 def test_convolution_equals_torchs_with_all_its_gradients(
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor], shape: tuple[int, ...], shared: bool
 ) -> None:
     channels, outputs, kernel, side = shape
     nets, batch = 4, 3
-    x = whole_numbers(2 if shared else nets, batch, side, side, channels, seed=1).requires_grad_(not shared)
+    x = whole_numbers(2 if shared else nets, batch, side, side, channels, seed=1).requires_grad_(
+        not shared
+    )
     weight = whole_numbers(nets, kernel, kernel, channels, outputs, seed=2).requires_grad_()
     bias = whole_numbers(nets, outputs, seed=3).requires_grad_()
     y = convolve(x, weight, bias)
@@ -81,7 +89,10 @@ def test_convolution_equals_torchs_with_all_its_gradients(
     ours = torch.autograd.grad(y, [weight, bias] + [x] * (not shared), grad)
     for net in range(nets):
         image = x.detach()[net // (nets // len(x))].permute(0, 3, 1, 2).requires_grad_()
-        w, b = weight.detach()[net].permute(3, 2, 0, 1).requires_grad_(), bias.detach()[net].requires_grad_()
+        w, b = (
+            weight.detach()[net].permute(3, 2, 0, 1).requires_grad_(),
+            bias.detach()[net].requires_grad_(),
+        )
         expected = F.max_pool2d(F.conv2d(image, w, b), 2)
         assert torch.equal(y[net], expected.permute(0, 2, 3, 1))
         theirs = torch.autograd.grad(expected, [w, b, image], grad[net].permute(0, 3, 1, 2))
@@ -108,7 +119,9 @@ def test_a_stacked_activation_is_the_module_with_each_nets_parameters(name: str)
     stacked = StackedActivation(name, CPU)
     x = torch.randn((3, 2, 4, 4, 5), generator=generator) * 2
     moved = {
-        key: torch.stack([p + 0.05 * torch.randn(p.shape, generator=generator) for _ in range(3)]).requires_grad_()
+        key: torch.stack(
+            [p + 0.05 * torch.randn(p.shape, generator=generator) for _ in range(3)]
+        ).requires_grad_()
         for key, p in stacked.start.items()
     }
     given = x.clone().requires_grad_()
@@ -118,7 +131,9 @@ def test_a_stacked_activation_is_the_module_with_each_nets_parameters(name: str)
     for net in range(3):
         module = CATALOGUE[name].make()
         assert dict(module.named_parameters()).keys() == moved.keys()
-        module.load_state_dict({**module.state_dict(), **{key: value[net] for key, value in moved.items()}})
+        module.load_state_dict(
+            {**module.state_dict(), **{key: value[net] for key, value in moved.items()}}
+        )
         own = x[net].clone().requires_grad_()
         expected = module(own)
         torch.testing.assert_close(y[net], expected)
@@ -167,15 +182,27 @@ def test_training_in_a_stack_is_training_one_by_one(
         one_by_one = make(net, lr)
         for chosen in orders[seeds.index(seed)][0]:
             one_by_one.zero_grad()
-            F.cross_entropy(net(train.batch(chosen).permute(0, 3, 1, 2)), train.labels[chosen]).backward()
+            F.cross_entropy(
+                net(train.batch(chosen).permute(0, 3, 1, 2)), train.labels[chosen]
+            ).backward()
             one_by_one.step()
-        for ours, theirs in zip(weights_in_order(stack.weights_of(number), net), net.parameters(), strict=True):
+        for ours, theirs in zip(
+            weights_in_order(stack.weights_of(number), net), net.parameters(), strict=True
+        ):
             # Adam's first steps take the sign of gradients, however small, which rounding decides where they are nearly zero.
-            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=2e-5 if opt == "sgd" else 2 * lr * 0.05 + 1e-5)
+            torch.testing.assert_close(
+                ours,
+                theirs.detach(),
+                rtol=1e-3,
+                atol=2e-5 if opt == "sgd" else 2 * lr * 0.05 + 1e-5,
+            )
         with torch.no_grad():
             logits = net(test.batch(torch.arange(40)).permute(0, 3, 1, 2))
         torch.testing.assert_close(
-            curves.evaluations[-1].loss[number], F.cross_entropy(logits, test.labels), rtol=1e-3, atol=1e-4
+            curves.evaluations[-1].loss[number],
+            F.cross_entropy(logits, test.labels),
+            rtol=1e-3,
+            atol=1e-4,
         )
 
 
@@ -196,7 +223,9 @@ def test_a_net_that_diverges_leaves_the_others_of_its_stack_alone() -> None:
     for number, lr in ((0, 1e-3), (2, 1e-2)):
         alone, _ = trained(lr)
         for key, value in alone.weights_of(0).items():
-            torch.testing.assert_close(together.weights_of(number)[key], value, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                together.weights_of(number)[key], value, rtol=1e-5, atol=1e-7
+            )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -204,7 +233,12 @@ def test_nets_begin_as_torchs_layers_do_whatever_other_threads_draw(channels: in
     before = torch.random.get_rng_state()
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        layers = [nn.Conv2d(channels, 10, 5), nn.Conv2d(10, 20, 5), nn.Conv2d(20, 40, 3), nn.Linear(40, 10)]
+        layers = [
+            nn.Conv2d(channels, 10, 5),
+            nn.Conv2d(10, 20, 5),
+            nn.Conv2d(20, 40, 3),
+            nn.Linear(40, 10),
+        ]
     theirs = [p for layer in layers for p in layer.parameters()]
     for ours, expected in zip(initial_weights(11, channels).values(), theirs, strict=True):
         torch.testing.assert_close(ours, expected.detach(), rtol=1e-6, atol=1e-8)
@@ -218,7 +252,15 @@ def test_a_stack_stops_where_it_is_told_to() -> None:
     steps: list[int] = []
     order = [batch_order(64, 16, epochs=1, steps=9, seed=0)]
     told = train_stack(
-        stack, optimiser, train, test, order, seeds=[0], evaluate_at=(), stopped=lambda: len(steps) == 3, advanced=steps.append
+        stack,
+        optimiser,
+        train,
+        test,
+        order,
+        seeds=[0],
+        evaluate_at=(),
+        stopped=lambda: len(steps) == 3,
+        advanced=steps.append,
     )
     assert told is None
     assert steps == [1, 1, 1]
@@ -230,6 +272,10 @@ def test_pictures_are_judged_in_their_own_order() -> None:
     loss, correct = evaluate_stack(stack, test)
     for number, seed in enumerate((0, 1)):
         with torch.no_grad():
-            logits = make_net("tanh", initial_weights(seed, 1))(test.batch(torch.arange(260)).permute(0, 3, 1, 2))
+            logits = make_net("tanh", initial_weights(seed, 1))(
+                test.batch(torch.arange(260)).permute(0, 3, 1, 2)
+            )
         assert torch.equal(correct[number], logits.argmax(1) == test.labels)
-        torch.testing.assert_close(loss[number], F.cross_entropy(logits, test.labels), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            loss[number], F.cross_entropy(logits, test.labels), rtol=1e-4, atol=1e-5
+        )

@@ -32,7 +32,9 @@ from arelu_tl.surgery.convert import BATCHNORM_MODES, RECALIBRATED, convert
 from arelu_tl.surgery.plan import GRANULARITIES, INITS
 
 QUICK = settings(deadline=None, max_examples=30)
-text = st.text(st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10) | st.sampled_from(
+text = st.text(
+    st.sampled_from("aé😀 1.-_:#'\"\\/[]{}*&!%@\n\r\t\x00~=?|>,"), max_size=10
+) | st.sampled_from(
     ["null", "yes", "no", "1e-4", "0x10", "1_000", "12:30:45", "2024-01-01", "~", "<<", "="]
 )
 positive = st.floats(min_value=0, exclude_min=True, max_value=1e6, allow_subnormal=False)
@@ -42,7 +44,9 @@ positive = st.floats(min_value=0, exclude_min=True, max_value=1e6, allow_subnorm
 def configurations(draw: st.DrawFn) -> FinetuneConfig:
     values: dict[str, Any] = {
         "data": draw(st.none() | text.filter(lambda path: "\0" not in path).map(Path)),
-        "train_split": draw(text.filter(lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))),
+        "train_split": draw(
+            text.filter(lambda name: name not in ("", ".", "..") and not set(name) & set("/\\\0"))
+        ),
         "val_fraction": draw(st.floats(0.001, 0.999)),
         "workers": draw(st.none() | st.integers(0, 64)),
         "model": draw(text),
@@ -88,7 +92,9 @@ def refusal(values: dict[str, Any]) -> str:
 
 @given(configurations())
 @QUICK
-def test_a_written_configuration_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, config: FinetuneConfig) -> None:
+def test_a_written_configuration_reads_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, config: FinetuneConfig
+) -> None:
     path = yaml_file(tmp_path_factory.getbasetemp(), dump_yaml(config))
     assert check_config(read_yaml(path)) == config
 
@@ -100,7 +106,9 @@ def test_the_defaults_are_valid_and_written_in_full() -> None:
 
 
 def test_what_is_written_is_plain_yaml_that_a_person_can_read() -> None:
-    written = dump_yaml(check_config({"data": "my pictures/kräuter", "lr": 3e-4, "include": ["blocks.*"]}))
+    written = dump_yaml(
+        check_config({"data": "my pictures/kräuter", "lr": 3e-4, "include": ["blocks.*"]})
+    )
     assert "data: my pictures/kräuter\n" in written
     assert "lr: 0.0003\n" in written
     assert "!!" not in written
@@ -113,7 +121,16 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
 
 def test_only_known_keys_are_exempt_from_fair_comparison() -> None:
     assert set(FinetuneConfig.model_fields) >= ARM_KEYS | PLACE_KEYS
-    assert not (ARM_KEYS | PLACE_KEYS) & {"lr", "seed", "epochs", "batch_size", "opt", "model", "split_seed", "scale"}
+    assert not (ARM_KEYS | PLACE_KEYS) & {
+        "lr",
+        "seed",
+        "epochs",
+        "batch_size",
+        "opt",
+        "model",
+        "split_seed",
+        "scale",
+    }
 
 
 # What surgery knows and the configuration may not import
@@ -127,15 +144,27 @@ def test_the_arms_are_relu_and_all_that_surgery_makes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("literal", "known"), [(Init, INITS), (Granularity, GRANULARITIES), (BatchNorm, BATCHNORM_MODES)], ids=str
+    ("literal", "known"),
+    [(Init, INITS), (Granularity, GRANULARITIES), (BatchNorm, BATCHNORM_MODES)],
+    ids=str,
 )
-def test_the_choices_of_surgery_are_those_of_the_configuration(literal: Any, known: tuple[str, ...]) -> None:
+def test_the_choices_of_surgery_are_those_of_the_configuration(
+    literal: Any, known: tuple[str, ...]
+) -> None:
     assert sorted(get_args(literal)) == sorted(known)
 
 
 def test_the_defaults_are_those_of_surgery() -> None:
     defaults, parameters = check_config({}), inspect.signature(convert).parameters
-    for key in ("arm", "init", "granularity", "share_sites", "batchnorm", "drift_budget", "inplace"):
+    for key in (
+        "arm",
+        "init",
+        "granularity",
+        "share_sites",
+        "batchnorm",
+        "drift_budget",
+        "inplace",
+    ):
         assert getattr(defaults, key) == parameters[key].default, key
 
 
@@ -143,7 +172,15 @@ def test_the_defaults_are_those_of_surgery() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "lr"), [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("0.0001", 1e-4), ("'0.01'", 0.01), ("1E-2", 0.01), ("1", 1.0)]
+    ("written", "lr"),
+    [
+        ("1e-4", 1e-4),
+        ("1.0e-4", 1e-4),
+        ("0.0001", 1e-4),
+        ("'0.01'", 0.01),
+        ("1E-2", 0.01),
+        ("1", 1.0),
+    ],
 )
 def test_a_rate_may_be_written_as_people_write_it(written: str, lr: float, tmp_path: Path) -> None:
     assert check_config(read_yaml(yaml_file(tmp_path, f"lr: {written}\n"))).lr == lr
@@ -154,23 +191,37 @@ def test_an_empty_file_holds_no_settings(content: str, tmp_path: Path) -> None:
     assert read_yaml(yaml_file(tmp_path, content)) == {}
 
 
-@pytest.mark.parametrize("content", ["- lr\n- 0.1\n", "just words\n", "3\n", "1: one\n2: two\n", "true: 1\n"])
+@pytest.mark.parametrize(
+    "content", ["- lr\n- 0.1\n", "just words\n", "3\n", "1: one\n2: two\n", "true: 1\n"]
+)
 def test_what_is_not_a_mapping_of_names_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mapping"):
         read_yaml(yaml_file(tmp_path, content))
 
 
-@pytest.mark.parametrize("content", ["lr: [1\n", "lr: 1: 2\n", "\tlr: 1\n", "lr: *nowhere\n", "{[a]: 1}\n"])
-def test_what_is_not_yaml_is_refused_in_one_line_that_names_the_file(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", ["lr: [1\n", "lr: 1: 2\n", "\tlr: 1\n", "lr: *nowhere\n", "{[a]: 1}\n"]
+)
+def test_what_is_not_yaml_is_refused_in_one_line_that_names_the_file(
+    content: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml") as caught:
         read_yaml(yaml_file(tmp_path, content))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content", ["name: 2024-02-30\n", "lr: !!float abc\n", "name: !!timestamp x\n", "baseline: !!bool maybe\n"]
+    "content",
+    [
+        "name: 2024-02-30\n",
+        "lr: !!float abc\n",
+        "name: !!timestamp x\n",
+        "baseline: !!bool maybe\n",
+    ],
 )
-def test_a_value_that_contradicts_its_yaml_type_is_refused_like_any_bad_yaml(content: str, tmp_path: Path) -> None:
+def test_a_value_that_contradicts_its_yaml_type_is_refused_like_any_bad_yaml(
+    content: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         read_yaml(yaml_file(tmp_path, content))
 
@@ -181,7 +232,12 @@ def test_yaml_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tag", ["!!python/object/apply:pathlib.Path.touch", "!!python/object/new:pathlib.Path", "!!python/name:os.system"]
+    "tag",
+    [
+        "!!python/object/apply:pathlib.Path.touch",
+        "!!python/object/new:pathlib.Path",
+        "!!python/name:os.system",
+    ],
 )
 def test_yaml_cannot_make_python_objects(tag: str, tmp_path: Path) -> None:
     target = tmp_path / "touched"
@@ -209,7 +265,12 @@ def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "meant"),
-    [("bach_size", "batch_size"), ("batch-size", "batch_size"), ("epoch", "epochs"), ("weight-decay", "weight_decay")],
+    [
+        ("bach_size", "batch_size"),
+        ("batch-size", "batch_size"),
+        ("epoch", "epochs"),
+        ("weight-decay", "weight_decay"),
+    ],
 )
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(key: str, meant: str) -> None:
     assert f"unknown key {key!r} (did you mean {meant!r}?)" in refusal({key: 1})
@@ -226,7 +287,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(
         for written in ("~/x y", Path("~/x y")):
             assert getattr(check_config({key: written}, model), key) == tmp_path / "x y"
         assert getattr(check_config({key: "a/~/b"}, model), key) == Path("a/~/b")
-        assert getattr(check_config({key: "~nobody-of-this-name/b"}, model), key) == Path("~nobody-of-this-name/b")
+        assert getattr(check_config({key: "~nobody-of-this-name/b"}, model), key) == Path(
+            "~nobody-of-this-name/b"
+        )
     if "model" in model.model_fields:
         assert check_config({"model": "local-dir:~/net"}).model == f"local-dir:{tmp_path}/net"
 
@@ -238,8 +301,24 @@ def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
 
 
 def test_all_faults_are_told_together_in_one_line() -> None:
-    message = refusal({"lr": -1, "epochs": "many", "bach_size": 2, "arm": "glue", "scale": [1, 2, 3], "val_fraction": 1})
-    for told in ("lr = -1", "epochs = 'many'", "'batch_size'", "arm = 'glue'", "scale", "val_fraction = 1"):
+    message = refusal(
+        {
+            "lr": -1,
+            "epochs": "many",
+            "bach_size": 2,
+            "arm": "glue",
+            "scale": [1, 2, 3],
+            "val_fraction": 1,
+        }
+    )
+    for told in (
+        "lr = -1",
+        "epochs = 'many'",
+        "'batch_size'",
+        "arm = 'glue'",
+        "scale",
+        "val_fraction = 1",
+    ):
         assert told in message
 
 
@@ -323,7 +402,12 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any],
 @given(
     st.dictionaries(
         st.sampled_from(sorted(FinetuneConfig.model_fields)) | text,
-        st.none() | st.booleans() | st.integers() | st.floats() | text | st.lists(st.floats() | text, max_size=3),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | text
+        | st.lists(st.floats() | text, max_size=3),
         max_size=5,
     )
 )
@@ -335,4 +419,7 @@ def test_whatever_the_values_every_fault_is_told_in_one_line(values: dict[str, A
     except ConfigError as error:
         message = str(error)
     assert "\n" not in message
-    assert all(f"unknown key {key!r}" in message for key in values.keys() - FinetuneConfig.model_fields.keys())
+    assert all(
+        f"unknown key {key!r}" in message
+        for key in values.keys() - FinetuneConfig.model_fields.keys()
+    )

@@ -17,7 +17,11 @@ from arelu_tl.records.storage import write_text
 # Names of files as Python has them: any bytes but the two that no name holds.
 names = st.binary(min_size=1).map(lambda b: os.fsdecode(b.replace(b"\0", b"0").replace(b"/", b"_")))
 cells = (
-    st.text() | names | st.sampled_from(["=1+1", "'=1", "-1", "+1e-3", "@x", "\\n", "\\\\x1b", "a\r\nb", "\x1b[31m", "-x", ""])
+    st.text()
+    | names
+    | st.sampled_from(
+        ["=1+1", "'=1", "-1", "+1e-3", "@x", "\\n", "\\\\x1b", "a\r\nb", "\x1b[31m", "-x", ""]
+    )
 )
 
 
@@ -42,11 +46,23 @@ def test_a_table_is_read_as_it_was_written(rows: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ["dogs/a.png", "b,c\"d'", "=cmd()", "\x1b[31mred\nnext", os.fsdecode(b"\xff\xfe"), "e\u0301", " "]
+    "cell",
+    [
+        "dogs/a.png",
+        "b,c\"d'",
+        "=cmd()",
+        "\x1b[31mred\nnext",
+        os.fsdecode(b"\xff\xfe"),
+        "e\u0301",
+        " ",
+    ],
 )
 def test_a_file_is_read_as_it_was_written(cell: str, tmp_path: Path) -> None:
     write_text(tmp_path / "t.csv", csv_text(["path", "label"], [[cell, "x"], ["y", cell]]))
-    assert read_table(tmp_path / "t.csv") == [{"path": cell, "label": "x"}, {"path": "y", "label": cell}]
+    assert read_table(tmp_path / "t.csv") == [
+        {"path": cell, "label": "x"},
+        {"path": "y", "label": cell},
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1\n", b"a,b\n\xff,1\n"])

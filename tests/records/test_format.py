@@ -59,7 +59,9 @@ def test_a_run_of_another_format_is_one_line(command: str, place: Path, tmp_path
 
 @pytest.mark.parametrize("number", [2, 0, "1", True, None, [1]], ids=str)
 @pytest.mark.parametrize("name", PLACES, ids=["run", "study", "checkpoint"])
-def test_any_other_number_is_refused_and_none_is_format_1(name: str, number: object, place: Path, tmp_path: Path) -> None:
+def test_any_other_number_is_refused_and_none_is_format_1(
+    name: str, number: object, place: Path, tmp_path: Path
+) -> None:
     study = shutil.copytree(place / "s", tmp_path / "s")
     renumber(study, name, number)
     if number is None:
@@ -67,10 +69,14 @@ def test_any_other_number_is_refused_and_none_is_format_1(name: str, number: obj
         load_model(study / RUN / "checkpoints" / "step-3")
         return
     with pytest.raises(ArtefactError, match="format"):
-        load_model(study / RUN / "checkpoints" / "step-3") if "step-3" in name else load_run(study / RUN)
+        load_model(study / RUN / "checkpoints" / "step-3") if "step-3" in name else load_run(
+            study / RUN
+        )
 
 
-def test_a_newer_checkpoint_of_another_format_is_not_passed_over(place: Path, tmp_path: Path) -> None:
+def test_a_newer_checkpoint_of_another_format_is_not_passed_over(
+    place: Path, tmp_path: Path
+) -> None:
     study = shutil.copytree(place / "s", tmp_path / "s")
     renumber(study, PLACES[2], 2)
     with pytest.raises(ArtefactError, match="step-3 is written in format 2"):

@@ -11,22 +11,27 @@ from arelu_tl.records.config import check_config, dump_yaml
 from arelu_tl.records.runs import find_runs, is_run, is_study, load_run, load_study
 from arelu_tl.records.storage import read_json
 
+RATE = {"lr": 1e-4, "seconds": 1.0}
 ROWS = [
-    {"step": 0, "epoch": 0, "split": "val", "loss": 2.0, "top1": 0.1},
-    {"step": 5, "epoch": 1, "split": "train", "loss": 1.5, "top1": 0.3},
-    {"step": 5, "epoch": 1, "split": "val", "loss": 1.0, "top1": 0.5},
+    {"step": 0, "epoch": 0, "split": "val", "loss": 2.0, "top1": 0.1, **RATE},
+    {"step": 5, "epoch": 1, "split": "train", "loss": 1.5, "top1": 0.3, **RATE},
+    {"step": 5, "epoch": 1, "split": "val", "loss": 1.0, "top1": 0.5, **RATE},
 ]
 SURGERY = {"sites": [{"name": "act1", "status": "replaced"}], "drift": {"relative": 0.2}}
 
 
-def write_run(path: Path, *, summary: Any = None, rows: Any = ROWS, surgery: Any = None, **settings: Any) -> Path:
+def write_run(
+    path: Path, *, summary: Any = None, rows: Any = ROWS, surgery: Any = None, **settings: Any
+) -> Path:
     path.mkdir(parents=True)
     (path / "run.yaml").write_text(dump_yaml(check_config(settings)), encoding="utf-8")
     for name, value in (("summary.json", summary), ("surgery.json", surgery)):
         if value is not None:
             (path / name).write_text(json.dumps(value), encoding="utf-8")
     if rows is not None:
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (path / "metrics.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     return path
 
 
@@ -46,7 +51,13 @@ def names(path: Path) -> list[str]:
 
 
 def test_a_finished_run_tells_all_that_was_recorded(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run", summary={"status": "finished", "best_top1": 0.5}, surgery=SURGERY, lr=0.01, seed=4)
+    path = write_run(
+        tmp_path / "run",
+        summary={"status": "finished", "best_top1": 0.5},
+        surgery=SURGERY,
+        lr=0.01,
+        seed=4,
+    )
     run = load_run(path)
     assert (run.path, run.config.lr, run.config.seed, run.config.arm) == (path, 0.01, 4, "arelu")
     assert run.status == "finished"
@@ -100,7 +111,9 @@ def test_what_is_no_run_is_a_data_error(path: str, tmp_path: Path) -> None:
         ("surgery.json", "{"),
     ],
 )
-def test_a_damaged_file_is_an_artefact_error_that_names_it(name: str, content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_artefact_error_that_names_it(
+    name: str, content: str, tmp_path: Path
+) -> None:
     path = write_run(tmp_path / "run", summary={"status": "finished"}, surgery=SURGERY)
     (path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ArtefactError, match=name.replace(".", r"\.")):
@@ -145,12 +158,18 @@ def test_what_runs_share_is_read_once_a_study_and_what_is_their_own_once_a_run(
         (path / "dataset.json").write_text(json.dumps({"fingerprint": path.name}))
         (path / "one" / "environment.json").write_text(json.dumps({"threads": 2}))
     read: list[Path] = []
-    monkeypatch.setattr("arelu_tl.records.runs.read_json", lambda path: (read.append(path), read_json(path))[1])
+    monkeypatch.setattr(
+        "arelu_tl.records.runs.read_json", lambda path: (read.append(path), read_json(path))[1]
+    )
     runs = find_runs(*paths, paths[0] / "two")
     assert [run.dataset for run in runs] == ["a", "a", "a", "b", "b", "b"]
-    assert [path for path in read if path.name == "dataset.json"] == [path / "dataset.json" for path in paths]
+    assert [path for path in read if path.name == "dataset.json"] == [
+        path / "dataset.json" for path in paths
+    ]
     assert [run.environment for run in runs[:3] * 3] == [{"threads": 2}, {}, {}] * 3
-    assert [path for path in read if path.name == "environment.json"] == [path / "one" / "environment.json" for path in paths]
+    assert [path for path in read if path.name == "environment.json"] == [
+        path / "one" / "environment.json" for path in paths
+    ]
 
 
 def test_a_run_does_not_count_what_lies_inside_it(tmp_path: Path) -> None:
@@ -166,7 +185,9 @@ def test_no_folder_is_a_data_error(path: str, tmp_path: Path) -> None:
         find_runs(tmp_path / path)
 
 
-def test_a_folder_without_runs_is_a_data_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_a_data_error_that_says_what_was_looked_for(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "pictures").mkdir()
     with pytest.raises(DataError, match=r"run\.yaml"):
         find_runs(tmp_path)

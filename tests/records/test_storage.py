@@ -32,8 +32,14 @@ from arelu_tl.records.storage import (
 )
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -57,7 +63,9 @@ def test_written_content_replaces_the_old_and_leaves_nothing_beside(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("step", "number"), [("replace", errno.ENOSPC), ("fsync", errno.EIO)])
-def test_the_old_content_survives_a_failure(step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_content_survives_a_failure(
+    step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "summary.json"
     write_bytes(path, b"old")
     with monkeypatch.context() as patch:
@@ -71,7 +79,9 @@ def test_the_old_content_survives_a_failure(step: str, number: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize("write", [lambda path: write_bytes(path, b"x"), RowWriter, make_folder])
-def test_a_parent_that_is_a_file_is_a_storage_error_that_names_the_path(write: Any, tmp_path: Path) -> None:
+def test_a_parent_that_is_a_file_is_a_storage_error_that_names_the_path(
+    write: Any, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
     with pytest.raises(StorageError, match="below"):
         write(tmp_path / "file" / "below")
@@ -121,7 +131,9 @@ def test_a_file_name_that_is_no_text_reads_back_from_json(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_json_lacks_are_refused_and_leave_the_file_alone(number: float, tmp_path: Path) -> None:
+def test_numbers_that_json_lacks_are_refused_and_leave_the_file_alone(
+    number: float, tmp_path: Path
+) -> None:
     path = tmp_path / "summary.json"
     write_json(path, {"loss": 1.0})
     with pytest.raises(ValueError, match="JSON"):
@@ -130,7 +142,9 @@ def test_numbers_that_json_lacks_are_refused_and_leave_the_file_alone(number: fl
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1,}', b"\xff\xfe\x00", b'{"a": 1}{"b"'])
-def test_damaged_json_is_an_artefact_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
+def test_damaged_json_is_an_artefact_error_that_names_the_file(
+    content: bytes, tmp_path: Path
+) -> None:
     (tmp_path / "summary.json").write_bytes(content)
     with pytest.raises(ArtefactError, match=r"summary\.json"):
         read_json(tmp_path / "summary.json")
@@ -143,7 +157,10 @@ def test_missing_json_is_an_artefact_error(tmp_path: Path) -> None:
 
 def test_a_checksum_is_that_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256_file(tmp_path / "abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 # Claimed folders
@@ -189,7 +206,9 @@ def test_a_parent_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
         claim_folder(tmp_path / "runs", None, "study")
 
 
-def test_a_folder_that_the_disk_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_the_disk_refuses_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "mkdir", fail_with(errno.ENOSPC))
     with pytest.raises(StorageError, match=re.escape(os.strerror(errno.ENOSPC))):
         claim_folder(tmp_path, None, "study")
@@ -222,7 +241,11 @@ def test_rows_are_appended_to_those_before(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows") == [{"step": 0}, {"step": 1}]
 
 
-@given(before=st.lists(json_values, max_size=3), lost=st.lists(json_values, max_size=3), after=st.lists(json_values, max_size=3))
+@given(
+    before=st.lists(json_values, max_size=3),
+    lost=st.lists(json_values, max_size=3),
+    after=st.lists(json_values, max_size=3),
+)
 @settings(deadline=None, max_examples=25)
 def test_a_resumed_log_goes_on_from_where_the_checkpoint_was(
     tmp_path_factory: pytest.TempPathFactory, before: list[Any], lost: list[Any], after: list[Any]
@@ -254,7 +277,9 @@ def test_a_log_shorter_than_its_checkpoint_says_is_not_filled_with_zeros(tmp_pat
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_row_with_a_number_that_json_lacks_is_refused_whole(number: float, tmp_path: Path) -> None:
+def test_a_row_with_a_number_that_json_lacks_is_refused_whole(
+    number: float, tmp_path: Path
+) -> None:
     writer = RowWriter(tmp_path / "rows")
     writer.append({"loss": 1.0})
     with pytest.raises(ValueError, match="JSON"):
@@ -264,7 +289,10 @@ def test_a_row_with_a_number_that_json_lacks_is_refused_whole(number: float, tmp
     assert read_rows(tmp_path / "rows") == [{"loss": 1.0}, {"loss": 2.0}]
 
 
-@given(rows=st.lists(st.dictionaries(st.text(max_size=3), json_values, max_size=3), max_size=4), data=st.data())
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=3), json_values, max_size=3), max_size=4),
+    data=st.data(),
+)
 @settings(deadline=None, max_examples=40)
 def test_a_log_torn_anywhere_reads_as_its_whole_rows(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], data: st.DataObject
@@ -278,7 +306,9 @@ def test_a_log_torn_anywhere_reads_as_its_whole_rows(
 
 
 @pytest.mark.parametrize("line", [b"{", b"", b"[1]", b"3", b"\xff", b'{"a": 1} {"b": 2}'])
-def test_a_whole_line_that_is_no_row_is_an_artefact_error_with_its_number(line: bytes, tmp_path: Path) -> None:
+def test_a_whole_line_that_is_no_row_is_an_artefact_error_with_its_number(
+    line: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
     with pytest.raises(ArtefactError, match=r"metrics\.jsonl, line 2"):
@@ -307,13 +337,24 @@ def test_rows_are_one_json_object_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lr", "written"),
-    [(1e-4, "0.0001"), (0.1, "0.1"), (1.0, "1"), (3e-5, "0.00003"), (100, "100"), (1e22, "1" + 22 * "0"), (1e-7, "0.0000001")],
+    [
+        (1e-4, "0.0001"),
+        (0.1, "0.1"),
+        (1.0, "1"),
+        (3e-5, "0.00003"),
+        (100, "100"),
+        (1e22, "1" + 22 * "0"),
+        (1e-7, "0.0000001"),
+    ],
 )
 def test_a_run_is_named_by_arm_rate_and_seed(lr: float, written: str) -> None:
     assert run_name("arelu", lr, 3) == f"arelu-lr{written}-s3"
 
 
-@given(lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False), seed=st.integers(0, 2**32 - 1))
+@given(
+    lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    seed=st.integers(0, 2**32 - 1),
+)
 @settings(deadline=None)
 def test_a_runs_name_holds_the_rate_exactly_and_without_exponent(lr: float, seed: int) -> None:
     name = re.fullmatch(r"arelu-lr(\d+(?:\.\d*[1-9])?)-s(\d+)", run_name("arelu", lr, seed))
@@ -346,11 +387,15 @@ def test_a_held_folder_keeps_other_processes_out_until_its_holder_dies(tmp_path:
         "import sys, time; from pathlib import Path; from arelu_tl.records.storage import hold_folder\n"
         "with hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with (
-            pytest.raises(StorageError, match=rf"is being trained by another process \(PID {holder.pid}\)"),
+            pytest.raises(
+                StorageError, match=rf"is being trained by another process \(PID {holder.pid}\)"
+            ),
             hold_folder(tmp_path, what="being trained"),
         ):
             pass
@@ -362,7 +407,9 @@ def test_a_held_folder_keeps_other_processes_out_until_its_holder_dies(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_without_locks_is_trained_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_trained_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fcntl.flock", fail_with(errno.EBADF))
     with hold_folder(tmp_path) as held:
         assert not held

@@ -27,7 +27,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     write_grid(folder, ("relu", "arelu", "leaky"), (1e-4, 1e-3), (0, 1), data=pictures)
     write_run(folder, "arelu", [0.1, 0.2], lr=1e-4, seed=7, data=pictures)  # no partner
     write_run(folder, "arelu", [0.1], lr=1e-3, seed=8, status="failed", data=pictures)
-    (folder / "study.yaml").write_text(dump_yaml(check_config({"data": str(pictures)})), encoding="utf-8")
+    (folder / "study.yaml").write_text(
+        dump_yaml(check_config({"data": str(pictures)})), encoding="utf-8"
+    )
     told = {
         "classes": list(NASTY),
         "layout": "split",
@@ -39,7 +41,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     }
     (folder / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
     for run in folder.glob("*-s*"):
-        (run / "environment.json").write_text(json.dumps({"python": "3.11", "packages": {"torch": "2.10"}}), encoding="utf-8")
+        (run / "environment.json").write_text(
+            json.dumps({"python": "3.11", "packages": {"torch": "2.10"}}), encoding="utf-8"
+        )
     runs = find_runs(folder)
     comparison = compare_runs(runs)
     write_report_files(comparison, runs, root, title="a model on <i>pictures</i> & $x$")

@@ -11,7 +11,12 @@ from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.runs import RunRecord
 from arelu_tl.records.storage import write_text
 
-NASTY = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$a$ \\frac{", "right\u202eleft\nline")
+NASTY = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "$a$ \\frac{",
+    "right\u202eleft\nline",
+)
 PICTURES = 40
 
 
@@ -52,7 +57,9 @@ def write_grid(
                 curve = 0.1 + 0.85 * (1 - np.exp(-speed * 6 * np.arange(evaluations) / evaluations))
                 correct = draw_correct(stream, curve, PICTURES)
                 path = write_run(folder, arm, correct=correct, lr=lr, seed=seed, **settings)
-                write_predictions(path, correct[int(np.argmax(correct.mean(axis=1)))].tolist(), classes)
+                write_predictions(
+                    path, correct[int(np.argmax(correct.mean(axis=1)))].tolist(), classes
+                )
 
 
 def write_predictions(run: Path, right: list[bool], classes: tuple[str, ...]) -> None:
@@ -60,5 +67,9 @@ def write_predictions(run: Path, right: list[bool], classes: tuple[str, ...]) ->
     for number, good in enumerate(right):
         label = number % len(classes)
         predicted = label if good else (label + 1) % len(classes)
-        rows.append([picture_path(number), classes[label], classes[predicted], f"{0.5 + number / 100:.6f}"])
-    write_text(run / "predictions.csv", csv_text(["path", "label", "predicted", "probability"], rows))
+        rows.append(
+            [picture_path(number), classes[label], classes[predicted], f"{0.5 + number / 100:.6f}"]
+        )
+    write_text(
+        run / "predictions.csv", csv_text(["path", "label", "predicted", "probability"], rows)
+    )

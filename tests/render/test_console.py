@@ -52,7 +52,9 @@ def test_rich_is_spoken_to_in_three_places_only() -> None:
 
 @pytest.mark.parametrize("name", STRANGE, ids=ascii)
 @pytest.mark.usefixtures("wide_terminal")
-def test_what_is_printed_is_what_it_is_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_is_what_it_is_called(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = Output()
     grid = Grid([Column("x", "name"), Column("y"), Column("z", "text")], title=name, caption=name)
     grid.add(name, (name, "bold"), name, style="red")
@@ -81,19 +83,26 @@ class Told:
         view.study_started(Path(name), folder, ["relu"])
         view.sweep_planned(4, 3, 5.0)
         view.cell_started(1, 2, name)
-        view.cell_ended(name, "finished", {"final_top1": 0.5, "best_top1": 0.6, "seconds": 3.0}, 1, 4, 7.0)
-        view.cell_ended(name, "failed", {}, 1, 4, 7.0)
+        view.cell_ended(
+            name, "finished", {"final_top1": 0.5, "best_top1": 0.6, "seconds": 3.0}, 1, 4, 7.0
+        )
+        view.cell_ended(name, "failed", None, 1, 4, 7.0)
         view.run_started("relu", 10, 1, name, None)
         view.progress("relu", 1, 0.5, 0.5, 100.0)
         view.evaluated("relu", {"step": 0, "loss": 0.5, "top1": 0.25})
-        view.epoch_end("relu", {"epoch": 1, "train_loss": 0.5, "train_top1": 0.5, "val_loss": 0.5, "val_top1": 0.75})
+        view.epoch_end(
+            "relu",
+            {"epoch": 1, "train_loss": 0.5, "train_top1": 0.5, "val_loss": 0.5, "val_top1": 0.75},
+        )
         view.run_finished("relu", {"stopped_early": True})
         view.note(name)
 
 
 @pytest.mark.parametrize("name", STRANGE, ids=ascii)
 @pytest.mark.usefixtures("wide_terminal")
-def test_a_study_that_runs_shows_names_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_runs_shows_names_as_they_are(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with StudyView(Output()) as view:
         Told(name).to(view)
     with ReproductionView(Output()) as shown:
@@ -110,7 +119,9 @@ def test_a_printed_word_is_read_back_by_the_shell_as_it_was(name: str, tmp_path:
     for word in (name, Path("runs", name), Path(name)):
         told = shell_word(word)
         assert told == visible(told)
-        done = subprocess.run(["bash", "-c", f"printf %s {told}"], capture_output=True, cwd=tmp_path, check=True)
+        done = subprocess.run(
+            ["bash", "-c", f"printf %s {told}"], capture_output=True, cwd=tmp_path, check=True
+        )
         assert Path(os.fsdecode(done.stdout)) == Path(word)
         assert not list(tmp_path.iterdir())
     assert shell_word(Path("-rf")) == "./-rf"  # a path is no option
@@ -155,7 +166,9 @@ def test_a_pipe_gets_everything_in_one_line_and_columns_set_its_width(
     assert "1 column left out: y; --wide shows them" in shown()
     wide = shown(wide=True)
     assert ("n" * 300 in wide, "left out" in wide) == (True, False)
-    assert max(map(len, wide.splitlines()[-2:])) <= 100  # sentences are as wide as the terminal all the same
+    assert (
+        max(map(len, wide.splitlines()[-2:])) <= 100
+    )  # sentences are as wide as the terminal all the same
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
@@ -167,7 +180,11 @@ def test_a_bar_cuts_no_number(width: int) -> None:
     bars = stderr_bars(output)
     bars.add_task("arelu-frozen", total=12345, completed=6789, told=told)
     terminal.print(bars.get_renderable())
-    (shown,) = [part for part in re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines() if part.strip()]  # type: ignore[attr-defined]
+    (shown,) = [
+        part
+        for part in re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines()
+        if part.strip()
+    ]  # type: ignore[attr-defined]
     assert cell_len(shown) <= width
     assert "6789/12345" in shown
     numbers = set(re.findall(r"\d[\d.]*", shown))
@@ -188,7 +205,9 @@ def test_a_bar_reads_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_an_epochs_line_fits(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epochs_line_fits(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     with StudyView(Output()) as view:
         Told("x").to(view)

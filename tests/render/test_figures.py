@@ -35,7 +35,9 @@ def lines_of(figure: Figure, panel: int) -> list[np.ndarray]:
     ]
 
 
-def grid(tmp_path: Path, rates: tuple[float, ...], seeds: tuple[int, ...], **settings: int) -> Comparison:
+def grid(
+    tmp_path: Path, rates: tuple[float, ...], seeds: tuple[int, ...], **settings: int
+) -> Comparison:
     write_grid(tmp_path, ("relu", "arelu", "leaky"), rates, seeds, **settings)
     return compare([tmp_path])
 
@@ -51,7 +53,11 @@ def test_convergence_draws_each_arm_of_each_rate(study: Study) -> None:
                 cell = study.comparison.cell(arm, lr)
                 assert cell is not None
                 np.testing.assert_allclose(line, np.transpose([cell.curve[x], cell.curve[y]]))
-            bands = [patch for patch in figure.axes[3 * row + column].findobj(Polygon) if patch.get_alpha() == 0.16]
+            bands = [
+                patch
+                for patch in figure.axes[3 * row + column].findobj(Polygon)
+                if patch.get_alpha() == 0.16
+            ]
             assert len(bands) == 3
     assert len(figure.legends) == 1
     assert all(axes.get_legend() is None for axes in figure.axes)
@@ -111,7 +117,9 @@ def test_files_are_a_png_and_valid_xml_and_no_name_is_taken_for_mathematics(stud
 
 
 def test_the_same_figure_is_the_same_file(study: Study) -> None:
-    assert svg(convergence_figure(study.comparison, "x")) == svg(convergence_figure(study.comparison, "x"))
+    assert svg(convergence_figure(study.comparison, "x")) == svg(
+        convergence_figure(study.comparison, "x")
+    )
 
 
 def test_accuracy_against_rate(study: Study, tmp_path: Path) -> None:
@@ -140,7 +148,9 @@ def test_alpha_and_beta_by_site_first_site_on_top(study: Study) -> None:
     assert figure is not None
     level, change = figure.axes[0], figure.axes[1]
     np.testing.assert_allclose(np.asarray(level.collections[0].get_array()), values.alpha)
-    np.testing.assert_allclose(np.asarray(change.collections[0].get_array()), values.alpha - values.alpha[:, :1])
+    np.testing.assert_allclose(
+        np.asarray(change.collections[0].get_array()), values.alpha - values.alpha[:, :1]
+    )
     assert level.get_ylim()[0] > level.get_ylim()[1]
     assert [label.get_text() for label in level.get_yticklabels()] == values.names
 
@@ -154,10 +164,17 @@ def test_learnt_activations_are_those_that_run(study: Study) -> None:
     assert values is not None
     x = np.linspace(-3, 3, 25)
     for site, name in enumerate(values.names):
-        alpha, beta = (torch.tensor([told[site, -1]], dtype=torch.float64) for told in (values.alpha, values.beta))
+        alpha, beta = (
+            torch.tensor([told[site, -1]], dtype=torch.float64)
+            for told in (values.alpha, values.beta)
+        )
         cap = None if np.isinf(values.cap[site]) else float(values.cap[site])
-        expected = arelu(torch.tensor(x), alpha, beta, scale=torch.tensor(values.scale[site]), cap=cap)
-        np.testing.assert_allclose(values.outputs(x, -1)[site], expected.numpy(), atol=1e-12, err_msg=name)
+        expected = arelu(
+            torch.tensor(x), alpha, beta, scale=torch.tensor(values.scale[site]), cap=cap
+        )
+        np.testing.assert_allclose(
+            values.outputs(x, -1)[site], expected.numpy(), atol=1e-12, err_msg=name
+        )
     figure = activations_figure(values)
     drawn = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
     np.testing.assert_allclose(drawn[2][:, 1], values.outputs(drawn[2][:, 0], -1)[2])
@@ -182,13 +199,20 @@ def test_confusion_matrices(study: Study) -> None:
     figure = confusion_figure([("relu", counts), ("arelu", counts.T)], classes)
     assert figure is not None
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "1", "1"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["$a$ \\frac{", "b\\x00", "□"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "$a$ \\frac{",
+        "b\\x00",
+        "□",
+    ]
     png(figure)  # would raise if \frac{ were read as mathematics
     many = [f"class {n}" for n in range(40)]
     figure = confusion_figure([("relu", np.eye(40, dtype=np.int64))] * 2, many)
     assert figure is not None
     assert not figure.axes[0].texts
-    assert confusion_figure([("relu", np.eye(61, dtype=np.int64))] * 2, [str(n) for n in range(61)]) is None
+    assert (
+        confusion_figure([("relu", np.eye(61, dtype=np.int64))] * 2, [str(n) for n in range(61)])
+        is None
+    )
 
 
 def test_every_arm_looks_different_by_colour_line_and_marker() -> None:
@@ -206,7 +230,13 @@ def test_every_arm_looks_different_by_colour_line_and_marker() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("plain", "plain"), ("a\nb\u202e", "a\\nb\\u202e"), ("日本", "□□"), ("n" * 50, "n" * 6 + "…" + "n" * 3), ("Äé√", "Äé√")],
+    [
+        ("plain", "plain"),
+        ("a\nb\u202e", "a\\nb\\u202e"),
+        ("日本", "□□"),
+        ("n" * 50, "n" * 6 + "…" + "n" * 3),
+        ("Äé√", "Äé√"),
+    ],
 )
 def test_foreign_text_is_drawable(text: str, shown: str) -> None:
     assert drawable(text, 10) == shown

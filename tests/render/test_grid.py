@@ -25,7 +25,12 @@ from arelu_tl.explain.activations import show as curves
 from arelu_tl.explain.activations.report import RunCurves, Shape, SiteCurve
 from arelu_tl.explain.features import show as features
 from arelu_tl.explain.gradients import show as gradients
-from arelu_tl.explain.gradients.report import GradientPoint, GradientReport, SiteGradient, WeightGradient
+from arelu_tl.explain.gradients.report import (
+    GradientPoint,
+    GradientReport,
+    SiteGradient,
+    WeightGradient,
+)
 from arelu_tl.explain.sites import show as inspection
 from arelu_tl.explain.sites import survey_table as survey
 from arelu_tl.explain.sites.inspection import Inspection
@@ -66,7 +71,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for seed in range(3):
             for arm in ARMS:
                 right = draw_correct(stream, (0.1, 0.4, 0.5 + 0.05 * seed), 120)
-                write_run(place, arm, correct=right, lr=lr, seed=seed, drift=None if arm == "relu" else 12.5)
+                write_run(
+                    place,
+                    arm,
+                    correct=right,
+                    lr=lr,
+                    seed=seed,
+                    drift=None if arm == "relu" else 12.5,
+                )
     return compare([place])
 
 
@@ -93,15 +105,26 @@ def surgery() -> SurgeryReport:
         )
         for n, name in enumerate(NAMES)
     ]  # fmt: skip
-    return SurgeryReport("arelu", "calibrated", sites, 24576, drift=Drift(0.25, 0.875, 64), strength=0.0123)
+    return SurgeryReport(
+        "arelu", "calibrated", sites, 24576, drift=Drift(0.25, 0.875, 64), strength=0.0123
+    )
 
 
 def folder() -> Any:
     """As much of a PictureFolder as its tables read; scanning one takes a second."""
-    counts = {"train": {name: 10**n for n, name in enumerate(NAMES)}, "validation": dict.fromkeys(NAMES[:2], 7)}
-    rejected = [SimpleNamespace(path=f"train/{name}/0.png", reason=f"cannot identify {name}") for name in NAMES]
+    counts = {
+        "train": {name: 10**n for n, name in enumerate(NAMES)},
+        "validation": dict.fromkeys(NAMES[:2], 7),
+    }
+    rejected = [
+        SimpleNamespace(path=f"train/{name}/0.png", reason=f"cannot identify {name}")
+        for name in NAMES
+    ]
     copies = [
-        SimpleNamespace(paths=[f"train/{name}/{i}.png" for i in range(6)], exact=True, across_splits=True) for name in NAMES
+        SimpleNamespace(
+            paths=[f"train/{name}/{i}.png" for i in range(6)], exact=True, across_splits=True
+        )
+        for name in NAMES
     ]
     shape: PictureFolder = SimpleNamespace(  # type: ignore[assignment]
         classes=NAMES, layout="flat", counts=lambda: counts, rejected=rejected, copies=copies
@@ -112,14 +135,24 @@ def folder() -> Any:
 def learnt_curves() -> RunCurves:
     x = np.linspace(-3, 3, 7)
     learnt = {"alpha": (0.01234, 0.05678), "beta": (2.0, 1.2345)}
-    sites = [SiteCurve(name, 6.0, 1.0, 2048, x, x * (1 + n / 7), x, x, learnt) for n, name in enumerate(NAMES)]
+    sites = [
+        SiteCurve(name, 6.0, 1.0, 2048, x, x * (1 + n / 7), x, x, learnt)
+        for n, name in enumerate(NAMES)
+    ]
     return RunCurves("m", "arelu", 12345, x, sites)
 
 
 def gradient_report() -> GradientReport:
-    sites = [SiteGradient(name, 1e-8 * 7**n, 0.1, 0.1234, 0.4567, 0.98765) for n, name in enumerate(NAMES)]
+    sites = [
+        SiteGradient(name, 1e-8 * 7**n, 0.1, 0.1234, 0.4567, 0.98765)
+        for n, name in enumerate(NAMES)
+    ]
     weights = [WeightGradient(name, 0.1, 0.1, 1.234e-5, 0.1, 0.1) for name in NAMES]
-    points = [GradientPoint(arm, step, "checkpoint step-12345", sites, weights) for arm in ARMS[:2] for step in (0, 12345)]
+    points = [
+        GradientPoint(arm, step, "checkpoint step-12345", sites, weights)
+        for arm in ARMS[:2]
+        for step in (0, 12345)
+    ]
     return GradientReport("m", "d", 1e-3, 0, 8, 2, 0.01, points)
 
 
@@ -128,7 +161,12 @@ def feature_report() -> Any:
         negative_share=0.4567, zero_share=0.1, attention=1.234, attention_negative=None, attention_positive=1.5678,
         energy_before=1.234e-5, energy_after=123456.0,
     )  # fmt: skip
-    return SimpleNamespace(shown=[(SimpleNamespace(title=name, statistics=dict.fromkeys(ARMS, told)), None) for name in NAMES])
+    return SimpleNamespace(
+        shown=[
+            (SimpleNamespace(title=name, statistics=dict.fromkeys(ARMS, told)), None)
+            for name in NAMES
+        ]
+    )
 
 
 def reproduced(rates: tuple[float, ...], *, transfer: bool) -> Reproduction:
@@ -139,13 +177,20 @@ def reproduced(rates: tuple[float, ...], *, transfer: bool) -> Reproduction:
     groups = {"tanh": "fixed", "celu": "fixed", "slaf": "learnable", "arelu": "learnable"}
     entries = {name: entry(name, 0.0987 + 0.3 * i) for i, name in enumerate(groups)}
     best = {"fixed": "tanh", "learnable": "slaf"}
-    columns = [Rate("a-to-b" if transfer else "adam", "adam", lr, entries, best, {"fixed": 0.1234}, 1, 19) for lr in rates]
-    return Reproduction(list(groups), groups, {name: name.title() for name in groups}, columns, [], transfer)
+    columns = [
+        Rate("a-to-b" if transfer else "adam", "adam", lr, entries, best, {"fixed": 0.1234}, 1, 19)
+        for lr in rates
+    ]
+    return Reproduction(
+        list(groups), groups, {name: name.title() for name in groups}, columns, [], transfer
+    )
 
 
 def _export_timings() -> Grid:
     timings = [Timing(b, 1.5 * b, 12345.6 * b, 0.123, 0.01, 123.45, 1000) for b in (1, 32)]
-    return export_tables._timings(ExportReport(Path("x"), {}, "", baseline=NAMES[0], timings=timings))
+    return export_tables._timings(
+        ExportReport(Path("x"), {}, "", baseline=NAMES[0], timings=timings)
+    )
 
 
 def _inspection() -> Inspection:
@@ -160,9 +205,13 @@ TABLES: dict[str, Callable[[Any], list[Any]]] = {
     "render.tables.best_table": lambda told: [tables.best_table(told)],
     "exporting.tables._timings": lambda _: [_export_timings()],
     "models.tables._per_class": lambda _: [use_tables._per_class(evaluation(12))],
-    "models.tables._confusion": lambda _: [use_tables._confusion(told, told.classes) for told in map(evaluation, (2, 5, 20))],
+    "models.tables._confusion": lambda _: [
+        use_tables._confusion(told, told.classes) for told in map(evaluation, (2, 5, 20))
+    ],
     "models.tables.predictions_table": lambda _: [
-        use_tables.predictions_table([Prediction(f"{name}/0.png", NAMES, [0.123 * n for n in range(6)]) for name in NAMES])
+        use_tables.predictions_table(
+            [Prediction(f"{name}/0.png", NAMES, [0.123 * n for n in range(6)]) for name in NAMES]
+        )
     ],
     "explain.sites.show.sites_table": lambda _: [inspection.sites_table(surgery())],
     "explain.sites.show._drift_table": lambda _: [inspection._drift_table(_inspection())],
@@ -173,15 +222,22 @@ TABLES: dict[str, Callable[[Any], list[Any]]] = {
     "explain.activations.show.gallery_report": lambda _: curves.gallery_report(
         [Shape(n, n, f"{n} 0.12345", 12, n, *np.zeros((3, 2))) for n in NAMES], []
     ),
-    "explain.gradients.show.gradients_report": lambda _: gradients.gradients_report(gradient_report(), []),
+    "explain.gradients.show.gradients_report": lambda _: gradients.gradients_report(
+        gradient_report(), []
+    ),
     "explain.features.show._table": lambda _: [features._table(feature_report())],
     "explain.sites.survey_table.survey_table": lambda _: [
         survey.survey_table(read_survey()[1][:40]),
-        survey.survey_table([SurveyRow(name, 12345, 1, 2, 3, 4, 5, 6, refusal=f"why {name} not") for name in NAMES]),
+        survey.survey_table(
+            [SurveyRow(name, 12345, 1, 2, 3, 4, 5, 6, refusal=f"why {name} not") for name in NAMES]
+        ),
     ],
     "paper.show._terminal_table": lambda _: [
         reproduction._terminal_table(told, told.columns)
-        for told in (reproduced((1e-2, 1e-3, 1e-4, 1e-5), transfer=False), reproduced((1e-5,), transfer=True))
+        for told in (
+            reproduced((1e-2, 1e-3, 1e-4, 1e-5), transfer=False),
+            reproduced((1e-5,), transfer=True),
+        )
     ],
 }
 
@@ -192,7 +248,9 @@ def made_tables() -> Iterator[str]:
     for path in root.rglob("*.py"):
         for function in ast.parse(path.read_text()).body:
             calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-            if isinstance(function, ast.FunctionDef) and any(isinstance(f, ast.Name) and f.id == "Grid" for f in calls):
+            if isinstance(function, ast.FunctionDef) and any(
+                isinstance(f, ast.Name) and f.id == "Grid" for f in calls
+            ):
                 yield ".".join((*path.relative_to(root).with_suffix("").parts, function.name))
 
 
@@ -236,27 +294,43 @@ def test_no_number_is_cut_and_no_line_is_too_long(name: str, comparison: Any) ->
         whole = grid.lines(None)
         wide = "\n".join(line.plain for line in whole)
         assert not left_out(wide)
-        assert wide == "\n".join(line.plain for line in grid.lines(max(line.cell_len for line in whole)))
+        assert wide == "\n".join(
+            line.plain for line in grid.lines(max(line.cell_len for line in whole))
+        )
         assert all(column.name in wide for column in grid.columns)
         assert all(text in wide for row in grid._rows for text, _ in row.cells)
 
 
-@pytest.mark.parametrize("name", ["render.tables.rates_table", "render.tables.best_table", "explain.sites.show.sites_table"])
+@pytest.mark.parametrize(
+    "name",
+    ["render.tables.rates_table", "render.tables.best_table", "explain.sites.show.sites_table"],
+)
 def test_what_a_table_is_for_stays_a_table_at_eighty_columns(name: str, comparison: Any) -> None:
     (grid,) = TABLES[name](comparison)
     lines = [line.plain for line in grid.lines(80)]
-    header = " ".join(lines[: next(number for number, line in enumerate(lines) if set(line) == {"─"})])
-    assert all(word in header for column in grid.columns if not column.gives_way for word in column.name.split())
+    header = " ".join(
+        lines[: next(number for number, line in enumerate(lines) if set(line) == {"─"})]
+    )
+    assert all(
+        word in header
+        for column in grid.columns
+        if not column.gives_way
+        for word in column.name.split()
+    )
 
 
 def test_columns_leave_in_the_order_that_they_declare() -> None:
-    grid = Grid([Column("a"), Column("b", gives_way=1), Column("c", gives_way=3), Column("d", gives_way=2)])
+    grid = Grid(
+        [Column("a"), Column("b", gives_way=1), Column("c", gives_way=3), Column("d", gives_way=2)]
+    )
     grid.add(*["123456789"] * 4)
     assert [left_out("\n".join(line.plain for line in grid.lines(width))) for width in (42, 41, 30, 20)] == [
         [], ["c"], ["c", "d"], ["c", "d"],
     ]  # fmt: skip
     assert [line.plain for line in Grid([Column("a"), Column("b")]).lines(20)] == ["a  b", "────"]
-    pairs = Grid([Column("a"), Column("b", gives_way=2), Column("c", gives_way=1), Column("d", gives_way=2)])
+    pairs = Grid(
+        [Column("a"), Column("b", gives_way=2), Column("c", gives_way=1), Column("d", gives_way=2)]
+    )
     pairs.add(*["123456789"] * 4)
     assert left_out("\n".join(line.plain for line in pairs.lines(41))) == ["b", "d"]
     empty = Grid(pairs.columns)
@@ -273,11 +347,16 @@ def test_names_that_would_look_alike_when_shortened_are_broken_instead() -> None
     assert "blocks.11.conv_branch" in "".join(line.plain[:17].strip() for line in grid.lines(20))
     single = Grid(grid.columns)
     single.add(NAMES[1], "0")
-    assert single.lines(20)[-1].plain.startswith("stages.3.bl…odule.0") or "…" in single.lines(20)[-1].plain
+    assert (
+        single.lines(20)[-1].plain.startswith("stages.3.bl…odule.0")
+        or "…" in single.lines(20)[-1].plain
+    )
 
 
 def test_a_value_that_is_shown_once_stands_in_every_block() -> None:
-    grid = Grid([Column("lr", once=True), Column("x", "name"), Column("a long heading of a number")])
+    grid = Grid(
+        [Column("lr", once=True), Column("x", "name"), Column("a long heading of a number")]
+    )
     for value in ("1", "2"):
         grid.add("0.001", value, "12345678901234567890 12345678901234567890")
     assert sum("0.001" in line.plain for line in grid.lines(60)) == 1
@@ -289,7 +368,12 @@ def test_decimal_points_stand_below_each_other() -> None:
     for lr, shape in (("0.1", "64x7x7"), ("0.0001", "512x14x14"), ("never", "-"), ("12", "3x1x1")):
         grid.add(lr, shape)
     rows = [line.plain for line in grid.lines()][2:]
-    assert rows == [" 0.1        64x7x7", " 0.0001  512x14x14", "  never          -", "12           3x1x1"]
+    assert rows == [
+        " 0.1        64x7x7",
+        " 0.0001  512x14x14",
+        "  never          -",
+        "12           3x1x1",
+    ]
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:

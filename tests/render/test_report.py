@@ -74,7 +74,9 @@ def test_files(study: Study) -> None:
 
 def test_every_sentence_and_warning_is_told(study: Study, page: Page) -> None:
     comparison = study.comparison
-    sentences = [found.sentence for found in comparison.rates] + [found.sentence for found in comparison.best]
+    sentences = [found.sentence for found in comparison.rates] + [
+        found.sentence for found in comparison.best
+    ]
     for told in [*sentences, *comparison.warnings, *comparison.gain]:
         assert " ".join(told.split()) in page.text
 
@@ -83,7 +85,9 @@ def test_class_names_are_text(page: Page) -> None:
     for name in NASTY:
         assert visible(name) in page.text
     assert [tag for tag, _ in page.tags].count("script") == 1
-    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+    assert not [
+        name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"
+    ]
     assert all(source.startswith("data:image/") for source in page.attributes("src"))
     assert "<i>pictures</i>" in page.text  # of the title
     assert [name for name in page.attributes("alt") if NASTY[0] in name]
@@ -93,10 +97,16 @@ def test_nothing_is_loaded_or_may_run_but_our_own(page: Page) -> None:
     assert all(target.startswith("#") for target in page.attributes("href"))
     anchors = set(page.attributes("id"))
     assert {target[1:] for target in page.attributes("href")} <= anchors
-    assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "object", "embed", "form", "base")]
+    assert not [
+        tag for tag, _ in page.tags if tag in ("link", "iframe", "object", "embed", "form", "base")
+    ]
     assert "http" not in page.raw["style"] + page.raw["script"]
     assert "url(" not in page.raw["style"]
-    (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        attrs["content"]
+        for _, attrs in page.tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:;")
     for part in ("style", "script"):
@@ -104,7 +114,9 @@ def test_nothing_is_loaded_or_may_run_but_our_own(page: Page) -> None:
         assert f"{part}-src 'sha256-{digest}'" in policy
 
 
-def test_pictures_have_alternative_texts_and_tables_rectangular_rows(page: Page, study: Study) -> None:
+def test_pictures_have_alternative_texts_and_tables_rectangular_rows(
+    page: Page, study: Study
+) -> None:
     assert len(page.attributes("src")) == len([alt for alt in page.attributes("alt") if alt])
     for table in re.findall(r"<table.*?</table>", study.html, re.S):
         head, *rows = re.findall(r"<tr>.*?</tr>", table, re.S)
@@ -150,7 +162,16 @@ def test_pictures_that_are_not_to_be_had_say_so(tmp_path: Path) -> None:
     Image.new("RGB", (600, 400), "red").save(root / "good.png")
     Image.new("RGB", (20, 10), "red").save(root / "small.png")
     (root / "bad.png").write_bytes(b"damaged")
-    paths = ["good.png", "small.png", "bad.png", "gone.png", "../secret.png", str(tmp_path / "secret.png"), "a\0b", "."]
+    paths = [
+        "good.png",
+        "small.png",
+        "bad.png",
+        "gone.png",
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "a\0b",
+        ".",
+    ]
     good, small, bad, gone, outside, absolute, cut, folder = thumbnails(
         [Judged(path, "a", "a", 1.0, "b", 1.0) for path in paths], root
     )
@@ -159,7 +180,12 @@ def test_pictures_that_are_not_to_be_had_say_so(tmp_path: Path) -> None:
     assert small.small
     assert "no picture any more: not a picture in any known format" in bad.missing
     assert gone.missing == "the file is gone"
-    assert outside.missing == absolute.missing == cut.missing == "its path is none inside the folder of pictures"
+    assert (
+        outside.missing
+        == absolute.missing
+        == cut.missing
+        == "its path is none inside the folder of pictures"
+    )
     assert "cannot be read" in folder.missing
     assert not any(each.source for each in (bad, gone, outside, absolute, cut, folder))
     assert thumbnails([Judged("a", "a", "a", 1.0, "b", 1.0)], None)[0].missing
@@ -221,7 +247,9 @@ def test_values_of_cells() -> None:
     assert probability(1e-7).text == "< 0.0001"
     never = TimeToTarget(reached=0, of=3, median=None, restricted_mean=10.0, values=[None] * 3)
     assert (when(never).text, when(never).sort) == ("never in 3 of 3", "Infinity")
-    censored = TimeToTarget(reached=2, of=3, median=40.0, restricted_mean=50.0, values=[30.0, 40.0, None])
+    censored = TimeToTarget(
+        reached=2, of=3, median=40.0, restricted_mean=50.0, values=[30.0, 40.0, None]
+    )
     assert when(censored).text == "40 (never in 1 of 3)"
     told = PairedDifference(
         mean=-0.1, low=-0.2, high=0.0, p=0.05, seeds=3, pictures=None, values=[], sd=None, seed_error=None, picture_error=None,

@@ -13,10 +13,13 @@ from selenium.webdriver import Chrome, ChromeOptions, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs a browser and its driver: apt-get install chromium chromium-driver"
+    BROWSER is None or DRIVER is None,
+    reason="needs a browser and its driver: apt-get install chromium chromium-driver",
 )
 _FLAGS = (
     "--headless=new",
@@ -63,10 +66,16 @@ def column(browser: Chrome, name: str, heading: str) -> list[str]:
 def test_it_draws_and_nothing_complains(browser: Chrome, study: Study) -> None:
     pictures = browser.find_elements(By.TAG_NAME, "img")
     assert len(pictures) > 10
-    assert all(browser.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 0", p) for p in pictures)
+    assert all(
+        browser.execute_script("return arguments[0].complete && arguments[0].naturalWidth > 0", p)
+        for p in pictures
+    )
     assert browser.find_element(By.TAG_NAME, "h1").text == "a model on <i>pictures</i> & $x$"
     # Our style is let through by the policy, and so was the script: it made the headings buttons.
-    assert browser.execute_script("return getComputedStyle(document.querySelector('main')).maxWidth") == "1152px"
+    assert (
+        browser.execute_script("return getComputedStyle(document.querySelector('main')).maxWidth")
+        == "1152px"
+    )
     assert browser.find_elements(By.CSS_SELECTOR, "th button")
     assert browser.get_log("browser") == []
     assert NASTY[0] in browser.find_element(By.TAG_NAME, "body").text
@@ -74,7 +83,9 @@ def test_it_draws_and_nothing_complains(browser: Chrome, study: Study) -> None:
 
 def test_it_loads_nothing_and_the_policy_stops_what_would(browser: Chrome) -> None:
     assert (
-        browser.execute_script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length")
+        browser.execute_script(
+            "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+        )
         == 0
     )
     ran = browser.execute_script(
@@ -88,7 +99,9 @@ def test_it_loads_nothing_and_the_policy_stops_what_would(browser: Chrome) -> No
         """
     )
     assert not ran
-    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+    assert any(
+        "Content Security Policy" in entry["message"] for entry in browser.get_log("browser")
+    )
 
 
 def test_a_click_sorts_and_another_turns_round(browser: Chrome) -> None:
@@ -101,7 +114,9 @@ def test_a_click_sorts_and_another_turns_round(browser: Chrome) -> None:
     assert ascending != before
     assert browser.execute_script("return window.heading.getAttribute('aria-sort')") == "ascending"
     button.send_keys(Keys.ENTER)
-    assert column(browser, table, heading) == sorted(before, key=lambda told: -float(told.split(" ")[0]))
+    assert column(browser, table, heading) == sorted(
+        before, key=lambda told: -float(told.split(" ")[0])
+    )
     assert browser.execute_script("return window.heading.getAttribute('aria-sort')") == "descending"
 
 
@@ -112,12 +127,20 @@ def test_words_sort_as_words_and_what_is_missing_goes_last(browser: Chrome) -> N
         assert column(browser, "Every arm at every rate", "drift")[-1] == "–"
     column(browser, "Every arm at every rate", "arm")
     browser.execute_script("window.heading.querySelector('button').click()")
-    assert column(browser, "Every arm at every rate", "arm") == ["arelu", "arelu", "leaky", "leaky", "relu", "relu"]
+    assert column(browser, "Every arm at every rate", "arm") == [
+        "arelu",
+        "arelu",
+        "leaky",
+        "leaky",
+        "relu",
+        "relu",
+    ]
 
 
 def test_on_a_phone_only_tables_and_figures_scroll_sideways(browser: Chrome) -> None:
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True},
     )
     try:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
@@ -128,8 +151,14 @@ def test_on_a_phone_only_tables_and_figures_scroll_sideways(browser: Chrome) -> 
 def test_it_prints_with_everything_unfolded(browser: Chrome, tmp_path: Path) -> None:
     folded = "return document.querySelectorAll('details:not([open])').length"
     before = browser.execute_script(folded)
-    browser.execute_script("window.addEventListener('beforeprint', () => { window.left = (() => { " + folded + " })(); })")
-    printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    browser.execute_script(
+        "window.addEventListener('beforeprint', () => { window.left = (() => { "
+        + folded
+        + " })(); })"
+    )
+    printed = base64.b64decode(
+        browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+    )
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 2
     assert before > 3

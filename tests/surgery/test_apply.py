@@ -47,7 +47,11 @@ class Aliased(nn.Module):
 
 
 def relus(model: nn.Module) -> list[str]:
-    return [n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.ReLU | nn.ReLU6)]
+    return [
+        n
+        for n, m in model.named_modules(remove_duplicate=False)
+        if isinstance(m, nn.ReLU | nn.ReLU6)
+    ]
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -62,7 +66,9 @@ def lively(model: nn.Module) -> nn.Module:
 
 def mlp(sites: int = 5) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(*[m for _ in range(sites) for m in (nn.Linear(4, 4), nn.ReLU())], nn.Linear(4, 4))
+    return nn.Sequential(
+        *[m for _ in range(sites) for m in (nn.Linear(4, 4), nn.ReLU())], nn.Linear(4, 4)
+    )
 
 
 ROW = torch.zeros(1, 4)  # what an mlp runs on
@@ -89,7 +95,11 @@ def test_no_relu_is_left(build: Callable[[], nn.Module], pictures: Tensor) -> No
 def test_relu6_keeps_its_cap_and_relu_has_none() -> None:
     model = Aliased()
     convert(model, example_input=torch.zeros(1, 3))
-    assert {name: m.cap for name, m in named_arelus(model)} == {"relu_sites.0": None, "stage.1": None, "last.1": 6.0}
+    assert {name: m.cap for name, m in named_arelus(model)} == {
+        "relu_sites.0": None,
+        "stage.1": None,
+        "last.1": 6.0,
+    }
     assert model(torch.full((1, 3), 1e6)).max() <= 6
 
 
@@ -126,7 +136,11 @@ def test_everything_but_the_sites_stays(pictures: Tensor) -> None:
     convert(model, example_input=pictures)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert {k.rpartition(".")[2] for k in after.keys() - before.keys()} == {"alpha", "beta", "scale"}
+    assert {k.rpartition(".")[2] for k in after.keys() - before.keys()} == {
+        "alpha",
+        "beta",
+        "scale",
+    }
 
 
 # Format, place, mode ----------------------------------------------------------------------------------------------------
@@ -166,8 +180,12 @@ def test_each_site_keeps_its_mode() -> None:
 def test_every_alpha_can_learn_from_the_first_step(dtype: torch.dtype) -> None:
     model = mlp().to(dtype)
     convert(model, example_input=ROW.to(dtype))
-    model(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).to(dtype)).square().sum().backward()
-    dead = [name for name, m in named_arelus(model) if m.alpha.grad is None or m.alpha.grad.item() == 0]
+    model(
+        torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ).square().sum().backward()
+    dead = [
+        name for name, m in named_arelus(model) if m.alpha.grad is None or m.alpha.grad.item() == 0
+    ]
     assert dead == []
 
 
@@ -218,7 +236,9 @@ def test_calibrated_with_the_smallest_leak_is_near_the_original(pictures: Tensor
     before = model(pictures)
     convert(model, alpha=0.01, example_input=pictures)
     convert(papers, init="paper", example_input=pictures)
-    change, papers_change = (((m(pictures) - before).norm() / before.norm()).item() for m in (model, papers))
+    change, papers_change = (
+        ((m(pictures) - before).norm() / before.norm()).item() for m in (model, papers)
+    )
     # Twelve sites, each of which lets about half a percent through.
     assert 0 < change < 12 * 0.01
     assert papers_change > 1
@@ -236,7 +256,9 @@ HOOKS: dict[str, Callable[[nn.Module], object]] = {
 
 
 @pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS.keys())
-def test_a_site_with_hooks_is_named_and_the_model_stays(register: Callable[[nn.Module], object]) -> None:
+def test_a_site_with_hooks_is_named_and_the_model_stays(
+    register: Callable[[nn.Module], object],
+) -> None:
     model = mlp()
     register(model[7])
     modules = list(model)
@@ -298,7 +320,9 @@ def test_a_second_conversion_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("build", [Aliased, mlp], ids=["aliased", "plain"])
-def test_a_recorded_surgery_is_repeated_so_that_a_strict_load_gives_the_same_model(build: Callable[[], nn.Module]) -> None:
+def test_a_recorded_surgery_is_repeated_so_that_a_strict_load_gives_the_same_model(
+    build: Callable[[], nn.Module],
+) -> None:
     trained = build()
     x = torch.randn(5, next(trained.parameters()).shape[1])
     record = json.loads(json.dumps(convert(trained, example_input=x).to_json()))
@@ -310,7 +334,9 @@ def test_a_recorded_surgery_is_repeated_so_that_a_strict_load_gives_the_same_mod
     restore_sites(rebuilt, record["sites"])
     rebuilt.load_state_dict(trained.state_dict(), strict=True)
     assert torch.equal(rebuilt(x), trained(x))
-    assert {n: m.cap for n, m in named_arelus(rebuilt)} == {n: m.cap for n, m in named_arelus(trained)}
+    assert {n: m.cap for n, m in named_arelus(rebuilt)} == {
+        n: m.cap for n, m in named_arelus(trained)
+    }
 
 
 def test_a_recorded_exclusion_is_repeated() -> None:
@@ -360,7 +386,9 @@ def test_a_site_overwrites_its_input_where_the_relu_did(inplace: bool, compiled:
     model = ReadsWhatWasOverwritten(inplace)
     convert(model, init="paper", example_input=torch.zeros(1, 3, 4, 4))
     x = torch.randn(2, 3, 4, 4)
-    (torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model)(x).square().sum().backward()
+    (torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model)(
+        x
+    ).square().sum().backward()
     got = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     plain = model.conv(x)

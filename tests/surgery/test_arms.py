@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from arelu_tl.activation.arelu import AReLU, named_arelus
-from arelu_tl.activation.catalogue import SLOPED_ARMS, SURGERY_ARMS, SiteActivation, activation_parameters, named_activations
+from arelu_tl.activation.catalogue import (
+    SLOPED_ARMS,
+    SURGERY_ARMS,
+    SiteActivation,
+    activation_parameters,
+    named_activations,
+)
 from arelu_tl.errors import AreluTlError, ConfigError, SurgeryError
 from arelu_tl.surgery.apply import restore_sites
 from arelu_tl.surgery.convert import convert
@@ -46,7 +52,9 @@ class ConvNet(nn.Module):
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.norm = nn.BatchNorm2d(4)
         self.act = nn.ReLU(inplace=True)
-        self.body = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU6(inplace=True))
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU6(inplace=True)
+        )
         self.residual = nn.Conv2d(6, 6, 1)
         self.head = nn.Linear(6, 5)
 
@@ -98,7 +106,10 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def structure(model: nn.Module) -> list[tuple[str, int, type]]:
-    return [(name, id(module), type(module)) for name, module in model.named_modules(remove_duplicate=False)]
+    return [
+        (name, id(module), type(module))
+        for name, module in model.named_modules(remove_duplicate=False)
+    ]
 
 
 def operate(model: nn.Module, **options: object) -> list[dict]:
@@ -111,7 +122,11 @@ def operate(model: nn.Module, **options: object) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "arm", [pytest.param(arm, marks=() if arm in (*SLOPED_ARMS, "gelu", "pau") else pytest.mark.slow) for arm in SURGERY_ARMS]
+    "arm",
+    [
+        pytest.param(arm, marks=() if arm in (*SLOPED_ARMS, "gelu", "pau") else pytest.mark.slow)
+        for arm in SURGERY_ARMS
+    ],
 )
 def test_every_arm_converts_timms_resnet_and_trains(arm: str) -> None:
     model, given = resnet().train(), pictures(side=24)
@@ -127,10 +142,16 @@ def test_every_arm_converts_timms_resnet_and_trains(arm: str) -> None:
     before = state(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     nn.functional.cross_entropy(model(given[0]), torch.arange(8) % 5).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.requires_grad
+    )
     optimizer.step()
     moved = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
-    learnt = {id(p) for p in activation_parameters(model)} & {id(model.get_parameter(k)) for k in moved}
+    learnt = {id(p) for p in activation_parameters(model)} & {
+        id(model.get_parameter(k)) for k in moved
+    }
     assert bool(learnt) == (arm in LEARNING_ARMS)
 
 
@@ -175,13 +196,26 @@ def test_every_arm_goes_into_a_model_without_values(arm: str) -> None:
 
 @every_arm
 def test_the_cap_of_relu6_stays_in_every_arm(arm: str) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Hardtanh(0, 2.5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.ReLU6(),
+        nn.Conv2d(4, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+        nn.Hardtanh(0, 2.5),
+    )
     report = convert(model, arm=arm, example_input=torch.zeros(1, 3, 4, 4))
     assert [s.site.cap for s in report.sites] == [6.0, None, 2.5]
     large = torch.full((1, 4, 2, 2), 1e4)
     bounded = arm in ("sigmoid", "softsign", "tanh")
-    assert [model[i](large).max().item() for i in (1, 5)] == ([pytest.approx(1.0, abs=1e-3)] * 2 if bounded else [6.0, 2.5])
-    assert bounded or (model[3](large).max().item() == 6.0 if arm == "relu6" else model[3](large).max().item() > 6.0)
+    assert [model[i](large).max().item() for i in (1, 5)] == (
+        [pytest.approx(1.0, abs=1e-3)] * 2 if bounded else [6.0, 2.5]
+    )
+    assert bounded or (
+        model[3](large).max().item() == 6.0
+        if arm == "relu6"
+        else model[3](large).max().item() > 6.0
+    )
 
 
 @every_arm
@@ -189,7 +223,11 @@ def test_in_place_and_mode_are_those_of_the_replaced_relu(arm: str) -> None:
     model = ConvNet().train()
     model.act.eval()
     operate(model, arm=arm)
-    assert [m.inplace for m in (model.act, model.body[2], model.relu_sites["0"])] == [True, True, False]  # type: ignore[index]
+    assert [m.inplace for m in (model.act, model.body[2], model.relu_sites["0"])] == [
+        True,
+        True,
+        False,
+    ]  # type: ignore[index]
     assert [model.act.training, model.body[2].training] == [False, True]
     assert {m.training for m in model.act.modules()} == {False}
 
@@ -322,7 +360,9 @@ def test_each_site_has_the_format_of_the_weights_around_it(arm: str) -> None:
 
 @every_init
 @pytest.mark.parametrize("build", [resnet, ConvNet], ids=["resnet", "conv"])
-def test_channel_granularity_gives_each_channel_of_a_convolution_a_pair(build: Callable[[], nn.Module], init: str) -> None:
+def test_channel_granularity_gives_each_channel_of_a_convolution_a_pair(
+    build: Callable[[], nn.Module], init: str
+) -> None:
     model, whole = build().eval(), build().eval()
     report = convert(model, init=init, granularity="channel", example_input=pictures(1)[0][:1])
     by_site = convert(whole, init=init, example_input=pictures(1)[0][:1])
@@ -330,7 +370,11 @@ def test_channel_granularity_gives_each_channel_of_a_convolution_a_pair(build: C
     wanted = [s.site.shape[1] for s in report.sites]
     assert sorted(m.num_parameters for m in arelus) == sorted(wanted)
     assert {m.channel_dim for m in arelus} == {1}
-    assert report.parameters_added == 2 * sum(wanted) == sum(p.numel() for p in activation_parameters(model))
+    assert (
+        report.parameters_added
+        == 2 * sum(wanted)
+        == sum(p.numel() for p in activation_parameters(model))
+    )
     assert by_site.parameters_added == 2 * len(wanted)
     # Before training every channel is what the whole site is.
     x = pictures(1)[0]
@@ -375,7 +419,9 @@ def test_each_channel_learns_its_own_alpha() -> None:
 @every_net
 @pytest.mark.parametrize("arm", ["arelu", "leaky", "gelu"])
 @pytest.mark.parametrize("init", ["calibrated", "paper"])
-def test_channel_granularity_comes_back_from_its_record(build: Callable[[], nn.Module], arm: str, init: str) -> None:
+def test_channel_granularity_comes_back_from_its_record(
+    build: Callable[[], nn.Module], arm: str, init: str
+) -> None:
     trained, loaded = build(), build()
     record = operate(trained, arm=arm, init=init, granularity="channel")
     with torch.no_grad():
@@ -453,17 +499,23 @@ def test_shared_sites_are_one_activation_and_come_back_from_their_record(arm: st
 
 def test_shared_sites_of_equal_width_may_have_a_pair_a_channel() -> None:
     model = SharedReLU()
-    report = convert(model, share_sites=True, granularity="channel", example_input=torch.zeros(1, 3, 4, 4))
+    report = convert(
+        model, share_sites=True, granularity="channel", example_input=torch.zeros(1, 3, 4, 4)
+    )
     assert report.parameters_added == 8
     assert isinstance(model.relu, AReLU)
     assert model.relu.num_parameters == 4
 
 
-def test_shared_sites_of_different_width_cannot_have_a_pair_a_channel_and_are_refused_unchanged() -> None:
+def test_shared_sites_of_different_width_cannot_have_a_pair_a_channel_and_are_refused_unchanged() -> (
+    None
+):
     model = SharedReLU((4, 5))
     kept = structure(model)
     with pytest.raises(SurgeryError, match="several widths"):
-        convert(model, share_sites=True, granularity="channel", example_input=torch.zeros(1, 3, 4, 4))
+        convert(
+            model, share_sites=True, granularity="channel", example_input=torch.zeros(1, 3, 4, 4)
+        )
     assert structure(model) == kept
 
 
@@ -481,19 +533,28 @@ def test_calls_that_share_a_replacement_are_recorded_with_the_start_that_it_has(
     with torch.device("meta"):
         model = timm.create_model("dla34")
     report = convert(model, share_sites=True)
-    starts = {p.site.name: {q.alpha0 for q in report.sites if q.site.name == p.site.name} for p in report.sites}
+    starts = {
+        p.site.name: {q.alpha0 for q in report.sites if q.site.name == p.site.name}
+        for p in report.sites
+    }
     assert [name for name, values in starts.items() if len(values) > 1] == []
 
 
 @pytest.mark.parametrize(("arm", "known"), [("gelu", set()), ("leaky", {"alpha0", "beta0"})])
-def test_a_site_is_recorded_with_nothing_that_its_activation_does_not_have(arm: str, known: set[str]) -> None:
+def test_a_site_is_recorded_with_nothing_that_its_activation_does_not_have(
+    arm: str, known: set[str]
+) -> None:
     report = convert(ConvNet(), arm=arm, example_input=torch.zeros(1, 3, 8, 8)).to_json()
     keys = ("alpha0", "beta0", "scale", "num_parameters")
     assert {key for site in report["sites"] for key in keys if site[key] is not None} == known
 
 
 def test_a_pattern_may_be_given_alone() -> None:
-    assert convert(resnet(), exclude="layer1*").replaced == convert(resnet(), exclude=["layer1*"]).replaced < 12
+    assert (
+        convert(resnet(), exclude="layer1*").replaced
+        == convert(resnet(), exclude=["layer1*"]).replaced
+        < 12
+    )
 
 
 def test_a_relu_inside_an_autograd_function_is_refused_because_nothing_there_can_learn() -> None:
@@ -520,7 +581,9 @@ def test_a_relu_inside_an_autograd_function_is_refused_because_nothing_there_can
 
 def test_a_model_that_gives_a_list_of_maps_is_measured_by_all_of_them() -> None:
     model = timm.create_model("test_resnet", features_only=True)
-    report = convert(model, calibration=[torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))])
+    report = convert(
+        model, calibration=[torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
+    )
     assert report.drift is not None
     assert report.drift.relative is not None
     assert 0 < report.drift.relative <= 1

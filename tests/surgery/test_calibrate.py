@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.apply import apply_plan
-from arelu_tl.surgery.calibrate import batchnorm_moments, correct_batchnorm, measure_outputs, reestimate_batchnorm, relative_drift
+from arelu_tl.surgery.calibrate import (
+    batchnorm_moments,
+    correct_batchnorm,
+    measure_outputs,
+    reestimate_batchnorm,
+    relative_drift,
+)
 from arelu_tl.surgery.convert import convert
 from arelu_tl.surgery.plan import make_plan
 from arelu_tl.surgery.sites import find_sites
@@ -62,7 +68,10 @@ def same(before: dict[str, Tensor], model: nn.Module) -> bool:
 
 def structure(model: nn.Module) -> list[tuple[str, int, type]]:
     """Which module stands where, and of which class it is."""
-    return [(name, id(module), type(module)) for name, module in model.named_modules(remove_duplicate=False)]
+    return [
+        (name, id(module), type(module))
+        for name, module in model.named_modules(remove_duplicate=False)
+    ]
 
 
 def set_statistics(norm: nn.Module, mean: float, variance: float) -> None:
@@ -154,7 +163,11 @@ def test_all_but_the_running_statistics_stays() -> None:
     before = state(net)
     reestimate_batchnorm(net, batches())
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {f"{i}.{name}" for i in (1, 5) for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert changed == {
+        f"{i}.{name}"
+        for i in (1, 5)
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -176,10 +189,15 @@ def test_no_batches_leave_the_statistics() -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)), lambda: nn.BatchNorm2d(3, track_running_stats=False)],
+    [
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)),
+        lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    ],
     ids=["no BatchNorm", "BatchNorm without statistics"],
 )
-def test_a_model_without_running_statistics_has_nothing_to_reestimate(build: Callable[[], nn.Module]) -> None:
+def test_a_model_without_running_statistics_has_nothing_to_reestimate(
+    build: Callable[[], nn.Module],
+) -> None:
     assert reestimate_batchnorm(build(), batches()) == 0
 
 
@@ -224,9 +242,13 @@ def test_moments_are_those_of_each_layers_input_on_each_batch() -> None:
             torch.testing.assert_close(moments.variance, x.var(dim=(0, 2, 3), unbiased=False))
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.BatchNorm1d, nn.BatchNorm3d], ids=["2d", "1d", "3d"])
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d, nn.BatchNorm1d, nn.BatchNorm3d], ids=["2d", "1d", "3d"]
+)
 def test_a_constant_added_before_a_batchnorm_is_taken_out_exactly(norm: type[nn.Module]) -> None:
-    shape = {nn.BatchNorm2d: (4, 3, 5, 5), nn.BatchNorm1d: (6, 3), nn.BatchNorm3d: (2, 3, 3, 3, 3)}[norm]
+    shape = {nn.BatchNorm2d: (4, 3, 5, 5), nn.BatchNorm1d: (6, 3), nn.BatchNorm3d: (2, 3, 3, 3, 3)}[
+        norm
+    ]
     given = [torch.randn(*shape, dtype=torch.float64) * 3 + 1 for _ in range(3)]
     net = nn.Sequential(nn.Identity(), norm(3)).double().eval()
     set_statistics(net[1], 0.4, 0.6)
@@ -236,12 +258,16 @@ def test_a_constant_added_before_a_batchnorm_is_taken_out_exactly(norm: type[nn.
     assert correct_batchnorm(net, given, moments) == 1
     for x, outputs in zip(given, wanted, strict=True):
         torch.testing.assert_close(net(x), outputs, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(net[1].running_mean, before["1.running_mean"] + torch.tensor([5.0, -2.0, 0.25]).double())
+    torch.testing.assert_close(
+        net[1].running_mean, before["1.running_mean"] + torch.tensor([5.0, -2.0, 0.25]).double()
+    )
     torch.testing.assert_close(net[1].running_var, before["1.running_var"])
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.BatchNorm1d], ids=["2d", "1d"])
-def test_a_scale_and_shift_before_a_batchnorm_is_taken_out_where_the_pictures_have_its_mean(norm: type[nn.Module]) -> None:
+def test_a_scale_and_shift_before_a_batchnorm_is_taken_out_where_the_pictures_have_its_mean(
+    norm: type[nn.Module],
+) -> None:
     shape = (5, 3, 4, 4) if norm is nn.BatchNorm2d else (5, 3, 4)
     x = torch.randn(*shape, dtype=torch.float64)
     net = nn.Sequential(nn.Identity(), norm(3, eps=1e-12)).double().eval()
@@ -252,7 +278,9 @@ def test_a_scale_and_shift_before_a_batchnorm_is_taken_out_where_the_pictures_ha
     net[0] = Scale([2.0, 0.5, 30.0], [5.0, -2.0, 0.0])
     correct_batchnorm(net, [x], moments)
     torch.testing.assert_close(net(x), wanted, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(net[1].running_var, variance * torch.tensor([4.0, 0.25, 900.0]).double(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        net[1].running_var, variance * torch.tensor([4.0, 0.25, 900.0]).double(), rtol=1e-9, atol=0
+    )
 
 
 def test_a_scale_before_a_batchnorm_is_taken_out_whatever_the_pictures_mean() -> None:
@@ -273,8 +301,12 @@ def test_layers_behind_see_what_the_corrected_ones_give() -> None:
     wanted, moments, before = [net(x) for x in given], batchnorm_moments(net, given), state(net)
     net[1][0].bias.data += torch.tensor([10.0, -20.0, 30.0, 5.0])
     correct_batchnorm(net, given, moments)
-    torch.testing.assert_close(net[1][5].running_mean, before["1.5.running_mean"], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(net[1][5].running_var, before["1.5.running_var"], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        net[1][5].running_mean, before["1.5.running_mean"], rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        net[1][5].running_var, before["1.5.running_var"], rtol=1e-12, atol=1e-12
+    )
     for x, outputs in zip(given, wanted, strict=True):
         torch.testing.assert_close(net(x), outputs, rtol=1e-10, atol=1e-10)
 
@@ -360,10 +392,15 @@ def test_moments_of_other_batches_are_refused_and_the_statistics_kept() -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)), lambda: nn.BatchNorm2d(3, track_running_stats=False)],
+    [
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)),
+        lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    ],
     ids=["no BatchNorm", "BatchNorm without statistics"],
 )
-def test_a_model_without_running_statistics_has_nothing_to_correct(build: Callable[[], nn.Module]) -> None:
+def test_a_model_without_running_statistics_has_nothing_to_correct(
+    build: Callable[[], nn.Module],
+) -> None:
     net, given = build(), batches()
     assert correct_batchnorm(net, given, batchnorm_moments(net, given)) == 0
 
@@ -386,16 +423,24 @@ class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.norm, self.second = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+        self.first, self.norm, self.second = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.relu(self.second(self.norm(self.first(x)).relu()))
 
 
 @pytest.mark.parametrize(
-    "build", [Functional, lambda: timm.create_model("legacy_seresnet18", pretrained=False)], ids=["functional", "shared modules"]
+    "build",
+    [Functional, lambda: timm.create_model("legacy_seresnet18", pretrained=False)],
+    ids=["functional", "shared modules"],
 )
-def test_batchnorm_is_corrected_inside_a_module_whose_calls_are_handed_out(build: Callable[[], nn.Module]) -> None:
+def test_batchnorm_is_corrected_inside_a_module_whose_calls_are_handed_out(
+    build: Callable[[], nn.Module],
+) -> None:
     net = build().eval()
     report = convert(net, calibration=[torch.randn(2, 3, 32, 32) for _ in range(2)])
     assert report.batchnorm_layers == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
@@ -446,7 +491,11 @@ def test_drift_is_the_relative_change_of_the_features_and_the_share_of_classes_k
     drift = relative_drift(before, after)
     assert drift.relative == pytest.approx(1 / 5)
     assert drift.top1_agreement == 0.5
-    assert json.loads(json.dumps(drift.to_json())) == {"relative": drift.relative, "top1_agreement": 0.5, "images": 2}
+    assert json.loads(json.dumps(drift.to_json())) == {
+        "relative": drift.relative,
+        "top1_agreement": 0.5,
+        "images": 2,
+    }
 
 
 @pytest.mark.parametrize("overflow", [float("inf"), float("nan")])
@@ -501,7 +550,9 @@ def test_calibration_puts_batchnorm_right_and_measures_before_and_after(batchnor
     assert (report.parameters_added, report.replaced) == (4, 2)
     assert report.drift is not None
     assert report.drift_uncalibrated is not None
-    assert report.drift == relative_drift(measure_outputs(untouched, given[:2]), measure_outputs(net, given[:2]))
+    assert report.drift == relative_drift(
+        measure_outputs(untouched, given[:2]), measure_outputs(net, given[:2])
+    )
     assert report.drift.relative not in (0.0, report.drift_uncalibrated.relative)
 
 
@@ -526,7 +577,11 @@ def test_kept_batchnorm_is_not_touched_but_drift_is_measured() -> None:
     net, given = seasoned_net(), batches()
     before = state(net)
     report = convert(net, calibration=given, batchnorm="kept")
-    assert (report.batchnorm, report.batchnorm_layers, report.drift_uncalibrated) == ("kept", 0, None)
+    assert (report.batchnorm, report.batchnorm_layers, report.drift_uncalibrated) == (
+        "kept",
+        0,
+        None,
+    )
     assert report.drift is not None
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())
 
@@ -542,7 +597,11 @@ def test_the_drift_before_calibration_is_that_of_the_slopes_alone(batchnorm: str
 def test_a_model_without_batchnorm_reports_that_none_was_put_right() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     report = convert(net, calibration=batches())
-    assert (report.batchnorm, report.batchnorm_layers, report.drift_uncalibrated) == ("kept", 0, None)
+    assert (report.batchnorm, report.batchnorm_layers, report.drift_uncalibrated) == (
+        "kept",
+        0,
+        None,
+    )
     assert report.drift is not None
 
 
@@ -596,16 +655,27 @@ def test_a_failing_calibration_batch_leaves_the_model_unchanged(batchnorm: str, 
 def test_the_report_of_an_overflow_is_valid_json() -> None:
     report = convert(deaf_net(), init="paper", calibration=[torch.ones(4, 2)])
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert content["drift"] == {"relative": None, "top1_agreement": content["drift"]["top1_agreement"], "images": 4}
+    assert content["drift"] == {
+        "relative": None,
+        "top1_agreement": content["drift"]["top1_agreement"],
+        "images": 4,
+    }
 
 
 def test_the_report_lists_every_site_with_its_fate_as_json() -> None:
     report = convert(small_net(), exclude=["6"], drift_budget=0, calibration=batches())
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (content["arm"], content["init"]) == ("arelu", "calibrated")
-    assert (content["parameters_added"], content["batchnorm"], content["batchnorm_layers"]) == (2, "corrected", 2)
+    assert (content["parameters_added"], content["batchnorm"], content["batchnorm_layers"]) == (
+        2,
+        "corrected",
+        2,
+    )
     assert (content["strength"], content["drift_budget"]) == (None, None)
-    assert [(s["name"], s["status"]) for s in content["sites"]] == [("2", "replaced"), ("6", "excluded")]
+    assert [(s["name"], s["status"]) for s in content["sites"]] == [
+        ("2", "replaced"),
+        ("6", "excluded"),
+    ]
     assert content["drift"]["images"] == 8
     assert content["drift_before_calibration"]["images"] == 8
 
@@ -636,7 +706,9 @@ def alphas(model: nn.Module) -> list[float]:
     return [m.alpha.item() for _, m in named_arelus(model)]
 
 
-def leaking(base: nn.Module, given: list[Tensor], strength: float, batchnorm: str = "corrected") -> nn.Module:
+def leaking(
+    base: nn.Module, given: list[Tensor], strength: float, batchnorm: str = "corrected"
+) -> nn.Module:
     """A copy of ``base`` with measured leaks of this strength, made by hand."""
     net = copy.deepcopy(base)
     moments = batchnorm_moments(net, given)
@@ -650,7 +722,9 @@ def leaking(base: nn.Module, given: list[Tensor], strength: float, batchnorm: st
 
 @pytest.mark.parametrize("batchnorm", ["corrected", "kept"])
 @pytest.mark.parametrize("strength", [0.1, 0.3, 0.6])
-def test_a_drift_budget_is_kept_by_about_the_strongest_leaks_that_keep_it(batchnorm: str, strength: float) -> None:
+def test_a_drift_budget_is_kept_by_about_the_strongest_leaks_that_keep_it(
+    batchnorm: str, strength: float
+) -> None:
     base, given = deep_net(), batches()
     budget = fresh_drift(base, leaking(base, given, strength, batchnorm), given[:2])
     net = copy.deepcopy(base)
@@ -685,7 +759,11 @@ def test_the_result_under_a_budget_is_that_of_the_reported_strength_alone() -> N
     # Nothing that the search tried may be left behind: neither in the statistics nor in the slopes.
     base, given = deep_net(), batches()
     searched = copy.deepcopy(base)
-    report = convert(searched, calibration=given, drift_budget=fresh_drift(base, leaking(base, given, 0.3), given[:2]))
+    report = convert(
+        searched,
+        calibration=given,
+        drift_budget=fresh_drift(base, leaking(base, given, 0.3), given[:2]),
+    )
     assert report.strength is not None
     direct = leaking(base, given, report.strength)
     assert [s.alpha0 for s in report.sites] == pytest.approx(alphas(searched))
@@ -697,7 +775,10 @@ def test_the_result_under_a_budget_is_that_of_the_reported_strength_alone() -> N
 def test_weaker_budgets_give_stronger_leaks() -> None:
     strengths, leaks = [], []
     base, given = deep_net(), batches()
-    for budget in [fresh_drift(base, leaking(base, given, strength), given[:2]) for strength in (0.05, 0.2, 0.5)] + [100.0]:
+    for budget in [
+        fresh_drift(base, leaking(base, given, strength), given[:2])
+        for strength in (0.05, 0.2, 0.5)
+    ] + [100.0]:
         net = deep_net()
         report = convert(net, calibration=batches(), drift_budget=budget)
         assert report.drift is not None
@@ -756,7 +837,9 @@ class FailsLater(nn.Module):
 
 @pytest.mark.parametrize("calls", [0, 1, 3, 6, 9, 12])
 @pytest.mark.parametrize("batchnorm", ["corrected", "reestimated"])
-def test_an_error_in_the_middle_of_a_search_leaves_the_model_unchanged(calls: int, batchnorm: str) -> None:
+def test_an_error_in_the_middle_of_a_search_leaves_the_model_unchanged(
+    calls: int, batchnorm: str
+) -> None:
     net = deep_net().train()
     net[1].eval()
     net.append(FailsLater(calls))
@@ -785,7 +868,9 @@ def test_a_budget_is_kept_with_routed_calls(batchnorm: str) -> None:
 @pytest.mark.parametrize("calibration", [None, []], ids=["none", "empty"])
 def test_a_budget_says_nothing_without_pictures(calibration: list[Tensor] | None) -> None:
     asked, plain = deep_net(), deep_net()
-    report = convert(asked, example_input=batches(1)[0], calibration=calibration, drift_budget=0.001)
+    report = convert(
+        asked, example_input=batches(1)[0], calibration=calibration, drift_budget=0.001
+    )
     convert(plain, example_input=batches(1)[0], drift_budget=None)
     assert (report.strength, report.drift_budget, report.drift) == (None, None, None)
     assert same(state(plain), asked)
@@ -817,7 +902,9 @@ def test_a_budget_is_kept_alike_by_every_arm_that_leaks(arm: str) -> None:
     report = convert(net, arm=arm, calibration=given, drift_budget=budget)
     assert report.budget_kept
     assert fresh_drift(base, net, given[:2]) <= budget * (1 + 1e-6)
-    assert report.strength == pytest.approx(convert(twin, calibration=given, drift_budget=budget).strength, abs=1 / 32)
+    assert report.strength == pytest.approx(
+        convert(twin, calibration=given, drift_budget=budget).strength, abs=1 / 32
+    )
 
 
 def test_a_budget_says_nothing_to_a_rival_that_has_no_slope_to_weaken() -> None:

@@ -50,12 +50,16 @@ def pictures() -> tuple[list[Tensor], list[Tensor]]:
     return calibration_batches(tensors[0::2]), calibration_batches(tensors[1::2])
 
 
-def drift_of(backbone: nn.Module, pictures: tuple[list[Tensor], list[Tensor]], **settings: object) -> Drift:
+def drift_of(
+    backbone: nn.Module, pictures: tuple[list[Tensor], list[Tensor]], **settings: object
+) -> Drift:
     """Drift on the second part of the pictures of a surgery calibrated on the first."""
     model = copy.deepcopy(backbone)
     convert(model, calibration=pictures[0], **settings)  # type: ignore[arg-type]
     with torch.no_grad():
-        return relative_drift(measure_outputs(backbone, pictures[1]), measure_outputs(model, pictures[1]))
+        return relative_drift(
+            measure_outputs(backbone, pictures[1]), measure_outputs(model, pictures[1])
+        )
 
 
 @pytest.mark.slow
@@ -79,6 +83,9 @@ def test_correction_undoes_most_of_the_drift_and_reestimation_does_not(
 ) -> None:
     """The leaks are the same for all three; what differs is what becomes of BatchNorm."""
     least = {
-        b: drift_of(backbone, pictures, alpha=0.1, drift_budget=0, batchnorm=b) for b in ("corrected", "reestimated", "kept")
+        b: drift_of(backbone, pictures, alpha=0.1, drift_budget=0, batchnorm=b)
+        for b in ("corrected", "reestimated", "kept")
     }
-    assert least["corrected"].top1_agreement > max(least["reestimated"].top1_agreement, least["kept"].top1_agreement)
+    assert least["corrected"].top1_agreement > max(
+        least["reestimated"].top1_agreement, least["kept"].top1_agreement
+    )

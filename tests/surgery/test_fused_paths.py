@@ -23,8 +23,17 @@ from arelu_tl.surgery.sites import find_sites
 from arelu_tl.surgery.verify import verify
 
 X = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
-ACTIVATIONS: dict[str, Any] = {"a module": nn.ReLU(), "a name": "relu", "a function": F.relu, "torch's": torch.relu}
-MODES = {"gradients": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
+ACTIVATIONS: dict[str, Any] = {
+    "a module": nn.ReLU(),
+    "a name": "relu",
+    "a function": F.relu,
+    "torch's": torch.relu,
+}
+MODES = {
+    "gradients": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+}
 every_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
 
 
@@ -33,7 +42,9 @@ class Net(nn.Module):
 
     def __init__(self, activation: Any = "relu", *, layers: int = 2, padded: bool = False) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation=activation, batch_first=True)
+        layer = nn.TransformerEncoderLayer(
+            8, 2, 16, dropout=0.0, activation=activation, batch_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, layers)
         self.padded = padded
 
@@ -59,7 +70,9 @@ def relus(model: nn.Module, mode: Callable[[], AbstractContextManager[Any]]) -> 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["plain", "padded"])
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
-def test_torchs_encoder_runs_what_surgery_put_in_whatever_becomes_of_gradients(activation: Any, padded: bool) -> None:
+def test_torchs_encoder_runs_what_surgery_put_in_whatever_becomes_of_gradients(
+    activation: Any, padded: bool
+) -> None:
     model = made(activation, padded=padded)
     before = model(X).detach()
     report = convert(model, init="paper", example_input=X)
@@ -89,7 +102,11 @@ def test_a_layer_whose_site_stays_keeps_its_fused_kernel() -> None:
     model = made()
     first, second = (site.name for site in find_sites(model, X))
     report = convert(model, init="paper", example_input=X, exclude=first)
-    assert (report.replaced, relus(model, torch.no_grad), relus(model, torch.enable_grad)) == (1, 1, 1)
+    assert (report.replaced, relus(model, torch.no_grad), relus(model, torch.enable_grad)) == (
+        1,
+        1,
+        1,
+    )
     assert [layer.activation_relu_or_gelu for layer in model.encoder.layers] == [1, 0]
     assert second.startswith("encoder.layers.1")
 
@@ -97,7 +114,11 @@ def test_a_layer_whose_site_stays_keeps_its_fused_kernel() -> None:
 def test_what_fails_leaves_the_fused_kernels_as_they_were() -> None:
     class Hidden(Net):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(super().forward(x)) if torch.is_inference_mode_enabled() else super().forward(x)
+            return (
+                torch.relu(super().forward(x))
+                if torch.is_inference_mode_enabled()
+                else super().forward(x)
+            )
 
     model = Hidden(padded=True).eval()
     with pytest.raises(SurgeryError, match="in inference mode"):
@@ -233,8 +254,12 @@ def test_a_relu_within_a_quantised_layer_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("how", [torch.jit.script, lambda m: torch.jit.trace(m, X)], ids=["script", "trace"])
-def test_a_relu_within_a_part_that_torchscript_runs_is_refused(how: Callable[[nn.Module], nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "how", [torch.jit.script, lambda m: torch.jit.trace(m, X)], ids=["script", "trace"]
+)
+def test_a_relu_within_a_part_that_torchscript_runs_is_refused(
+    how: Callable[[nn.Module], nn.Module],
+) -> None:
     part = how(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval())
     with pytest.raises(SurgeryError, match="executed in a way that surgery cannot replace"):
         convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), part), example_input=X)
@@ -261,8 +286,14 @@ def test_the_mode_and_the_place_of_what_is_left_are_named() -> None:
     model = nn.Sequential(Branching(torch.is_inference_mode_enabled, F.relu), nn.ReLU()).eval()
     plan = make_plan(find_sites(model, X))
     apply_plan(model, plan)
-    with pytest.raises(SurgeryError, match="1 ReLUs run in inference mode where 0 were meant to stay: left over in 0;"):
+    with pytest.raises(
+        SurgeryError,
+        match="1 ReLUs run in inference mode where 0 were meant to stay: left over in 0;",
+    ):
         verify(model, plan, X)
     model[0].instead = torch.tanh
-    with pytest.raises(SurgeryError, match=r"evaluation in inference mode goes around 0\.act, which run 2 times .* 1 times"):
+    with pytest.raises(
+        SurgeryError,
+        match=r"evaluation in inference mode goes around 0\.act, which run 2 times .* 1 times",
+    ):
         verify(model, plan, X)

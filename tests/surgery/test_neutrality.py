@@ -110,9 +110,13 @@ def test_with_relus_slopes_outputs_and_all_gradients_equal_the_untouched_models(
 
 
 @every_family
-def test_the_smallest_leak_changes_outputs_by_no_more_than_it_implies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_leak_changes_outputs_by_no_more_than_it_implies(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name == "efficientvit_b0":
-        pytest.skip("its attention divides by a sum of ReLUs, which a leak of any size makes another than 0: there is no bound")
+        pytest.skip(
+            "its attention divides by a sum of ReLUs, which a leak of any size makes another than 0: there is no bound"
+        )
     model, x = tame(name).double(), PICTURES.double()
     with torch.no_grad():
         before = model(x)

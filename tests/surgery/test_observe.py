@@ -25,7 +25,9 @@ class Mixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third, self.fourth = (nn.Conv2d(c, 4, 1) for c in (3, 4, 4, 4))
+        self.first, self.second, self.third, self.fourth = (
+            nn.Conv2d(c, 4, 1) for c in (3, 4, 4, 4)
+        )
         self.act = nn.ReLU(inplace=True)
         self.shared = nn.ReLU6(inplace=True)
 
@@ -41,7 +43,9 @@ def observed(model: nn.Module, sites: list[Site], x: Tensor) -> tuple[Tensor, di
     seen: dict[int, Passage] = {}
     answer: list[Tensor] = []
     with torch.no_grad():
-        observe_sites(model, sites, lambda: answer.append(model(x.clone())), lambda k, p: seen.update({k: p}))
+        observe_sites(
+            model, sites, lambda: answer.append(model(x.clone())), lambda k, p: seen.update({k: p})
+        )
     return answer[0], seen
 
 
@@ -71,14 +75,23 @@ def test_before_surgery_each_site_has_its_own_input_and_output() -> None:
 def slopes(module: AReLU, x: Tensor) -> Tensor:
     """What AReLU multiplies each element by, by the paper's equation 3, the cap considered."""
     shape = [1, -1, *[1] * (x.dim() - 2)]
-    alpha, beta = (p.detach().clamp(*ends).view(shape) for p, ends in ((module.alpha, (0.01, 0.99)), (module.beta, (-99, 99))))
+    alpha, beta = (
+        p.detach().clamp(*ends).view(shape)
+        for p, ends in ((module.alpha, (0.01, 0.99)), (module.beta, (-99, 99)))
+    )
     factor = torch.where(x >= 0, module.scale * (1 + beta.sigmoid()), module.scale * alpha)
-    return factor if module.cap is None else torch.where(factor * x > module.cap, module.cap / x, factor)
+    return (
+        factor
+        if module.cap is None
+        else torch.where(factor * x > module.cap, module.cap / x, factor)
+    )
 
 
 @pytest.mark.parametrize("granularity", ["site", "channel"])
 @pytest.mark.parametrize("inplace", [True, False])
-def test_after_surgery_the_same_sites_are_seen_and_attention_is_the_papers(granularity: str, inplace: bool) -> None:
+def test_after_surgery_the_same_sites_are_seen_and_attention_is_the_papers(
+    granularity: str, inplace: bool
+) -> None:
     model, x = mixed()
     sites = find_sites(model, x)
     _, before = observed(model, sites, x)
@@ -108,7 +121,9 @@ def test_after_surgery_the_same_sites_are_seen_and_attention_is_the_papers(granu
     cap=st.none() | st.floats(1, 8),
     values=st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=12),
 )
-def test_attention_at_any_number_and_at_zero(alpha: float, beta: float, scale: float, cap: Any, values: list[float]) -> None:
+def test_attention_at_any_number_and_at_zero(
+    alpha: float, beta: float, scale: float, cap: Any, values: list[float]
+) -> None:
     model = nn.Sequential(nn.Identity(), nn.ReLU())
     x = torch.tensor([values])
     sites = find_sites(model, x)
@@ -118,7 +133,8 @@ def test_attention_at_any_number_and_at_zero(alpha: float, beta: float, scale: f
 
 
 @pytest.mark.parametrize(
-    ("name", "exclude"), [("test_resnet", None), ("test_resnet", "layer2.*"), ("mobilenetv3_small_050", None)]
+    ("name", "exclude"),
+    [("test_resnet", None), ("test_resnet", "layer2.*"), ("mobilenetv3_small_050", None)],
 )
 def test_timm_nets_have_the_same_sites_in_both_arms(name: str, exclude: str | None) -> None:
     torch.manual_seed(0)

@@ -37,7 +37,9 @@ class Net(nn.Module):
 
 def chain(count: int, **features: object) -> list[Site]:
     names = [f"layer{i}.act" for i in range(count)]
-    return [Site(n, (n,), "module", "relu", None, False, shape=(1, 8, 4, 4), **features) for n in names]  # type: ignore[arg-type]
+    return [
+        Site(n, (n,), "module", "relu", None, False, shape=(1, 8, 4, 4), **features) for n in names
+    ]  # type: ignore[arg-type]
 
 
 def net_sites() -> list[Site]:
@@ -92,7 +94,9 @@ def test_alpha_and_beta_override_uniform_inits(init: str) -> None:
 
 
 def test_alpha_overrides_the_last_site_of_calibrated() -> None:
-    assert [alpha for alpha, _, _ in starts(3, alpha=0.5)] == pytest.approx([0.01, 0.5 * 0.5**4, 0.5])
+    assert [alpha for alpha, _, _ in starts(3, alpha=0.5)] == pytest.approx(
+        [0.01, 0.5 * 0.5**4, 0.5]
+    )
 
 
 def test_excluded_sites_do_not_change_the_grading_of_the_others() -> None:
@@ -107,7 +111,9 @@ def test_an_unknown_init_gets_the_known_ones() -> None:
 
 def test_modules_that_do_not_run_do_not_change_the_grading_of_the_others() -> None:
     idle = [Site("idle", ("idle",), "module", "relu", None, False, call=0, calls=0)]
-    assert [p.alpha0 for p in make_plan(chain(4) + idle).replaced] == [p.alpha0 for p in make_plan(chain(4)).replaced]
+    assert [p.alpha0 for p in make_plan(chain(4) + idle).replaced] == [
+        p.alpha0 for p in make_plan(chain(4)).replaced
+    ]
 
 
 def test_a_squared_site_starts_with_the_smallest_leak_under_calibrated_alone() -> None:
@@ -129,12 +135,19 @@ def test_calibrated_grades_upwards_within_alphas_range_and_never_above_what_was_
     alphas = [p.alpha0 for p in plan.sites]
     assert all(a <= b for a, b in pairwise(alphas))
     assert all(0.01 <= a <= max(alpha, 0.01) for a in alphas)
-    assert alphas[-1] == pytest.approx(max(0.01, alpha if strength is None else min(alpha, strength)))
+    assert alphas[-1] == pytest.approx(
+        max(0.01, alpha if strength is None else min(alpha, strength))
+    )
     assert all(p.scale * (1 + sigmoid(beta)) == pytest.approx(1) for p in plan.sites)
 
 
-def test_strength_grades_by_the_square_of_depth_over_the_leak_ratio_up_to_the_largest_alpha() -> None:
-    sites = [replace(site, leak_ratio=ratio) for site, ratio in zip(chain(5), (0.5, 0.5, None, 2.0, 0.1), strict=True)]
+def test_strength_grades_by_the_square_of_depth_over_the_leak_ratio_up_to_the_largest_alpha() -> (
+    None
+):
+    sites = [
+        replace(site, leak_ratio=ratio)
+        for site, ratio in zip(chain(5), (0.5, 0.5, None, 2.0, 0.1), strict=True)
+    ]
     wanted = [0.01, 0.2 * 0.25**2 / 0.5, 0.2 * 0.5**2, 0.2 * 0.75**2 / 2, 0.9]
     assert [p.alpha0 for p in make_plan(sites, strength=0.2).sites] == pytest.approx(wanted)
 
@@ -149,7 +162,9 @@ def test_strength_nought_leaves_the_smallest_leak_everywhere() -> None:
 
 
 def test_a_pair_for_each_channel_takes_their_number_from_the_site() -> None:
-    last = Site("last", ("last",), "module", "relu", None, False, shape=(1, 4, 4, 32), channel_dim=-1)
+    last = Site(
+        "last", ("last",), "module", "relu", None, False, shape=(1, 4, 4, 32), channel_dim=-1
+    )
     sites = [*chain(1), last]
     assert [p.num_parameters for p in make_plan(sites, granularity="channel").sites] == [8, 32]
     assert [p.num_parameters for p in make_plan(sites).sites] == [1, 1]
@@ -182,7 +197,12 @@ def test_without_patterns_everything_is_replaced() -> None:
 
 
 def test_include_leaves_the_rest_unmatched() -> None:
-    assert statuses(include=["layer1.*", "layer3.act"]) == ["unmatched", "replaced", "unmatched", "replaced"]
+    assert statuses(include=["layer1.*", "layer3.act"]) == [
+        "unmatched",
+        "replaced",
+        "unmatched",
+        "replaced",
+    ]
 
 
 def test_exclude_keeps_sites_as_they_are() -> None:
@@ -190,12 +210,20 @@ def test_exclude_keeps_sites_as_they_are() -> None:
 
 
 def test_exclude_wins_over_include() -> None:
-    assert statuses(include=["layer[012].*"], exclude=["*1.act"]) == ["replaced", "excluded", "replaced", "unmatched"]
+    assert statuses(include=["layer[012].*"], exclude=["*1.act"]) == [
+        "replaced",
+        "excluded",
+        "replaced",
+        "unmatched",
+    ]
 
 
 def test_a_pattern_may_match_any_name_of_a_site() -> None:
     site = Site("relu", ("relu", "stage.1"), "module", "relu", None, False)
-    assert [p.status for p in make_plan([site, *chain(1)], include=["stage.*"]).sites] == ["replaced", "unmatched"]
+    assert [p.status for p in make_plan([site, *chain(1)], include=["stage.*"]).sites] == [
+        "replaced",
+        "unmatched",
+    ]
 
 
 def test_a_shared_modules_name_matches_all_its_calls_and_a_sites_own_name_one() -> None:
@@ -207,7 +235,14 @@ def test_a_shared_modules_name_matches_all_its_calls_and_a_sites_own_name_one() 
 
 def test_a_gate_stays_whatever_the_patterns_say() -> None:
     plan = make_plan(net_sites(), include=["*"])
-    assert [p.status for p in plan.sites] == ["replaced", "replaced", "gate", "replaced", "replaced", "not run"]
+    assert [p.status for p in plan.sites] == [
+        "replaced",
+        "replaced",
+        "gate",
+        "replaced",
+        "replaced",
+        "not run",
+    ]
     assert [p.site.role for p in plan.left] == ["gate"]
 
 
@@ -219,7 +254,9 @@ def test_a_module_that_does_not_run_is_neither_replaced_nor_left() -> None:
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing_gets_near_names(option: str) -> None:
-    with pytest.raises(SurgeryError, match=rf"--{option} 'layr2.act' matches no site; near ones: .*layer2\.act"):
+    with pytest.raises(
+        SurgeryError, match=rf"--{option} 'layr2.act' matches no site; near ones: .*layer2\.act"
+    ):
         make_plan(chain(4), **{option: ["layer1.*", "layr2.act"]})  # type: ignore[arg-type]
 
 

@@ -28,7 +28,14 @@ from arelu_tl.surgery.plan import INITS
 from arelu_tl.surgery.sites import find_sites
 
 PICTURES = list(torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 + 1)
-TINY: dict[str, Any] = {"model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8, "epochs": 1, "workers": 0}
+TINY: dict[str, Any] = {
+    "model": "test_resnet",
+    "pretrained": False,
+    "img_size": 32,
+    "batch_size": 8,
+    "epochs": 1,
+    "workers": 0,
+}
 
 
 def resnet() -> nn.Module:
@@ -72,8 +79,15 @@ def test_the_statistics_are_reestimated_and_nothing_else_changes(build: Any) -> 
     assert same(state(model), state(by_hand))
     assert list(model.named_modules(remove_duplicate=False)) == modules
     assert not list(named_activations(model))
-    statistics = {f"{n}.{b}" for n, m in modules if isinstance(m, _BatchNorm) for b, _ in m.named_buffers(recurse=False)}
-    changed = {name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])}
+    statistics = {
+        f"{n}.{b}"
+        for n, m in modules
+        if isinstance(m, _BatchNorm)
+        for b, _ in m.named_buffers(recurse=False)
+    }
+    changed = {
+        name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])
+    }
     assert changed == statistics
     assert (report.batchnorm, report.batchnorm_layers) == ("reestimated", layers)
     assert not torch.equal(model.eval()(PICTURES[0]), build().eval()(PICTURES[0]))
@@ -101,7 +115,14 @@ def test_the_report_says_that_every_site_stays() -> None:
 @pytest.mark.parametrize(("init", "batchnorm"), [*zip(INITS, BATCHNORM_MODES, strict=True)])
 def test_it_is_the_same_whatever_is_asked_of_init_and_batchnorm(init: str, batchnorm: str) -> None:
     model, by_hand = resnet(), resnet()
-    report = convert(model, arm=RECALIBRATED, calibration=PICTURES, init=init, batchnorm=batchnorm, drift_budget=0)
+    report = convert(
+        model,
+        arm=RECALIBRATED,
+        calibration=PICTURES,
+        init=init,
+        batchnorm=batchnorm,
+        drift_budget=0,
+    )
     reestimate_batchnorm(by_hand, PICTURES)
     assert same(state(model), state(by_hand))
     assert report.batchnorm == "reestimated"
@@ -139,7 +160,9 @@ def test_a_model_without_relus_is_refused_as_for_every_arm() -> None:
     assert "GELU" in refused(model, NoSitesError, calibration=PICTURES)
 
 
-@pytest.mark.parametrize("norm", [nn.Identity(), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False)])
+@pytest.mark.parametrize(
+    "norm", [nn.Identity(), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False)]
+)
 def test_a_model_without_statistics_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU())
     assert "nothing to re-estimate" in refused(model, calibration=PICTURES)
@@ -159,14 +182,22 @@ def test_a_failure_puts_the_model_back() -> None:
 # From the command's side
 
 
-def test_a_finetune_of_it_is_a_pair_with_the_baseline_and_comes_back(make_folder: Any, tmp_path: Path) -> None:
+def test_a_finetune_of_it_is_a_pair_with_the_baseline_and_comes_back(
+    make_folder: Any, tmp_path: Path
+) -> None:
     pictures = make_folder()
-    config = arelu_tl.FinetuneConfig(**TINY, arm=RECALIBRATED, data=pictures, output=tmp_path, name="study", device="cpu")
+    config = arelu_tl.FinetuneConfig(
+        **TINY, arm=RECALIBRATED, data=pictures, output=tmp_path, name="study", device="cpu"
+    )
     study = arelu_tl.finetune(config)
     assert [run.config.arm for run in study.runs] == [RECALIBRATED, "relu"]
     run, relu = study.runs
     surgery = read_json(run.path / runs.SURGERY)
-    assert (surgery["arm"], surgery["batchnorm"], surgery["parameters_added"]) == (RECALIBRATED, "reestimated", 0)
+    assert (surgery["arm"], surgery["batchnorm"], surgery["parameters_added"]) == (
+        RECALIBRATED,
+        "reestimated",
+        0,
+    )
     assert {site["status"] for site in surgery["sites"]} == {"kept"}
     assert surgery["drift"]["relative"] > 0
     assert not any("sites" in row for row in run.metrics)
@@ -178,7 +209,9 @@ def test_a_finetune_of_it_is_a_pair_with_the_baseline_and_comes_back(make_folder
     assert not list(named_activations(model))
 
 
-def test_inspection_needs_pictures_and_shows_one_drift_because_no_init_changes_it(make_folder: Any) -> None:
+def test_inspection_needs_pictures_and_shows_one_drift_because_no_init_changes_it(
+    make_folder: Any,
+) -> None:
     config = arelu_tl.FinetuneConfig(**TINY, arm=RECALIBRATED, calibration_images=8)
     with pytest.raises(SurgeryError, match="--images"):
         inspect_backbone(config)

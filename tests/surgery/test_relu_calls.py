@@ -53,7 +53,11 @@ SPELLINGS: dict[str, tuple[Call, str, bool]] = {
     "F.relu6": (lambda x: F.relu6(x), "relu6", False),
     "F.relu6(inplace)": (lambda x: F.relu6(x, inplace=True), "relu6", True),
     "F.hardtanh(0, 6)": (lambda x: F.hardtanh(x, 0.0, 6.0), "relu6", False),
-    "F.hardtanh(keywords)": (lambda x: F.hardtanh(x, min_val=0, max_val=6, inplace=True), "relu6", True),
+    "F.hardtanh(keywords)": (
+        lambda x: F.hardtanh(x, min_val=0, max_val=6, inplace=True),
+        "relu6",
+        True,
+    ),
     "F.hardtanh_(0, 6)": (lambda x: F.hardtanh_(x, 0.0, 6.0), "relu6", True),
     "F.hardtanh(0, 20)": (lambda x: F.hardtanh(x, 0.0, 20.0), "capped-relu", False),
     "torch.clamp(min=0)": (lambda x: torch.clamp(x, min=0), "relu", False),
@@ -72,7 +76,11 @@ SPELLINGS: dict[str, tuple[Call, str, bool]] = {
     "clamp_min(min=0)": (lambda x: x.clamp_min(min=0), "relu", False),
     "clamp_min_": (lambda x: x.clamp_min_(0), "relu", True),
     "F.threshold": (lambda x: F.threshold(x, 0, 0), "relu", False),
-    "F.threshold(keywords)": (lambda x: F.threshold(x, threshold=0.0, value=0.0, inplace=True), "relu", True),
+    "F.threshold(keywords)": (
+        lambda x: F.threshold(x, threshold=0.0, value=0.0, inplace=True),
+        "relu",
+        True,
+    ),
     "torch.threshold": (lambda x: torch.threshold(x, 0, 0), "relu", False),
     "F.threshold_": (lambda x: F.threshold_(x, 0, 0), "relu", True),
 }
@@ -108,7 +116,12 @@ def test_every_spelling_is_a_site_and_is_replaced(call: Call, operator: str, inp
     assert executed(model, x) == 1
     (site,) = find_sites(model, x)
     cap = {"relu": None, "relu6": 6.0, "capped-relu": 20.0}[operator]
-    assert (site.kind, site.operator, site.cap, site.inplace) == ("functional", operator, cap, inplace)
+    assert (site.kind, site.operator, site.cap, site.inplace) == (
+        "functional",
+        operator,
+        cap,
+        inplace,
+    )
     convert(model, init="paper", example_input=x)
     ((_, arelu),) = named_arelus(model)
     assert executed(model, x) == 0
@@ -134,14 +147,29 @@ def test_a_look_alike_is_no_site(call: Call) -> None:
     keywords=st.booleans(),
 )
 def test_both_counts_agree_with_the_definition(
-    device: str, low: float | None, high: float | None, spelling: str, dtype: torch.dtype, keywords: bool
+    device: str,
+    low: float | None,
+    high: float | None,
+    spelling: str,
+    dtype: torch.dtype,
+    keywords: bool,
 ) -> None:
     if spelling == "clamp_min":
         high = None
-    bounds = [low if low is not None else -1.0, high if high is not None else 7.0] if spelling == "hardtanh" else [low, high]
-    if bounds == [None, None] or (spelling == "clamp_min" and low is None) or bounds[0] is not None is not bounds[1] < bounds[0]:
+    bounds = (
+        [low if low is not None else -1.0, high if high is not None else 7.0]
+        if spelling == "hardtanh"
+        else [low, high]
+    )
+    if (
+        bounds == [None, None]
+        or (spelling == "clamp_min" and low is None)
+        or bounds[0] is not None is not bounds[1] < bounds[0]
+    ):
         return
-    if not dtype.is_floating_point and (spelling == "hardtanh" or any(isinstance(b, float) for b in bounds)):
+    if not dtype.is_floating_point and (
+        spelling == "hardtanh" or any(isinstance(b, float) for b in bounds)
+    ):
         return
     names = ("min_val", "max_val") if spelling == "hardtanh" else ("min", "max")
     given_bounds = bounds[:1] if spelling == "clamp_min" else bounds
@@ -150,7 +178,11 @@ def test_both_counts_agree_with_the_definition(
     class Bounds(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             y = (x * 1).to(dtype)
-            return call(y, **dict(zip(names, given_bounds, strict=False))) if keywords else call(y, *given_bounds)
+            return (
+                call(y, **dict(zip(names, given_bounds, strict=False)))
+                if keywords
+                else call(y, *given_bounds)
+            )
 
     wanted = dtype.is_floating_point and bounds[0] == 0 and (bounds[1] is None or bounds[1] > 1)
     x = torch.zeros(2, 3, device=device)
@@ -169,7 +201,16 @@ class Doubled(nn.ReLU):
 
 
 @pytest.mark.parametrize(
-    "module", [nn.ReLU(), nn.ReLU(True), nn.ReLU6(), nn.Hardtanh(0, 6), nn.Hardtanh(0.0, 20.0), nn.Threshold(0, 0)], ids=repr
+    "module",
+    [
+        nn.ReLU(),
+        nn.ReLU(True),
+        nn.ReLU6(),
+        nn.Hardtanh(0, 6),
+        nn.Hardtanh(0.0, 20.0),
+        nn.Threshold(0, 0),
+    ],
+    ids=repr,
 )
 def test_modules_that_are_a_relu_are_exchanged(module: nn.Module) -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), module), torch.randn(8, 4)
@@ -181,7 +222,16 @@ def test_modules_that_are_a_relu_are_exchanged(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [nn.Hardtanh(), nn.Hardtanh(0, 1), nn.Threshold(0.5, 0), nn.LeakyReLU(), nn.ELU(), nn.Hardswish()], ids=repr
+    "module",
+    [
+        nn.Hardtanh(),
+        nn.Hardtanh(0, 1),
+        nn.Threshold(0.5, 0),
+        nn.LeakyReLU(),
+        nn.ELU(),
+        nn.Hardswish(),
+    ],
+    ids=repr,
 )
 def test_modules_that_are_something_else_are_none(module: nn.Module) -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), module), torch.randn(8, 4)
@@ -222,7 +272,9 @@ def test_a_call_that_writes_into_a_given_tensor_is_refused() -> None:
 
     model = Calls(into).requires_grad_(False)
     x = torch.randn(8, 4)
-    with pytest.raises(SurgeryError, match="1 ReLUs are executed in a way that surgery cannot replace, in Calls"):
+    with pytest.raises(
+        SurgeryError, match="1 ReLUs are executed in a way that surgery cannot replace, in Calls"
+    ):
         convert(model, init="paper", example_input=x)
 
 
@@ -233,12 +285,18 @@ def test_an_integer_clamp_beside_a_functional_relu_stays() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("affine", [False, True])
-def test_where_only_shapes_flow_batchnorm_gives_those_that_torch_gives(training: bool, affine: bool) -> None:
+def test_where_only_shapes_flow_batchnorm_gives_those_that_torch_gives(
+    training: bool, affine: bool
+) -> None:
     norm = nn.BatchNorm2d(3, affine=affine, device="meta").train(training)
     x = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
     alone = norm(x)
     with ReLUTap(lambda: None):
         watched = norm(x)
-    assert (watched.shape, watched.dtype, watched.stride()) == (alone.shape, alone.dtype, alone.stride())
+    assert (watched.shape, watched.dtype, watched.stride()) == (
+        alone.shape,
+        alone.dtype,
+        alone.stride(),
+    )
     assert watched.grad_fn is not None
     assert type(watched.grad_fn) is type(alone.grad_fn)

@@ -51,7 +51,12 @@ def distinct(model: nn.Module) -> nn.Module:
     return model
 
 
-def by_hand(block: Block, x: Tensor, sites: list[Callable[[Tensor], Tensor]], inner: Callable[[Tensor], Tensor]) -> Tensor:
+def by_hand(
+    block: Block,
+    x: Tensor,
+    sites: list[Callable[[Tensor], Tensor]],
+    inner: Callable[[Tensor], Tensor],
+) -> Tensor:
     y = sites[0](block.first(x))
     y = inner(sites[1](block.second(y) - 0.1))
     return sites[2](block.first(y) + x)
@@ -68,7 +73,10 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     model.zero_grad()
     x = x.detach().clone().requires_grad_()
     model(x).square().sum().backward()
-    return {"input": x.grad, **{n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}}
+    return {
+        "input": x.grad,
+        **{n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
+    }
 
 
 def assert_same_gradients(got: dict[str, Tensor | None], wanted: dict[str, Tensor | None]) -> None:
@@ -106,7 +114,14 @@ def test_the_kth_call_gets_the_kth_activation_in_nested_blocks(block: Block, x: 
 
 @pytest.mark.parametrize(
     "excluded",
-    [["relu_sites.1"], ["relu"], ["inner.relu_sites.0"], ["inner.relu", "relu_sites.0"], ["inner.*"], ["relu_sites.*"]],
+    [
+        ["relu_sites.1"],
+        ["relu"],
+        ["inner.relu_sites.0"],
+        ["inner.relu", "relu_sites.0"],
+        ["inner.*"],
+        ["relu_sites.*"],
+    ],
     ids=" ".join,
 )
 def test_excluded_calls_pass_through_nested_owners_as_relus(excluded: list[str], x: Tensor) -> None:
@@ -115,7 +130,9 @@ def test_excluded_calls_pass_through_nested_owners_as_relus(excluded: list[str],
     plain = copy.deepcopy(model)
     report = convert(model, init="paper", exclude=excluded, example_input=x)
     distinct(model)
-    arelus = iter([m for owner in (model, model.inner) if is_routed(owner) for m in owner.relu_sites.values()])
+    arelus = iter(
+        [m for owner in (model, model.inner) if is_routed(owner) for m in owner.relu_sites.values()]
+    )
     order = [p for p in report.sites if not p.site.name.startswith("inner.")]
     order += [p for p in report.sites if p.site.name.startswith("inner.")]
     acts = [next(arelus) if p.status == "replaced" else F.relu for p in order]
@@ -164,7 +181,9 @@ def test_a_routed_module_is_not_routed_again(block: Block, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("calls", "told"), [(0, "fewer"), (1, "fewer"), (3, "more")])
-def test_a_forward_that_runs_another_number_of_relus_than_examined_is_an_error(calls: int, told: str) -> None:
+def test_a_forward_that_runs_another_number_of_relus_than_examined_is_an_error(
+    calls: int, told: str
+) -> None:
     class Changing(nn.Module):
         calls = 2
 
@@ -203,11 +222,17 @@ def copies() -> dict[str, Callable[[nn.Module], nn.Module]]:
         file.seek(0)
         return torch.load(file, weights_only=False)
 
-    return {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m)), "torch.save": saved}
+    return {
+        "deepcopy": copy.deepcopy,
+        "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+        "torch.save": saved,
+    }
 
 
 @pytest.mark.parametrize("duplicate", copies().values(), ids=copies().keys())
-def test_a_copy_is_routed_and_independent(duplicate: Callable[[nn.Module], nn.Module], block: Block, x: Tensor) -> None:
+def test_a_copy_is_routed_and_independent(
+    duplicate: Callable[[nn.Module], nn.Module], block: Block, x: Tensor
+) -> None:
     twin = duplicate(block)
     before = block(x)
     assert type(twin) is type(block)
@@ -241,7 +266,9 @@ def test_forward_hooks_on_the_owner_run_once(block: Block, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_a_move_to_another_format_takes_the_sites_along(dtype: torch.dtype, block: Block, x: Tensor) -> None:
+def test_a_move_to_another_format_takes_the_sites_along(
+    dtype: torch.dtype, block: Block, x: Tensor
+) -> None:
     block.to(dtype)
     assert {p.dtype for p in block.parameters()} == {dtype}
     assert block(x.to(dtype)).dtype == dtype
@@ -256,7 +283,9 @@ def test_compiled_in_one_graph_it_computes_the_same(block: Block, x: Tensor) -> 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), block(x))
     wanted = gradients(block, x)
-    assert_same_gradients({k.removeprefix("_orig_mod."): v for k, v in gradients(compiled, x).items()}, wanted)
+    assert_same_gradients(
+        {k.removeprefix("_orig_mod."): v for k, v in gradients(compiled, x).items()}, wanted
+    )
 
 
 def test_exported_it_computes_the_same_with_no_relu_in_the_graph(block: Block, x: Tensor) -> None:
@@ -279,13 +308,17 @@ def test_checkpointing_around_an_owner_gives_equal_gradients(block: Block, x: Te
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("alone")
-def test_distributed_data_parallel_gives_equal_gradients_for_every_site(block: Block, x: Tensor) -> None:
+def test_distributed_data_parallel_gives_equal_gradients_for_every_site(
+    block: Block, x: Tensor
+) -> None:
     wanted = gradients(block, x)
     got = gradients(DistributedDataParallel(block), x)
     assert_same_gradients({k.removeprefix("module."): v for k, v in got.items()}, wanted)
@@ -315,7 +348,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
     return untouched, distinct(routed)
 
 
-def test_a_timm_model_keeps_its_class_its_names_and_its_weights(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_a_timm_model_keeps_its_class_its_names_and_its_weights(
+    pair: tuple[nn.Module, nn.Module],
+) -> None:
     untouched, routed = pair
     assert type(routed) is type(untouched)
     assert any(is_routed(m) for m in routed.modules())
@@ -338,11 +373,15 @@ def test_a_timm_models_features_and_head_make_its_output(pair: tuple[nn.Module, 
     assert torch.equal(model.forward_head(model.forward_features(PICTURES)), model(PICTURES))
 
 
-def test_a_timm_models_intermediates_are_those_of_its_features(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_a_timm_models_intermediates_are_those_of_its_features(
+    pair: tuple[nn.Module, nn.Module],
+) -> None:
     untouched, model = pair
     last, maps = model.forward_intermediates(PICTURES)
     assert torch.equal(last, model.forward_features(PICTURES))
-    assert [m.shape for m in maps] == [m.shape for m in untouched.forward_intermediates(PICTURES)[1]]
+    assert [m.shape for m in maps] == [
+        m.shape for m in untouched.forward_intermediates(PICTURES)[1]
+    ]
     assert not torch.equal(maps[-1], untouched.forward_intermediates(PICTURES)[1][-1])
 
 
@@ -356,7 +395,11 @@ def test_a_timm_model_can_be_copied_and_saved(
 def test_a_timm_model_trains_and_evaluates(pair: tuple[nn.Module, nn.Module]) -> None:
     model = copy.deepcopy(pair[1])
     before = model(PICTURES)
-    missing = [n for n, g in gradients(model.train(), PICTURES).items() if g is None or not g.isfinite().all()]
+    missing = [
+        n
+        for n, g in gradients(model.train(), PICTURES).items()
+        if g is None or not g.isfinite().all()
+    ]
     assert missing == []
     model.load_state_dict(pair[1].state_dict())
     assert torch.equal(model.eval()(PICTURES), before)
@@ -380,7 +423,10 @@ def test_gradient_checkpointing_of_a_timm_model_gives_equal_gradients(name: str)
 @pytest.mark.parametrize(
     ("name", "partly"),
     [("dla46_c", False), ("mobilevitv2_050", True), ("legacy_seresnet18", True)]
-    + [pytest.param("dla46_c", True, marks=pytest.mark.slow), pytest.param("mobilevitv2_050", False, marks=pytest.mark.slow)]
+    + [
+        pytest.param("dla46_c", True, marks=pytest.mark.slow),
+        pytest.param("mobilevitv2_050", False, marks=pytest.mark.slow),
+    ]
     + [pytest.param("legacy_seresnet18", False, marks=pytest.mark.slow)],
 )
 def test_a_recorded_surgery_is_repeated_on_a_timm_model(name: str, partly: bool) -> None:
@@ -426,13 +472,20 @@ def test_batchnorm_within_a_routed_module_is_corrected() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.relu(self.norm(self.conv(x)))
 
-    assert convert(nn.Sequential(Normed(), nn.Conv2d(4, 2, 1)), calibration=[PICTURES]).batchnorm_layers == 1
+    assert (
+        convert(
+            nn.Sequential(Normed(), nn.Conv2d(4, 2, 1)), calibration=[PICTURES]
+        ).batchnorm_layers
+        == 1
+    )
 
 
 def test_each_replacement_has_the_name_that_its_site_told(x: Tensor) -> None:
     model = Block()
     report = convert(model, exclude=["relu_sites.0"], example_input=x)
-    assert [n for n, _ in named_arelus(model)] == [p.site.name for p in report.sites if p.status == "replaced"]
+    assert [n for n, _ in named_arelus(model)] == [
+        p.site.name for p in report.sites if p.status == "replaced"
+    ]
 
 
 def test_a_relu_in_a_slot_and_in_a_forward_is_none_any_more(x: Tensor) -> None:
@@ -452,7 +505,9 @@ def test_a_relu_in_a_slot_and_in_a_forward_is_none_any_more(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_within_an_owner_is_an_error_and_never_a_wrong_gradient(reentrant: bool, x: Tensor) -> None:
+def test_checkpointing_within_an_owner_is_an_error_and_never_a_wrong_gradient(
+    reentrant: bool, x: Tensor
+) -> None:
     class Inside(nn.Module):
         def __init__(self) -> None:
             super().__init__()

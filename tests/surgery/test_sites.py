@@ -64,7 +64,9 @@ class Block(nn.Module):
 class Function(nn.Module):
     """A function as a module, over a layer."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], layer: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.layer = layer or nn.Linear(2, 2)
         self.function = function
@@ -84,7 +86,12 @@ def names(model: nn.Module, x: Tensor = ROWS) -> list[str]:
 
 
 def test_every_relu_is_found_and_nothing_else() -> None:
-    model = nn.Sequential(nn.ReLU(inplace=True), nn.GELU(), nn.Sequential(nn.ReLU6(), nn.LeakyReLU()), nn.Hardtanh(0, 6))
+    model = nn.Sequential(
+        nn.ReLU(inplace=True),
+        nn.GELU(),
+        nn.Sequential(nn.ReLU6(), nn.LeakyReLU()),
+        nn.Hardtanh(0, 6),
+    )
     sites = find_sites(model, ROWS.clone())
     assert [(s.name, s.operator, s.inplace, s.cap) for s in sites] == [
         ("0", "relu", True, None),
@@ -119,7 +126,9 @@ def test_a_model_on_the_meta_device_needs_no_values() -> None:
 
 
 def test_a_model_that_is_no_timm_model_and_runs_on_pictures_needs_no_example() -> None:
-    assert [s.shape for s in find_sites(nn.Sequential(nn.Conv2d(3, 4, 7), nn.ReLU()))] == [(1, 4, 218, 218)]
+    assert [s.shape for s in find_sites(nn.Sequential(nn.Conv2d(3, 4, 7), nn.ReLU()))] == [
+        (1, 4, 218, 218)
+    ]
 
 
 def test_a_model_without_relu_has_no_sites() -> None:
@@ -127,11 +136,15 @@ def test_a_model_without_relu_has_no_sites() -> None:
 
 
 def test_a_model_that_cannot_run_on_the_example_is_told_so() -> None:
-    with pytest.raises(SurgeryError, match=r"Backwards cannot run on input of shape \(4, 3\).*example_input"):
+    with pytest.raises(
+        SurgeryError, match=r"Backwards cannot run on input of shape \(4, 3\).*example_input"
+    ):
         find_sites(Backwards(), torch.zeros(4, 3))
 
 
-@pytest.mark.parametrize("example", [torch.randn(4, 2), torch.randn(4, 3)], ids=["forward succeeds", "forward fails"])
+@pytest.mark.parametrize(
+    "example", [torch.randn(4, 2), torch.randn(4, 3)], ids=["forward succeeds", "forward fails"]
+)
 def test_finding_leaves_modes_statistics_hooks_and_gradients(example: Tensor) -> None:
     model = Backwards().train()
     model.norm.eval()
@@ -146,7 +159,10 @@ def test_finding_leaves_modes_statistics_hooks_and_gradients(example: Tensor) ->
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-    assert [len(everywhere._global_forward_hooks), len(everywhere._global_forward_pre_hooks)] == hooks
+    assert [
+        len(everywhere._global_forward_hooks),
+        len(everywhere._global_forward_pre_hooks),
+    ] == hooks
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -192,7 +208,9 @@ def test_each_call_of_a_module_is_a_site_of_its_own() -> None:
 
 def test_sharing_makes_all_calls_of_a_module_one_site_name() -> None:
     sites = find_sites(Shared(), ROWS, share=True)
-    assert [(s.name, s.names, s.owner) for s in sites if s.kind == "shared"] == [("relu", ("relu", "stage.1"), None)] * 3
+    assert [(s.name, s.names, s.owner) for s in sites if s.kind == "shared"] == [
+        ("relu", ("relu", "stage.1"), None)
+    ] * 3
 
 
 def test_a_relu_several_times_in_a_sequential_is_exchanged_slot_by_slot() -> None:
@@ -211,7 +229,12 @@ def test_calls_within_a_block_belong_to_the_block() -> None:
 def test_a_relu_shared_by_two_blocks_is_handed_out_by_each() -> None:
     relu = nn.ReLU()
     sites = find_sites(nn.Sequential(Block(relu), Block(relu)), ROWS)
-    assert [(s.owner, s.call, s.calls) for s in sites] == [("0", 1, 4), ("0", 2, 4), ("1", 3, 4), ("1", 4, 4)]
+    assert [(s.owner, s.call, s.calls) for s in sites] == [
+        ("0", 1, 4),
+        ("0", 2, 4),
+        ("1", 3, 4),
+        ("1", 4, 4),
+    ]
     assert [s.names[1:] for s in sites] == [("0.relu", "1.relu")] * 4
 
 
@@ -232,7 +255,9 @@ def test_the_calls_of_a_block_that_runs_twice_belong_to_what_runs_it() -> None:
 
 def test_a_block_that_runs_twice_in_a_sequential_alone_is_refused() -> None:
     block = Block()
-    with pytest.raises(SurgeryError, match="0 calls relu where it can be given no activation of its own"):
+    with pytest.raises(
+        SurgeryError, match="0 calls relu where it can be given no activation of its own"
+    ):
         find_sites(nn.Sequential(block, block), ROWS)
 
 
@@ -256,7 +281,9 @@ def test_a_root_that_is_also_entered_through_forward_features_cannot_own_calls()
         def forward_features(self, x: Tensor) -> Tensor:
             return self.forward(x)
 
-    with pytest.raises(SurgeryError, match="Timmish calls relu where it can be given no activation"):
+    with pytest.raises(
+        SurgeryError, match="Timmish calls relu where it can be given no activation"
+    ):
         find_sites(Timmish(F.relu), ROWS)
 
 
@@ -266,7 +293,12 @@ def test_a_root_that_is_also_entered_through_forward_features_cannot_own_calls()
 class SqueezeExcite(nn.Module):
     def __init__(self, gate: Callable[[Tensor], Tensor] = torch.sigmoid) -> None:
         super().__init__()
-        self.reduce, self.act, self.expand, self.gate = nn.Conv2d(4, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(2, 4, 1), gate
+        self.reduce, self.act, self.expand, self.gate = (
+            nn.Conv2d(4, 2, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2, 4, 1),
+            gate,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
@@ -299,18 +331,30 @@ def test_a_relu6_of_x_plus_3_is_a_gate_and_stays(gate: Callable[[Tensor], Tensor
 
 
 def test_hard_mish_is_a_gate_and_stays() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Function(lambda x: 0.5 * x * torch.add(x, other=2).clamp(0, 2)))
+    model = nn.Sequential(
+        nn.Linear(2, 2), nn.ReLU(), Function(lambda x: 0.5 * x * torch.add(x, other=2).clamp(0, 2))
+    )
     assert [s.role for s in find_sites(model, ROWS)] == ["activation", "gate"]
     assert convert(model, example_input=ROWS).replaced == 1
 
 
 def test_a_relu_that_is_an_operand_of_a_matrix_product_starts_at_the_least_leak() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), Function(lambda x: F.relu(x).transpose(0, 1) @ x), nn.ReLU(), nn.Linear(2, 2))
+    model = nn.Sequential(
+        nn.Linear(2, 2),
+        Function(lambda x: F.relu(x).transpose(0, 1) @ x),
+        nn.ReLU(),
+        nn.Linear(2, 2),
+    )
     report = convert(model, example_input=ROWS)
-    assert [(p.site.role, p.alpha0) for p in report.sites] == [("kernel", 0.01), ("activation", 0.9)]
+    assert [(p.site.role, p.alpha0) for p in report.sites] == [
+        ("kernel", 0.01),
+        ("activation", 0.9),
+    ]
 
 
-@pytest.mark.parametrize("shifted", [lambda x: F.relu6(x + 2), lambda x: F.relu(x + 3), lambda x: F.relu6(x - 3)])
+@pytest.mark.parametrize(
+    "shifted", [lambda x: F.relu6(x + 2), lambda x: F.relu(x + 3), lambda x: F.relu6(x - 3)]
+)
 def test_another_shift_or_no_cap_is_no_gate(shifted: Callable[[Tensor], Tensor]) -> None:
     assert [s.role for s in find_sites(Function(shifted), ROWS)] == ["activation"]
 
@@ -326,18 +370,24 @@ SQUARES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("square", SQUARES.values(), ids=SQUARES.keys())
-def test_a_relu_whose_output_is_multiplied_by_itself_is_squared(square: Callable[[Tensor], Tensor]) -> None:
+def test_a_relu_whose_output_is_multiplied_by_itself_is_squared(
+    square: Callable[[Tensor], Tensor],
+) -> None:
     assert [s.role for s in find_sites(Function(square), ROWS)] == ["squared"]
 
 
-@pytest.mark.parametrize("other", [lambda x: F.relu(x) * x, lambda x: F.relu(x) ** 3, lambda x: 2 * F.relu(x)])
+@pytest.mark.parametrize(
+    "other", [lambda x: F.relu(x) * x, lambda x: F.relu(x) ** 3, lambda x: 2 * F.relu(x)]
+)
 def test_another_product_or_power_is_not_squared(other: Callable[[Tensor], Tensor]) -> None:
     assert [s.role for s in find_sites(Function(other), ROWS)] == ["activation"]
 
 
 def test_the_layer_or_operation_before_a_site_is_named() -> None:
     with torch.device("meta"):
-        before = {s.name: s.preceding for s in find_sites(timm.create_model("resnet18", pretrained=False))}
+        before = {
+            s.name: s.preceding for s in find_sites(timm.create_model("resnet18", pretrained=False))
+        }
     assert before["act1"] == "bn1 (batch_norm)"
     assert before["layer1.0.act1"] == "layer1.0.bn1 (batch_norm)"
     assert before["layer1.0.act2"] == before["layer4.1.act2"] == "add"
@@ -383,7 +433,10 @@ def test_the_leak_ratio_compares_what_is_cut_off_with_what_passes(cap: float | N
 
 
 def test_the_share_of_negative_inputs_is_measured_on_the_example() -> None:
-    assert [s.negative_share for s in find_sites(nn.Sequential(nn.ReLU(), nn.ReLU()), ROWS)] == [2 / 8, 0.0]
+    assert [s.negative_share for s in find_sites(nn.Sequential(nn.ReLU(), nn.ReLU()), ROWS)] == [
+        2 / 8,
+        0.0,
+    ]
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------------
@@ -394,12 +447,18 @@ def scripted(x: Tensor) -> Tensor:
     return torch.relu(x)
 
 
-@pytest.mark.parametrize("hidden", [scripted, torch.ops.aten.relu, torch.ops.aten.clamp_min_], ids=["script", "aten", "aten_"])
+@pytest.mark.parametrize(
+    "hidden",
+    [scripted, torch.ops.aten.relu, torch.ops.aten.clamp_min_],
+    ids=["script", "aten", "aten_"],
+)
 def test_a_relu_that_surgery_cannot_reach_is_refused_by_name(hidden: Callable[..., Tensor]) -> None:
     call = (lambda x: hidden(x, 0)) if hidden is torch.ops.aten.clamp_min_ else hidden
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Function(call))
     for examine in (find_sites, lambda m, x: convert(m, example_input=x)):
-        with pytest.raises(SurgeryError, match=r"1 ReLUs are executed in a way that surgery cannot replace, in 2"):
+        with pytest.raises(
+            SurgeryError, match=r"1 ReLUs are executed in a way that surgery cannot replace, in 2"
+        ):
             examine(model, ROWS)
     assert isinstance(model[1], nn.ReLU)
 
@@ -415,7 +474,9 @@ def test_a_forward_pass_that_runs_other_relus_in_training_is_refused_by_name() -
             return y + self.extra(x) if self.training else y
 
     model = nn.Sequential(nn.Linear(2, 2), Auxiliary())
-    with pytest.raises(SurgeryError, match=r"training runs other ReLUs than evaluation does, in 1\.extra"):
+    with pytest.raises(
+        SurgeryError, match=r"training runs other ReLUs than evaluation does, in 1\.extra"
+    ):
         convert(model, example_input=ROWS)
     assert not list(named_arelus(model))
 
@@ -443,7 +504,9 @@ SHORTER = {"res2net50_14w_8s": {"layers": (1, 1, 1, 1)}}  # one block a stage is
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_is_converted_with_no_relu_left_and_parameters_of_its_own_at_each_site(name: str) -> None:
+def test_every_family_is_converted_with_no_relu_left_and_parameters_of_its_own_at_each_site(
+    name: str,
+) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, **SHORTER.get(name, {})).eval()
     state = model.state_dict()
@@ -462,7 +525,10 @@ def test_every_family_is_converted_with_no_relu_left_and_parameters_of_its_own_a
     assert before == len(running) == report.replaced > 0
     assert executed() == 0
     assert len({id(p) for _, m in named_arelus(model) for p in m.parameters()}) == 2 * before
-    added = {re.sub(r"\.?(alpha|beta|scale)$", "", key) for key in model.state_dict().keys() - state.keys()}
+    added = {
+        re.sub(r"\.?(alpha|beta|scale)$", "", key)
+        for key in model.state_dict().keys() - state.keys()
+    }
     assert added == {s.name for s in running}
     assert state.keys() <= model.state_dict().keys()
 

@@ -31,7 +31,11 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.second, self.norm = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width)
+        self.first, self.second, self.norm = (
+            nn.Conv2d(width, width, 1),
+            nn.Conv2d(width, width, 3, 1, 1),
+            nn.BatchNorm2d(width),
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +46,9 @@ class Block(nn.Module):
 
 def routed() -> nn.Module:
     stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU())
-    return nn.Sequential(stem, Block(6), Block(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    return nn.Sequential(
+        stem, Block(6), Block(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    )
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
@@ -66,7 +72,12 @@ def converted(request: pytest.FixtureRequest) -> Converted:
     report = convert(model, init="near-relu", example_input=PICTURES, **options)
     with torch.no_grad():
         for number, (_, site) in enumerate(named_activations(model)):
-            site.alpha.add_(0.02 * torch.arange(1, site.alpha.numel() + 1) / site.alpha.numel() * (number % 5 + 1))
+            site.alpha.add_(
+                0.02
+                * torch.arange(1, site.alpha.numel() + 1)
+                / site.alpha.numel()
+                * (number % 5 + 1)
+            )
             site.beta.add_(0.5 * (number % 3))
     return model, report
 
@@ -78,7 +89,9 @@ def wanted(converted: Converted) -> Tensor:
 
 
 def near(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found.detach(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    torch.testing.assert_close(
+        found.detach(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())
+    )
 
 
 def test_torch_jit_traces_saves_and_loads_it(converted: Converted, wanted: Tensor) -> None:
@@ -90,9 +103,13 @@ def test_torch_jit_traces_saves_and_loads_it(converted: Converted, wanted: Tenso
 
 
 @pytest.mark.parametrize("arm", SURGERY_ARMS)
-def test_the_site_of_every_arm_can_be_traced_symbolically_and_by_jit_without_a_warning(arm: str) -> None:
+def test_the_site_of_every_arm_can_be_traced_symbolically_and_by_jit_without_a_warning(
+    arm: str,
+) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.ReLU6()).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.ReLU6()
+    ).eval()
     convert(model, arm=arm, example_input=PICTURES)
     wanted = model(PICTURES).detach()
     near(torch.fx.symbolic_trace(model)(PICTURES), wanted)
@@ -104,34 +121,57 @@ def test_maxout_can_be_traced_symbolically() -> None:
     assert torch.equal(torch.fx.symbolic_trace(module)(PICTURES), module(PICTURES))
 
 
-def test_torchs_older_onnx_exporter_takes_it(converted: Converted, wanted: Tensor, tmp_path: Path) -> None:
+def test_torchs_older_onnx_exporter_takes_it(
+    converted: Converted, wanted: Tensor, tmp_path: Path
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
-    torch.onnx.export(converted[0], (PICTURES,), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    torch.onnx.export(
+        converted[0],
+        (PICTURES,),
+        path,
+        dynamo=False,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "batch"}},
+    )
     session = onnxruntime.InferenceSession(path)
     for pictures in (PICTURES, PICTURES[:1]):
         found = torch.from_numpy(session.run(None, {"x": pictures.numpy()})[0])
         near(found, wanted[: len(pictures)])
 
 
-def test_a_symbolic_trace_has_a_step_a_site_and_can_be_copied_pickled_and_trained(converted: Converted, wanted: Tensor) -> None:
+def test_a_symbolic_trace_has_a_step_a_site_and_can_be_copied_pickled_and_trained(
+    converted: Converted, wanted: Tensor
+) -> None:
     model, report = converted
     graph = torch.fx.symbolic_trace(copy.deepcopy(model))
-    steps = [node for node in graph.graph.nodes if node.op == "call_function" and node.target.__name__ == "arelu"]
+    steps = [
+        node
+        for node in graph.graph.nodes
+        if node.op == "call_function" and node.target.__name__ == "arelu"
+    ]
     assert len(steps) == report.replaced
     for each in (graph, copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
         near(each(PICTURES), wanted)
     graph(PICTURES).sum().backward()
-    assert all(p.grad is not None for name, p in graph.named_parameters() if name.endswith(("alpha", "beta")))
+    assert all(
+        p.grad is not None
+        for name, p in graph.named_parameters()
+        if name.endswith(("alpha", "beta"))
+    )
 
 
-def test_torchvision_takes_features_at_a_site_by_its_name(converted: Converted, wanted: Tensor) -> None:
+def test_torchvision_takes_features_at_a_site_by_its_name(
+    converted: Converted, wanted: Tensor
+) -> None:
     model, report = converted
     names = [planned.site.name for planned in report.sites if planned.status == "replaced"][1::4]
     seen: dict[str, Tensor] = {}
     twin = copy.deepcopy(model)
     for name in names:
-        twin.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: seen.__setitem__(name, y.clone()))
+        twin.get_submodule(name).register_forward_hook(
+            lambda _, __, y, name=name: seen.__setitem__(name, y.clone())
+        )
     twin(PICTURES)
     for name, found in create_feature_extractor(model, names)(PICTURES).items():
         near(found, seen[name].detach())
@@ -159,7 +199,9 @@ COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES.keys())
-def test_it_can_be_copied(duplicate: Callable[[nn.Module], nn.Module], converted: Converted, wanted: Tensor) -> None:
+def test_it_can_be_copied(
+    duplicate: Callable[[nn.Module], nn.Module], converted: Converted, wanted: Tensor
+) -> None:
     assert torch.equal(duplicate(converted[0])(PICTURES), wanted)
 
 
@@ -176,7 +218,9 @@ def test_torch_func_transforms_it(converted: Converted, wanted: Tensor) -> None:
     model.zero_grad()
     model(PICTURES).square().sum().backward()
     eager = {name: p.grad for name, p in model.named_parameters()}
-    for name, found in torch.func.grad(lambda own: run(own, PICTURES).square().sum())(parameters).items():
+    for name, found in torch.func.grad(lambda own: run(own, PICTURES).square().sum())(
+        parameters
+    ).items():
         assert eager[name] is not None
         near(found, eager[name])
     # A Jacobian each way, over the slopes of every site, and along a direction.
@@ -184,14 +228,18 @@ def test_torch_func_transforms_it(converted: Converted, wanted: Tensor) -> None:
     rest = {name: p for name, p in parameters.items() if name not in slopes}
     backwards = torch.func.jacrev(lambda own: run({**rest, **own}, PICTURES[:1]))(slopes)
     _, along = torch.func.jvp(
-        lambda own: run({**rest, **own}, PICTURES[:1]), (slopes,), ({k: torch.ones_like(p) for k, p in slopes.items()},)
+        lambda own: run({**rest, **own}, PICTURES[:1]),
+        (slopes,),
+        ({k: torch.ones_like(p) for k, p in slopes.items()},),
     )
     near(sum(j.sum(-1) for j in backwards.values()), along)
 
 
 def test_an_ensemble_of_converted_models_is_one_vmap(converted: Converted, wanted: Tensor) -> None:
     model, _ = converted
-    stacked = {name: torch.stack([p.detach(), p.detach() * 1.01]) for name, p in model.named_parameters()}
+    stacked = {
+        name: torch.stack([p.detach(), p.detach() * 1.01]) for name, p in model.named_parameters()
+    }
     found = torch.vmap(lambda own: functional_call(model, own, (PICTURES,)))(stacked)
     near(found[0], wanted)
     assert not torch.allclose(found[1], wanted)

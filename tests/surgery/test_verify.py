@@ -61,7 +61,13 @@ def partial() -> nn.Module:
 
 def net(inner: nn.Module) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), inner, Functional(), nn.Flatten(), nn.Linear(144, 2)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        inner,
+        Functional(),
+        nn.Flatten(),
+        nn.Linear(144, 2),
     )
 
 
@@ -73,10 +79,13 @@ DEAF: dict[str, Callable[[], nn.Module]] = {
 every_deaf_module = pytest.mark.parametrize("build", DEAF.values(), ids=DEAF.keys())
 
 
-def snapshot(model: nn.Module) -> tuple[dict[str, Tensor], list[tuple[str, int, type, bool, list[str]]]]:
+def snapshot(
+    model: nn.Module,
+) -> tuple[dict[str, Tensor], list[tuple[str, int, type, bool, list[str]]]]:
     """Values, module identities, classes, modes and attributes."""
     return {k: v.clone() for k, v in model.state_dict().items()}, [
-        (name, id(m), type(m), m.training, sorted(vars(m))) for name, m in model.named_modules(remove_duplicate=False)
+        (name, id(m), type(m), m.training, sorted(vars(m)))
+        for name, m in model.named_modules(remove_duplicate=False)
     ]
 
 
@@ -95,13 +104,21 @@ def test_a_module_that_surgery_has_no_effect_on_is_named_and_the_model_is_what_i
     model = net(build()).train()
     model[1].eval()
     before = snapshot(model)
-    with pytest.raises(SurgeryError, match=r"after surgery 1 ReLUs run where 0 were meant to stay: left over in 3;"):
-        convert(model, example_input=PICTURES[:1], calibration=[PICTURES, PICTURES * 2] if calibrated else None)
+    with pytest.raises(
+        SurgeryError, match=r"after surgery 1 ReLUs run where 0 were meant to stay: left over in 3;"
+    ):
+        convert(
+            model,
+            example_input=PICTURES[:1],
+            calibration=[PICTURES, PICTURES * 2] if calibrated else None,
+        )
     assert_unchanged(model, before)
 
 
 @every_deaf_module
-def test_leaving_such_a_module_out_makes_surgery_on_the_rest_possible(build: Callable[[], nn.Module]) -> None:
+def test_leaving_such_a_module_out_makes_surgery_on_the_rest_possible(
+    build: Callable[[], nn.Module],
+) -> None:
     model = net(build())
     assert convert(model, example_input=PICTURES, exclude=["3.*"]).replaced == 2
 
@@ -109,7 +126,10 @@ def test_leaving_such_a_module_out_makes_surgery_on_the_rest_possible(build: Cal
 def test_without_surgery_every_planned_site_is_a_leftover() -> None:
     model = timm.create_model("test_resnet", pretrained=False)
     plan = make_plan(find_sites(model))
-    with pytest.raises(SurgeryError, match=r"after surgery 12 ReLUs run where 0 were meant to stay: left over in .*act"):
+    with pytest.raises(
+        SurgeryError,
+        match=r"after surgery 12 ReLUs run where 0 were meant to stay: left over in .*act",
+    ):
         verify(model, plan)
 
 
@@ -128,7 +148,9 @@ def test_what_is_meant_to_stay_is_counted_and_passes(patterns: dict, left: int) 
 def test_only_the_surplus_is_named() -> None:
     model = net(Captured())
     before = snapshot(model)
-    with pytest.raises(SurgeryError, match=r"after surgery 3 ReLUs run where 2 were meant to stay: left over in 3;"):
+    with pytest.raises(
+        SurgeryError, match=r"after surgery 3 ReLUs run where 2 were meant to stay: left over in 3;"
+    ):
         convert(nn.Sequential(*model, nn.ReLU()), example_input=PICTURES, exclude=["2", "4.*"])
     assert_unchanged(model, before)
 
@@ -144,7 +166,9 @@ def test_a_relu_too_few_is_an_error_too() -> None:
 
 def test_what_apply_returns_puts_everything_back() -> None:
     relu = nn.ReLU()
-    model = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.TransformerEncoderLayer(4, 2, 8))
+    model = nn.Sequential(
+        nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.TransformerEncoderLayer(4, 2, 8)
+    )
     x = torch.zeros(2, 4)
     before = snapshot(model)
     _, undo = apply_plan(model, make_plan(find_sites(model, x)))

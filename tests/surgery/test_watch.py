@@ -26,7 +26,11 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = (nn.Linear(5, 5) for _ in range(3))
-        self.act, self.shared, self.capped = nn.ReLU(inplace=True), nn.ReLU(), nn.ReLU6(inplace=True)
+        self.act, self.shared, self.capped = (
+            nn.ReLU(inplace=True),
+            nn.ReLU(),
+            nn.ReLU6(inplace=True),
+        )
         self.fc = nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +53,9 @@ def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return y.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def watched(model: nn.Module, sites: list[Site], x: Tensor) -> tuple[Any, dict[str, dict[int, Tensor]]]:
+def watched(
+    model: nn.Module, sites: list[Site], x: Tensor
+) -> tuple[Any, dict[str, dict[int, Tensor]]]:
     seen: dict[str, dict[int, Tensor]] = {key: {} for key in ("x", "y", "dx", "dy")}
 
     def entered(number: int, given: Tensor) -> None:
@@ -86,7 +92,9 @@ def test_the_model_and_its_gradients_are_the_same_watched(arm: str, example: Ten
     assert not model._forward_pre_hooks
 
 
-def test_the_gradient_at_a_relu_is_the_one_behind_it_where_it_lets_pass_and_exactly_nothing_elsewhere(example: Tensor) -> None:
+def test_the_gradient_at_a_relu_is_the_one_behind_it_where_it_lets_pass_and_exactly_nothing_elsewhere(
+    example: Tensor,
+) -> None:
     model = Net()
     sites = find_sites(model, example)
     _, seen = watched(model, sites, example)
@@ -98,7 +106,9 @@ def test_the_gradient_at_a_relu_is_the_one_behind_it_where_it_lets_pass_and_exac
         torch.testing.assert_close(seen["dx"][number], seen["dy"][number] * passes, rtol=0, atol=0)
 
 
-def test_the_gradient_at_an_arelu_is_amplified_by_its_gain_and_alpha_is_left_where_relu_has_nothing(example: Tensor) -> None:
+def test_the_gradient_at_an_arelu_is_amplified_by_its_gain_and_alpha_is_left_where_relu_has_nothing(
+    example: Tensor,
+) -> None:
     model = Net()
     sites = converted(model, example, init="paper", alpha=0.7, beta=1.0)
     assert len(sites) == 5
@@ -126,7 +136,9 @@ def test_sites_that_stay_relus_are_seen_in_their_place(example: Tensor) -> None:
 @pytest.mark.parametrize("arm", ["relu", "arelu"])
 def test_timm_models_are_the_same_watched(name: str, arm: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=4, **({"act_layer": "relu"} if name != "test_resnet" else {})).train()
+    model = timm.create_model(
+        name, num_classes=4, **({"act_layer": "relu"} if name != "test_resnet" else {})
+    ).train()
     pictures = torch.randn(4, 3, 64, 64)
     sites = find_sites(model, pictures[:1]) if arm == "relu" else converted(model, pictures[:1])
     twin = copy.deepcopy(model)
@@ -140,7 +152,9 @@ def test_timm_models_are_the_same_watched(name: str, arm: str) -> None:
 
 
 def test_inputs_that_nothing_learns_before_have_a_gradient_all_the_same(example: Tensor) -> None:
-    model = nn.Sequential(nn.Linear(5, 5).requires_grad_(False), nn.ReLU(inplace=True), nn.Linear(5, 2))
+    model = nn.Sequential(
+        nn.Linear(5, 5).requires_grad_(False), nn.ReLU(inplace=True), nn.Linear(5, 2)
+    )
     _, seen = watched(model, find_sites(model, example), example)
     torch.testing.assert_close(seen["dx"][0], seen["dy"][0] * (seen["x"][0] > 0))
 
@@ -157,7 +171,9 @@ class Moody(nn.Module):
 
 @pytest.mark.parametrize(("planned", "run"), [(1, 2), (2, 1), (1, 0), (2, 0)])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_forward_pass_that_runs_other_relus_is_refused(planned: int, run: int, swapped: bool, example: Tensor) -> None:
+def test_a_forward_pass_that_runs_other_relus_is_refused(
+    planned: int, run: int, swapped: bool, example: Tensor
+) -> None:
     model = Moody()
     model.calls = planned
     sites = converted(model, example) if swapped else find_sites(model, example)

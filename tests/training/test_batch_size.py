@@ -24,9 +24,12 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
-    ("pictures", "size", "word"), [(400, 32, "400 pictures"), (12, 2, "12 pictures"), (1, 2, "1 pictures"), (10**6, 256, "256")]
+    ("pictures", "size", "word"),
+    [(400, 32, "400 pictures"), (12, 2, "12 pictures"), (1, 2, "1 pictures"), (10**6, 256, "256")],
 )
-def test_useful_sizes_leave_eight_steps_in_an_epoch_and_end_at_256(pictures: int, size: int, word: str) -> None:
+def test_useful_sizes_leave_eight_steps_in_an_epoch_and_end_at_256(
+    pictures: int, size: int, word: str
+) -> None:
     found = largest_useful(pictures)
     assert found.size == size
     assert word in found.why
@@ -39,7 +42,9 @@ def test_useful_sizes_leave_eight_steps_in_an_epoch_and_end_at_256(pictures: int
     room=st.integers(100 * MIB, 10**11),
     tried=st.sampled_from([16, 256]),
 )
-def test_the_largest_power_of_two_within_room_is_found(pictures: int, fixed: int, each: int, room: int, tried: int) -> None:
+def test_the_largest_power_of_two_within_room_is_found(
+    pictures: int, fixed: int, each: int, room: int, tried: int
+) -> None:
     useful = largest_useful(pictures)
     steps: list[int] = []
 
@@ -64,7 +69,9 @@ def test_a_gpu_that_runs_out_of_memory_ends_the_search() -> None:
             raise torch.OutOfMemoryError
         return size * MIB
 
-    assert choose(BatchSize(64, ""), growth, 10**12, tried=64) == BatchSize(8, "16 run out of memory")
+    assert choose(BatchSize(64, ""), growth, 10**12, tried=64) == BatchSize(
+        8, "16 run out of memory"
+    )
     with pytest.raises(torch.OutOfMemoryError):
         choose(BatchSize(64, ""), lambda _: growth(9), 10**12, tried=64)
 
@@ -87,7 +94,9 @@ def test_a_step_that_needs_much_memory_is_seen_to_do_so() -> None:
         # A share of what is free, so that few of them fit; written to, or the system would not give it.
         torch.empty(min(free // 8192, 4 * MIB) * size).fill_(1.0)
 
-    found = largest_fitting(BatchSize(256, "useful"), take, device, share=max(1, free // (512 * MIB)))
+    found = largest_fitting(
+        BatchSize(256, "useful"), take, device, share=max(1, free // (512 * MIB))
+    )
     assert 2 <= found.size < 256
     assert "GiB of memory" in found.why
 
@@ -95,8 +104,18 @@ def test_a_step_that_needs_much_memory_is_seen_to_do_so() -> None:
 @pytest.mark.parametrize(
     ("files", "free"),
     [
-        ({"memory.max": "1000", "memory.current": "900", "memory.stat": "anon 1\ninactive_file 300\n"}, 400),
-        ({"memory.max": "max", "memory.current": "900", "memory.stat": "inactive_file 300\n"}, None),
+        (
+            {
+                "memory.max": "1000",
+                "memory.current": "900",
+                "memory.stat": "anon 1\ninactive_file 300\n",
+            },
+            400,
+        ),
+        (
+            {"memory.max": "max", "memory.current": "900", "memory.stat": "inactive_file 300\n"},
+            None,
+        ),
         ({}, None),
         (
             {

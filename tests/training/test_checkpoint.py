@@ -53,7 +53,10 @@ def test_the_newest_two_are_kept_and_the_newest_whole_one_is_taken(tmp_path: Pat
 def large(count: int = 8) -> dict[str, torch.Tensor]:
     """Tensors of 4 MB, half of them with channels side by side, as training on the processor has its weights."""
     made = {str(n): torch.full((1000, 10, 10, 10), float(n)) for n in range(count)}
-    return {k: t.contiguous(memory_format=torch.channels_last) if int(k) % 2 else t for k, t in made.items()}
+    return {
+        k: t.contiguous(memory_format=torch.channels_last) if int(k) % 2 else t
+        for k, t in made.items()
+    }
 
 
 def test_nothing_is_held_twice_while_it_is_written(tmp_path: Path) -> None:
@@ -98,7 +101,9 @@ def test_a_disk_that_fills_up_under_a_state_is_what_it_is(room: int) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -123,7 +128,9 @@ def with_manifest(folder: Path, content: bytes) -> tuple[Path, bool]:
 
 @settings(deadline=None, database=None, max_examples=150)
 @given(content=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_other_manifest_is_passed_over_for_the_older_checkpoint(saved: Path, content: bytes) -> None:
+def test_any_other_manifest_is_passed_over_for_the_older_checkpoint(
+    saved: Path, content: bytes
+) -> None:
     newest, taken = with_manifest(saved, content)
     assert not taken
     for load in (load_checkpoint, load_checkpoint_model):
@@ -133,7 +140,9 @@ def test_any_other_manifest_is_passed_over_for_the_older_checkpoint(saved: Path,
 
 @settings(deadline=None, database=None, max_examples=150)
 @given(data=st.data())
-def test_a_sound_manifest_with_one_thing_changed_is_never_taken_for_another_state(saved: Path, data: st.DataObject) -> None:
+def test_a_sound_manifest_with_one_thing_changed_is_never_taken_for_another_state(
+    saved: Path, data: st.DataObject
+) -> None:
     manifest: dict[str, Any] = {
         "step": 7,
         "sha256": {name: sha256_file(saved / "step-7" / name) for name in (MODEL, STATE)},

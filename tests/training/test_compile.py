@@ -28,13 +28,21 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def no_compiler() -> Iterator[None]:
     # What an earlier test has compiled needs no compiler.
-    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+    with torch._inductor.config.patch(
+        {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    ):
         yield
 
 
 def tiny_net() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
     convert(model, example_input=torch.zeros(1, 3, 8, 8))
     return model
 
@@ -50,14 +58,32 @@ def test_why_nothing_can_be_compiled_is_one_line(no_compiler: None) -> None:
 
 
 @pytest.mark.slow
-def test_both_arms_go_on_without_compiling_where_it_fails(no_compiler: None, make_folder: Any, tmp_path: Path) -> None:
+def test_both_arms_go_on_without_compiling_where_it_fails(
+    no_compiler: None, make_folder: Any, tmp_path: Path
+) -> None:
     watching = Watching()
     config = check_config(
-        {"data": make_folder(), "output": tmp_path, "model": "test_resnet", "pretrained": False, "img_size": 32, "epochs": 1}
+        {
+            "data": make_folder(),
+            "output": tmp_path,
+            "model": "test_resnet",
+            "pretrained": False,
+            "img_size": 32,
+            "epochs": 1,
+        }
         | {"batch_size": 8, "workers": 0, "device": "cpu", "compile": True}
     )
     study = finetune(config, observer=watching)
-    assert len([note for note in watching.notes if note.startswith("--compile is left out for every arm: ")]) == 1
+    assert (
+        len(
+            [
+                note
+                for note in watching.notes
+                if note.startswith("--compile is left out for every arm: ")
+            ]
+        )
+        == 1
+    )
     assert [run.config.compile for run in study.runs] == [False, False]
     plain = finetune(config.model_copy(update={"compile": False}))
     for ours, theirs in zip(study.runs, plain.runs, strict=True):
@@ -65,7 +91,9 @@ def test_both_arms_go_on_without_compiling_where_it_fails(no_compiler: None, mak
 
 
 @pytest.mark.slow
-def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(make_folder: Any, tmp_path: Path) -> None:
+def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(
+    make_folder: Any, tmp_path: Path
+) -> None:
     """Minutes of the C++ compiler's: two arms, each for training and for evaluation of whole and of left-over batches."""
 
     class Interrupting(Watching):
@@ -74,7 +102,14 @@ def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(make_folder
                 os.kill(os.getpid(), signal.SIGINT)
 
     config = check_config(
-        {"data": make_folder(), "output": tmp_path, "model": "test_resnet", "pretrained": False, "img_size": 32, "epochs": 2}
+        {
+            "data": make_folder(),
+            "output": tmp_path,
+            "model": "test_resnet",
+            "pretrained": False,
+            "img_size": 32,
+            "epochs": 2,
+        }
         | {"batch_size": 8, "workers": 0, "device": "cpu", "compile": True, "model_ema": True}
     )
     watching = Watching()
@@ -87,7 +122,9 @@ def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(make_folder
     eager = finetune(config.model_copy(update={"compile": False}))
     for ours, resumed, theirs in zip(whole.runs, halved.runs, eager.runs, strict=True):
         assert rows(ours.path) == rows(resumed.path)
-        assert (ours.path / "best.safetensors").read_bytes() == (resumed.path / "best.safetensors").read_bytes()
+        assert (ours.path / "best.safetensors").read_bytes() == (
+            resumed.path / "best.safetensors"
+        ).read_bytes()
         for mine, yours in zip(rows(ours.path), rows(theirs.path), strict=True):
             assert mine["loss"] == pytest.approx(yours["loss"], rel=0.05)
         model, _ = arelu_tl.load_model(ours.path)

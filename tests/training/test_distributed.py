@@ -19,6 +19,7 @@ from arelu_tl.activation.arelu import AReLU, named_arelus
 from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.errors import ConfigError, Interrupted, NonFiniteError, PeerError
+from arelu_tl.records.settings import AugmentSettings, OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.distributed import ALONE, World, join_world
 from arelu_tl.training.evaluate import evaluate
@@ -62,7 +63,9 @@ def make_step(model: nn.Module, world: World = ALONE, **settings: Any) -> Step:
 
 def make_batches(count: int) -> list[tuple[Tensor, Tensor]]:
     stream = torch.Generator().manual_seed(1)
-    return [(torch.randn(8, 3, 32, 32, generator=stream), torch.arange(8) % 3) for _ in range(count)]
+    return [
+        (torch.randn(8, 3, 32, 32, generator=stream), torch.arange(8) % 3) for _ in range(count)
+    ]
 
 
 def slice_of(batch: tuple[Tensor, Tensor], world: World) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,9 @@ def slice_of(batch: tuple[Tensor, Tensor], world: World) -> tuple[Tensor, Tensor
     return pictures, labels
 
 
-def take_step(world: World, name: str, batches: int, settings: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def take_step(
+    world: World, name: str, batches: int, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """(what was told, gradients, weights and statistics after the step)."""
     model = make_net(name)
     step = make_step(model, world, **settings)
@@ -84,7 +89,11 @@ def take_step(world: World, name: str, batches: int, settings: dict[str, Any]) -
 STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "plain": ("plain", 1, {}),
     "frozen statistics": ("test_resnet", 1, {"frozen_backbone": True}),
-    "parts": ("test_resnet", 2, {"frozen_backbone": True, "micro_batch": 3, "clip_grad": 0.5, "channels_last": True}),
+    "parts": (
+        "test_resnet",
+        2,
+        {"frozen_backbone": True, "micro_batch": 3, "clip_grad": 0.5, "channels_last": True},
+    ),
     "statistics": ("test_resnet", 1, {}),
 }
 
@@ -99,7 +108,9 @@ def steps() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", [case for case in STEPS if case != "statistics"])
-def test_gradients_are_those_of_one_process_alpha_and_beta_included(case: str, steps: list[dict[str, Any]]) -> None:
+def test_gradients_are_those_of_one_process_alpha_and_beta_included(
+    case: str, steps: list[dict[str, Any]]
+) -> None:
     told, gradients, weights = take_step(ALONE, *STEPS[case])
     ours, others = (each[case] for each in steps)
     sites = len(list(named_arelus(make_net(STEPS[case][0]))))
@@ -138,7 +149,9 @@ def seldom_met(world: World) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_a_parameter_that_only_one_process_meets_learns_in_all_and_one_that_none_meets_in_none() -> None:
+def test_a_parameter_that_only_one_process_meets_learns_in_all_and_one_that_none_meets_in_none() -> (
+    None
+):
     ours, others = run_together(seldom_met)
     assert ours["never"] is None
     assert others["never"] is None
@@ -162,10 +175,14 @@ def step_short_of_memory(world: World) -> tuple[int | None, dict[str, Any]]:
     model = _OutOfMemoryOnce(make_net("plain"), 2 if world.rank == 1 else None)
     step = make_step(model, world)
     step.gradients([slice_of(make_batches(1)[0], world)], 0)
-    return step.micro_batch, {n: p.grad for n, p in model.net.named_parameters() if p.grad is not None}
+    return step.micro_batch, {
+        n: p.grad for n, p in model.net.named_parameters() if p.grad is not None
+    }
 
 
-def test_one_process_that_runs_out_of_memory_takes_its_slice_in_parts_while_the_other_waits() -> None:
+def test_one_process_that_runs_out_of_memory_takes_its_slice_in_parts_while_the_other_waits() -> (
+    None
+):
     (ours, gradients), (theirs, same) = run_together(step_short_of_memory)
     assert (ours, theirs) == (None, 2)
     whole = take_step(ALONE, "plain", 1, {})[1]
@@ -187,23 +204,29 @@ def train(
     """(rows, checkpoints, weights, result or error) of a run with dropout and every BatchNorm in eval mode."""
     folder = scan_folder(root)
     share = (world.rank, world.size)
-    augment = train_view(DATA_CONFIG, scale=(0.5, 1.0))
+    augment = train_view(DATA_CONFIG, AugmentSettings(scale=(0.5, 1.0)))
     pictures, held_out = folder.splits["train"], folder.splits["val"]
     batches = make_train_batches(folder.root, pictures, augment, batch_size=6, seed=3, share=share)
     size = 6 // world.size
-    val = make_eval_batches(folder.root, held_out, eval_view(DATA_CONFIG), batch_size=size, share=share)
+    val = make_eval_batches(
+        folder.root, held_out, eval_view(DATA_CONFIG), batch_size=size, share=share
+    )
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=3, drop_rate=0.0 if resume is None and stop_at is None else 0.3)
+    model = timm.create_model(
+        "test_resnet", num_classes=3, drop_rate=0.0 if resume is None and stop_at is None else 0.3
+    )
     convert(model, example_input=torch.zeros(1, 3, 32, 32))
     if resume is not None:
         model.load_state_dict(resume[0])
-    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=1e-3)
+    optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="adamw", lr=1e-3))
     stop = StopRequest()
     # The other processes are not asked to stop.
     journal = Memory(stop, stop_at if world.rank == world.size - 1 else None)
     last = world.rank == world.size - 1
     if last and poisoned:
-        model.conv1.register_forward_hook(lambda conv, _, y: y * float("nan") if conv.training else y)
+        model.conv1.register_forward_hook(
+            lambda conv, _, y: y * float("nan") if conv.training else y
+        )
     if last and killed:
         journal.progress = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     settings = FitSettings(epochs=epochs, frozen_backbone=True, log_every=2, ema_decay=0.9, seed=1)
@@ -211,7 +234,17 @@ def train(
     result: Any
     try:
         result = fit(
-            model, batches, val, optimizer, None, settings, device=CPU, journal=journal, stop=stop, resume=state, world=world
+            model,
+            batches,
+            val,
+            optimizer,
+            None,
+            settings,
+            device=CPU,
+            journal=journal,
+            stop=stop,
+            resume=state,
+            world=world,
         )
         result = result.state.digests, result.final
     except (Interrupted, NonFiniteError, PeerError) as error:
@@ -233,7 +266,9 @@ def test_a_whole_run_agrees_with_one_process(root: Path) -> None:
     assert ours[3][0] == digests == others[3][0]
     assert len(ours[0]) == len(rows)
     for row, ours_row in zip(rows, ours[0], strict=True):
-        assert {k: row[k] for k in ("step", "epoch", "split", "lr")} == {k: ours_row[k] for k in ("step", "epoch", "split", "lr")}
+        assert {k: row[k] for k in ("step", "epoch", "split", "lr")} == {
+            k: ours_row[k] for k in ("step", "epoch", "split", "lr")
+        }
         assert ours_row["loss"] == pytest.approx(row["loss"], rel=1e-3)
         assert ours_row["top1"] == row["top1"]
         assert ours_row.get("correct") == row.get("correct")
@@ -255,7 +290,9 @@ def interrupt_and_resume(world: World, root: Path) -> tuple[Any, Any, int]:
     return through[2], after[2], step
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_to_the_bit(root: Path) -> None:
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_to_the_bit(
+    root: Path,
+) -> None:
     for told in run_together(interrupt_and_resume, root):
         whole, resumed, step = told
         assert step == 3
@@ -291,7 +328,9 @@ def dealt_out(world: World) -> Any:
     model = nn.Flatten()
     logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(2))
     whole = [(x, torch.arange(len(x)) % 3) for x in logits.split(2)]
-    return evaluate(model, whole[world.rank :: world.size], CPU, world=world), evaluate(model, whole, CPU)
+    return evaluate(model, whole[world.rank :: world.size], CPU, world=world), evaluate(
+        model, whole, CPU
+    )
 
 
 def test_evaluation_counts_every_picture_once_and_in_order() -> None:
@@ -302,7 +341,10 @@ def test_evaluation_counts_every_picture_once_and_in_order() -> None:
 
 
 def exchange(world: World) -> Any:
-    tensors = [torch.full((2,), float(world.rank)), torch.full((3, 2), world.rank, dtype=torch.float64)]
+    tensors = [
+        torch.full((2,), float(world.rank)),
+        torch.full((3, 2), world.rank, dtype=torch.float64),
+    ]
     world.average(tensors)
     weights = torch.full((2,), float(world.rank + 5))
     world.share_weights([weights])
@@ -318,7 +360,12 @@ def test_exchanges() -> None:
 
 
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     with join_world() as world:
         assert world == ALONE
@@ -327,7 +374,12 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_processes_that_are_named_wrongly_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "two", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "two",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="RANK=two"), join_world():
         pass

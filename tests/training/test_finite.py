@@ -46,7 +46,10 @@ class Log(nn.Module):
         return torch.log(x * 0 - 1) if self.broken else x
 
 
-BATCH = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2])
+BATCH = (
+    torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+    torch.tensor([0, 1, 2, 0, 1, 2]),
+)
 
 
 def take(net: Net) -> None:
@@ -69,7 +72,11 @@ def _broken_layer(net: Net) -> None:
 @pytest.mark.parametrize(
     ("spoil", "middle", "told"),
     [
-        (_infinite_weight, nn.Identity(), r"training loss became (nan|inf) at step 7, first in parameter second.weight"),
+        (
+            _infinite_weight,
+            nn.Identity(),
+            r"training loss became (nan|inf) at step 7, first in parameter second.weight",
+        ),
         (_broken_layer, nn.Identity(), "training loss became nan at step 7, first in log"),
         (
             lambda _: None,
@@ -79,7 +86,9 @@ def _broken_layer(net: Net) -> None:
     ],
     ids=["parameter", "layer", "gradient"],
 )
-def test_the_first_that_is_no_number_is_named_and_no_weight_has_moved(spoil: Any, middle: Any, told: str) -> None:
+def test_the_first_that_is_no_number_is_named_and_no_weight_has_moved(
+    spoil: Any, middle: Any, told: str
+) -> None:
     torch.manual_seed(0)
     net = Net(middle)
     spoil(net)
@@ -120,12 +129,18 @@ def test_a_state_is_saved_every_so_many_steps_and_every_so_long(make_folder: Any
     assert by_step.rows == by_time.rows == by_epoch.rows
 
 
-def test_without_epochs_ends_a_state_is_saved_when_it_is_due_and_when_it_is_stopped(make_folder: Any) -> None:
+def test_without_epochs_ends_a_state_is_saved_when_it_is_due_and_when_it_is_stopped(
+    make_folder: Any,
+) -> None:
     from test_resume import Training, interrupted, same
 
     folder = make_folder()
     whole = Training(folder).whole()
-    for given, steps in (({}, []), ({"save_every_steps": 4}, [4, 8, 12]), ({"save_every_seconds": 1e-9}, list(range(1, 13)))):
+    for given, steps in (
+        ({}, []),
+        ({"save_every_steps": 4}, [4, 8, 12]),
+        ({"save_every_seconds": 1e-9}, list(range(1, 13))),
+    ):
         training = Training(folder, save_epochs=False, **given)
         ended, journal = training.run()
         assert [step for step, *_ in journal.saved] == steps
@@ -137,7 +152,11 @@ def test_without_epochs_ends_a_state_is_saved_when_it_is_due_and_when_it_is_stop
         ended = training.go_on(saved, before)
         assert all(same(ended[key], whole[key]) for key in whole if key not in ("state", "last"))
         # But for the sums that the last saved state had: here it is another one.
-        assert all(same(ended["state"][key], whole["state"][key]) for key in whole["state"] if "window" not in key)
+        assert all(
+            same(ended["state"][key], whole["state"][key])
+            for key in whole["state"]
+            if "window" not in key
+        )
 
 
 def test_a_state_with_a_number_that_is_none_is_not_saved(make_folder: Any) -> None:

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 from arelu_tl.activation.arelu import AReLU, named_arelus
 from arelu_tl.data.folder import scan_folder
-from arelu_tl.data.loader import Batches, eval_view, make_eval_batches, make_train_batches, train_view
+from arelu_tl.data.loader import (
+    Batches,
+    eval_view,
+    make_eval_batches,
+    make_train_batches,
+    train_view,
+)
 from arelu_tl.errors import Interrupted, NonFiniteError
+from arelu_tl.records.settings import AugmentSettings, OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.evaluate import Evaluation, evaluate
 from arelu_tl.training.fit import FitResult, FitSettings, fit
@@ -21,7 +28,13 @@ from arelu_tl.training.interruption import StopRequest
 from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, make_schedule
 
 CPU = torch.device("cpu")
-DATA_CONFIG = {"input_size": [3, 32, 32], "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+DATA_CONFIG = {
+    "input_size": [3, 32, 32],
+    "interpolation": "bilinear",
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "crop_pct": 1.0,
+}
 
 
 class Memory:
@@ -70,7 +83,11 @@ def _copy(state: Any) -> Any:
 def batches(make_folder: Any) -> tuple[Batches, Batches]:
     folder = scan_folder(make_folder())
     train = make_train_batches(
-        folder.root, folder.splits["train"], train_view(DATA_CONFIG, scale=(0.5, 1.0)), batch_size=5, seed=3
+        folder.root,
+        folder.splits["train"],
+        train_view(DATA_CONFIG, AugmentSettings(scale=(0.5, 1.0))),
+        batch_size=5,
+        seed=3,
     )
     val = make_eval_batches(folder.root, folder.splits["val"], eval_view(DATA_CONFIG), batch_size=5)
     return train, val
@@ -103,16 +120,30 @@ def run(
 ) -> tuple[nn.Module, Memory, FitResult]:
     model = make_model()
     journal = journal or Memory()
-    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=lr, arelu_lr=10 * lr, weight_decay=0.05)
+    optimizer = make_optimizer(
+        model, ["fc"], OptimizerSettings(opt="adamw", lr=lr, arelu_lr=10 * lr, weight_decay=0.05)
+    )
     schedule = make_schedule(
-        optimizer, sched="cosine", epochs=settings.epochs, steps_per_epoch=steps_per_epoch, warmup_epochs=0.5
+        optimizer,
+        sched="cosine",
+        epochs=settings.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=0.5,
     )
     resume = None
     if resume_from is not None:
         model.load_state_dict(resume_from[1])
         resume = _copy(resume_from[2])
     result = fit(
-        model, *batches, optimizer, schedule, settings, device=CPU, journal=journal, stop=stop or StopRequest(), resume=resume
+        model,
+        *batches,
+        optimizer,
+        schedule,
+        settings,
+        device=CPU,
+        journal=journal,
+        stop=stop or StopRequest(),
+        resume=resume,
     )
     return model, journal, result
 
@@ -124,16 +155,24 @@ def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
         assert torch.equal(ours[key], theirs[key]), key
 
 
-def test_evaluates_at_step_0_every_epoch_and_every_so_many_steps(batches: tuple[Batches, Batches]) -> None:
+def test_evaluates_at_step_0_every_epoch_and_every_so_many_steps(
+    batches: tuple[Batches, Batches],
+) -> None:
     _, journal, result = run(batches, FitSettings(epochs=2, eval_every=3))
     val = [(row["step"], row["epoch"]) for row in journal.rows if row["split"] == "val"]
     assert val == [(0, 0), (3, 0), (4, 1), (6, 1), (8, 2)]
     assert [row["step"] for row in journal.epochs] == [4, 8]
     assert result.state.step == 8
-    assert all(set(row["sites"]) == {name for name, _ in named_arelus(make_model())} for row in journal.rows if "sites" in row)
+    assert all(
+        set(row["sites"]) == {name for name, _ in named_arelus(make_model())}
+        for row in journal.rows
+        if "sites" in row
+    )
 
 
-def test_same_seed_gives_the_same_rows_and_weights_to_the_bit(batches: tuple[Batches, Batches]) -> None:
+def test_same_seed_gives_the_same_rows_and_weights_to_the_bit(
+    batches: tuple[Batches, Batches],
+) -> None:
     first, second = (run(batches, FitSettings(epochs=2, seed=5)) for _ in range(2))
     assert first[1].rows == second[1].rows
     assert_same_weights(first[0], second[0])
@@ -146,10 +185,15 @@ def test_another_seed_gives_other_dropout(batches: tuple[Batches, Batches]) -> N
 
 @pytest.fixture(
     scope="module",
-    params=[FitSettings(epochs=2, eval_every=3, log_every=2), FitSettings(epochs=2, ema_decay=0.9, grad_accum_steps=1)],
+    params=[
+        FitSettings(epochs=2, eval_every=3, log_every=2),
+        FitSettings(epochs=2, ema_decay=0.9, grad_accum_steps=1),
+    ],
     ids=["plain", "ema"],
 )
-def uninterrupted(request: pytest.FixtureRequest, batches: tuple[Batches, Batches]) -> tuple[FitSettings, nn.Module, Memory]:
+def uninterrupted(
+    request: pytest.FixtureRequest, batches: tuple[Batches, Batches]
+) -> tuple[FitSettings, nn.Module, Memory]:
     """What every interrupted training is held to; nothing trains this model further."""
     model, journal, _ = run(batches, request.param)
     return request.param, model, journal
@@ -157,7 +201,9 @@ def uninterrupted(request: pytest.FixtureRequest, batches: tuple[Batches, Batche
 
 @pytest.mark.parametrize("stop_at", range(1, 9))
 def test_interrupted_anywhere_and_resumed_ends_bit_equal(
-    batches: tuple[Batches, Batches], uninterrupted: tuple[FitSettings, nn.Module, Memory], stop_at: int
+    batches: tuple[Batches, Batches],
+    uninterrupted: tuple[FitSettings, nn.Module, Memory],
+    stop_at: int,
 ) -> None:
     settings, whole_model, whole = uninterrupted
     stop = StopRequest()
@@ -183,10 +229,15 @@ def test_leaving_out_a_part_of_the_saved_state_is_noticed(batches: tuple[Batches
     step, weights, state = broken.saved[-1]
     state["optimizer"]["state"] = {}
     model, _, _ = run(batches, settings, resume_from=(step, weights, state))
-    assert any(not torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole_model.state_dict().values(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), whole_model.state_dict().values(), strict=True)
+    )
 
 
-def test_accumulating_batches_takes_fewer_steps_with_the_mean_gradient(batches: tuple[Batches, Batches]) -> None:
+def test_accumulating_batches_takes_fewer_steps_with_the_mean_gradient(
+    batches: tuple[Batches, Batches],
+) -> None:
     _, _, result = run(batches, FitSettings(epochs=1, grad_accum_steps=3), steps_per_epoch=2)
     assert result.state.step == 2  # four batches: three, then the one that is left
     assert result.state.images == 20
@@ -206,7 +257,7 @@ def test_infinite_loss_ends_the_training_before_the_step(batches: tuple[Batches,
     with torch.no_grad():
         model.get_submodule("fc").weight.fill_(math.inf)
     train, val = batches
-    optimizer = make_optimizer(model, ["fc"], opt="sgd", lr=0.1)
+    optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="sgd", lr=0.1))
     with pytest.raises(NonFiniteError, match="--lr"):
         fit(
             model, train, val, optimizer, None, FitSettings(epochs=1), device=CPU, journal=Memory(), stop=StopRequest()
@@ -216,16 +267,22 @@ def test_infinite_loss_ends_the_training_before_the_step(batches: tuple[Batches,
 def test_patience_ends_an_arm_that_gets_no_better(batches: tuple[Batches, Batches]) -> None:
     _, _, result = run(batches, FitSettings(epochs=30, patience=2), lr=1e-9, steps_per_epoch=4)
     assert result.state.stopped_early
-    assert result.state.epoch == 3  # the first epoch is the best so far, then two without a better one
+    assert (
+        result.state.epoch == 3
+    )  # the first epoch is the best so far, then two without a better one
 
 
-def test_frozen_backbone_keeps_weights_and_batchnorm_but_learns_head_and_arelu(batches: tuple[Batches, Batches]) -> None:
+def test_frozen_backbone_keeps_weights_and_batchnorm_but_learns_head_and_arelu(
+    batches: tuple[Batches, Batches],
+) -> None:
     model = make_model()
     freeze_backbone(model, ["fc"])
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=1e-2)
+    optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="adamw", lr=1e-2))
     settings = FitSettings(epochs=1, frozen_backbone=True)
-    fit(model, *batches, optimizer, None, settings, device=CPU, journal=Memory(), stop=StopRequest())
+    fit(
+        model, *batches, optimizer, None, settings, device=CPU, journal=Memory(), stop=StopRequest()
+    )
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     arelu = {f"{name}.{p}" for name, _ in named_arelus(model) for p in ("alpha", "beta")}
     assert {"fc.weight", "fc.bias"} <= changed
@@ -233,7 +290,9 @@ def test_frozen_backbone_keeps_weights_and_batchnorm_but_learns_head_and_arelu(b
     assert changed & arelu
 
 
-def test_evaluation_counts_each_picture_once_and_keeps_modes(batches: tuple[Batches, Batches]) -> None:
+def test_evaluation_counts_each_picture_once_and_keeps_modes(
+    batches: tuple[Batches, Batches],
+) -> None:
     model = make_model().train()
     frozen = model.get_submodule("bn1").eval()
     result = evaluate(model, batches[1].epoch(), CPU)
@@ -247,9 +306,20 @@ def test_evaluation_counts_each_picture_once_and_keeps_modes(batches: tuple[Batc
 def test_the_logged_rate_is_the_backbones_or_the_heads(batches: tuple[Batches, Batches]) -> None:
     model = make_model()
     freeze_backbone(model, ["fc"])
-    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=1e-3, arelu_lr=1e-1)
+    optimizer = make_optimizer(
+        model, ["fc"], OptimizerSettings(opt="adamw", lr=1e-3, arelu_lr=1e-1)
+    )
     journal = Memory()
-    fit(model, *batches, optimizer, None, FitSettings(epochs=1), device=CPU, journal=journal, stop=StopRequest())
+    fit(
+        model,
+        *batches,
+        optimizer,
+        None,
+        FitSettings(epochs=1),
+        device=CPU,
+        journal=journal,
+        stop=StopRequest(),
+    )
     assert {row["lr"] for row in journal.rows} == {1e-3}
 
 
@@ -262,7 +332,9 @@ def test_the_averaged_model_follows_from_the_start(batches: tuple[Batches, Batch
     assert sites[-1] != sites[0]
 
 
-def test_bfloat16_training_runs_and_keeps_parameters_in_float32(batches: tuple[Batches, Batches]) -> None:
+def test_bfloat16_training_runs_and_keeps_parameters_in_float32(
+    batches: tuple[Batches, Batches],
+) -> None:
     model, journal, _ = run(batches, FitSettings(epochs=1, amp=torch.bfloat16))
     assert all(p.dtype is torch.float32 for p in model.parameters())
     assert all(math.isfinite(row["loss"]) for row in journal.rows)
@@ -276,10 +348,18 @@ class Bare(nn.Module):
         self.fc = nn.Linear(4, 2)
 
 
-def test_groups_hold_every_parameter_once_with_their_rates_and_no_decay_on_vectors_and_arelu() -> None:
+def test_groups_hold_every_parameter_once_with_their_rates_and_no_decay_on_vectors_and_arelu() -> (
+    None
+):
     model = Bare()
-    optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=1e-4, head_lr=1e-3, arelu_lr=1e-2, weight_decay=0.05)
-    groups = {g["name"]: (g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups}
+    optimizer = make_optimizer(
+        model,
+        ["fc"],
+        OptimizerSettings(opt="adamw", lr=1e-4, head_lr=1e-3, arelu_lr=1e-2, weight_decay=0.05),
+    )
+    groups = {
+        g["name"]: (g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups
+    }
     assert groups == {
         "backbone": (1e-4, 0.05, 1),
         "backbone-no-decay": (1e-4, 0.0, 1),
@@ -292,7 +372,7 @@ def test_groups_hold_every_parameter_once_with_their_rates_and_no_decay_on_vecto
 @pytest.mark.parametrize("sched", ["cosine", "tanh", "poly", "step", "none"])
 def test_schedule_warms_up_from_0_and_scales_every_group(sched: str) -> None:
     model = Bare()
-    optimizer = make_optimizer(model, ["fc"], opt="sgd", lr=1e-2, head_lr=1e-1)
+    optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="sgd", lr=1e-2, head_lr=1e-1))
     schedule = make_schedule(optimizer, sched=sched, epochs=4, steps_per_epoch=5, warmup_epochs=1)
     assert schedule is not None
     rates = []
@@ -309,4 +389,51 @@ def test_schedule_warms_up_from_0_and_scales_every_group(sched: str) -> None:
 
 
 def test_no_schedule_and_no_warm_up_leave_the_rates_alone() -> None:
-    assert make_schedule(make_optimizer(Bare(), ["fc"], opt="sgd", lr=1e-2), sched="none", epochs=4, steps_per_epoch=5) is None
+    assert (
+        make_schedule(
+            make_optimizer(Bare(), ["fc"], OptimizerSettings(opt="sgd", lr=1e-2)),
+            sched="none",
+            epochs=4,
+            steps_per_epoch=5,
+        )
+        is None
+    )
+
+
+# Shorter trainings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 4, 6])
+def test_max_steps_ends_where_so_many_steps_are_done_and_an_epoch_cut_short_stays_open(
+    batches: tuple[Batches, Batches], most: int
+) -> None:
+    whole, told, _ = run(batches, FitSettings(epochs=2))
+    _, journal, result = run(batches, FitSettings(epochs=2, max_steps=most))
+    assert (result.state.step, result.state.epoch) == (most, most // 4)
+    assert len(journal.epochs) == most // 4
+    assert journal.rows[-1]["split"] == "val"
+    assert journal.rows[-1]["step"] == most
+    # As if it had been interrupted there: with its state it goes on to the same end.
+    resumed, _, end = run(batches, FitSettings(epochs=2), resume_from=journal.saved[-1])
+    assert end.state.step == told.rows[-1]["step"]
+    assert_same_weights(resumed, whole)
+
+
+def test_without_validation_nothing_is_evaluated_and_the_training_is_the_same(
+    batches: tuple[Batches, Batches],
+) -> None:
+    model, _, _ = run(batches, FitSettings(epochs=1))
+    alone, journal, result = run((batches[0], None), FitSettings(epochs=1))
+    assert result.final is None
+    assert {row["split"] for row in journal.rows} == {"train"}
+    assert "val_top1" not in journal.epochs[0]
+    assert journal.bests == []
+    assert_same_weights(alone, model)
+
+
+def test_nobody_need_listen(batches: tuple[Batches, Batches]) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="sgd", lr=1e-3))
+    result = fit(model, *batches, optimizer, None, FitSettings(epochs=1), device=CPU)
+    assert result.final is not None
+    assert result.state.step == 4

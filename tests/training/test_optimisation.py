@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from arelu_tl.activation.catalogue import activation_parameters
+from arelu_tl.records.settings import OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, parameter_groups
 
@@ -36,7 +37,9 @@ def trained(model: nn.Module) -> set[str]:
 def test_a_frozen_backbone_leaves_the_head_and_what_sites_learn(arm: str, granularity: str) -> None:
     model = converted(arm, granularity)
     freeze_backbone(model, ["head"])
-    learning = {"arelu": {"act.alpha", "act.beta"}, "prelu": {"act.activation.weight"}}.get(arm, set())
+    learning = {"arelu": {"act.alpha", "act.beta"}, "prelu": {"act.activation.weight"}}.get(
+        arm, set()
+    )
     assert trained(model) == {"head.weight", "head.bias"} | learning
 
 
@@ -59,12 +62,14 @@ def test_freezing_twice_is_freezing_once() -> None:
 @pytest.mark.parametrize("granularity", ["site", "channel"])
 def test_what_sites_learn_has_its_own_rate_and_never_decays(arm: str, granularity: str) -> None:
     model = converted(arm, granularity)
-    groups = {g["name"]: g for g in parameter_groups(model, ["head"], **RATES)}
+    groups = {g["name"]: g for g in parameter_groups(model, ["head"], OptimizerSettings(**RATES))}
     assert ("arelu" in groups) == (arm in LEARNING_ARMS)
     assert set(groups) - {"arelu"} == {"backbone", "backbone-no-decay", "head", "head-no-decay"}
     if arm in LEARNING_ARMS:
         assert (groups["arelu"]["lr"], groups["arelu"]["weight_decay"]) == (0.3, 0.0)
-        assert {id(p) for p in groups["arelu"]["params"]} == {id(p) for p in activation_parameters(model)}
+        assert {id(p) for p in groups["arelu"]["params"]} == {
+            id(p) for p in activation_parameters(model)
+        }
     grouped = [id(p) for g in groups.values() for p in g["params"]]
     assert len(grouped) == len(set(grouped)) == len(trained(model))
 
@@ -73,11 +78,15 @@ def test_what_sites_learn_has_its_own_rate_and_never_decays(arm: str, granularit
 def test_a_step_moves_what_learns_and_nothing_frozen(arm: str) -> None:
     model = converted(arm).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = make_optimizer(model, ["head"], opt="sgd", lr=0.1, weight_decay=0.1)
+    optimizer = make_optimizer(
+        model, ["head"], OptimizerSettings(opt="sgd", lr=0.1, weight_decay=0.1)
+    )
     model(torch.randn(4, 3, 5, 5)).square().sum().backward()
     optimizer.step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert {n for n in moved if n.startswith("act")} == {n for n in trained(model) if n.startswith("act")}
+    assert {n for n in moved if n.startswith("act")} == {
+        n for n in trained(model) if n.startswith("act")
+    }
 
 
 @pytest.mark.parametrize("opt", ["adamw", "adam", "sgd", "momentum", "adagrad", "rmsprop", "lamb"])
@@ -85,9 +94,14 @@ def test_a_fused_optimiser_moves_the_weights_as_the_plain_one_does(opt: str) -> 
     """In both layouts, in which weights, gradients and moments must lie alike in memory."""
     for layout in (torch.contiguous_format, torch.channels_last):
         models = [converted("arelu").to(memory_format=layout).train() for _ in range(2)]
-        for model in models:  # BatchNorm takes this bias away again: its gradient is nothing but rounding
+        for (
+            model
+        ) in models:  # BatchNorm takes this bias away again: its gradient is nothing but rounding
             model.get_parameter("stem.bias").requires_grad_(False)
-        ours, theirs = (make_optimizer(m, ["head"], opt=opt, lr=0.1, weight_decay=0.1) for m in models)
+        ours, theirs = (
+            make_optimizer(m, ["head"], OptimizerSettings(opt=opt, lr=0.1, weight_decay=0.1))
+            for m in models
+        )
         fused = opt not in ("rmsprop", "lamb")
         assert all(bool(group.get("fused")) == fused for group in ours.param_groups)
         for group in theirs.param_groups:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.settings import OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.optimisation import make_optimizer
 from arelu_tl.training.recompute import enable_grad_checkpointing
@@ -31,12 +32,19 @@ def net(name: str, **options: Any) -> nn.Module:
 
 
 def some(dtype: torch.dtype = torch.float64) -> Batch:
-    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=dtype), torch.tensor([0, 1, 2])
+    return torch.randn(
+        3, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=dtype
+    ), torch.tensor([0, 1, 2])
 
 
 def step(model: nn.Module, **settings: Any) -> dict[str, Tensor]:
     """Gradients and buffers after the gradient of a step was taken."""
-    taking = Step(model, make_optimizer(model, [], opt="sgd", lr=0.1), StepSettings(**settings), CPU)
+    taking = Step(
+        model,
+        make_optimizer(model, [], OptimizerSettings(opt="sgd", lr=0.1)),
+        StepSettings(**settings),
+        CPU,
+    )
     taking.train_mode()
     taking.gradients([some()], 0)
     told = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -99,7 +107,11 @@ class Overwriting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.act, self.conv = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 3, 1)
+        self.stem, self.act, self.conv = (
+            nn.Conv2d(3, 4, 3),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(4, 3, 1),
+        )
         self.enabled = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -124,7 +136,9 @@ class Functional(Overwriting):
 
 
 @pytest.mark.parametrize("kind", [Overwriting, Functional])
-def test_gradients_that_checkpointing_would_change_are_refused_before_training(kind: type[Overwriting]) -> None:
+def test_gradients_that_checkpointing_would_change_are_refused_before_training(
+    kind: type[Overwriting],
+) -> None:
     torch.manual_seed(0)
     model = kind()
     convert(model, example_input=torch.zeros(1, 3, 64, 64))

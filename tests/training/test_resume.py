@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.loader import eval_view, make_eval_batches, make_train_batches, train_view
 from arelu_tl.errors import Interrupted
+from arelu_tl.records.settings import AugmentSettings, OptimizerSettings
 from arelu_tl.surgery.convert import convert
 from arelu_tl.training.fit import FitSettings, FitState, fit
 from arelu_tl.training.interruption import StopRequest
@@ -47,18 +48,36 @@ class Training:
         self.lr = lr
         self.workers = options.pop("workers", 0)
         self.net = {"drop_rate": 0.2, "drop_path_rate": options.pop("drop_path_rate", 0.0)}
-        self.settings = FitSettings(**{"epochs": EPOCHS, "eval_every": 3, "log_every": 3, "seed": 4, **options})
+        self.settings = FitSettings(
+            **{"epochs": EPOCHS, "eval_every": 3, "log_every": 3, "seed": 4, **options}
+        )
 
-    def run(self, *, stop_at: int | None = None, saved: Saved | None = None) -> tuple[dict[str, Any], Memory]:
+    def run(
+        self, *, stop_at: int | None = None, saved: Saved | None = None
+    ) -> tuple[dict[str, Any], Memory]:
         """(all that it ends with, its journal)."""
         torch.manual_seed(0)
         model: nn.Module = timm.create_model("test_resnet", num_classes=3, **self.net)
         convert(model, example_input=torch.zeros(1, 3, 32, 32))
-        view, splits, root = train_view(DATA_CONFIG, scale=(0.5, 1.0)), self.folder.splits, self.folder.root
-        train = make_train_batches(root, splits["train"], view, batch_size=5, seed=3, workers=self.workers)
-        val = make_eval_batches(root, splits["val"], eval_view(DATA_CONFIG), batch_size=5, workers=self.workers)
-        optimizer = make_optimizer(model, ["fc"], opt="adamw", lr=self.lr, arelu_lr=10 * self.lr, weight_decay=0.05)
-        schedule = make_schedule(optimizer, sched="cosine", epochs=EPOCHS, steps_per_epoch=4, warmup_epochs=0.5)
+        view, splits, root = (
+            train_view(DATA_CONFIG, AugmentSettings(scale=(0.5, 1.0))),
+            self.folder.splits,
+            self.folder.root,
+        )
+        train = make_train_batches(
+            root, splits["train"], view, batch_size=5, seed=3, workers=self.workers
+        )
+        val = make_eval_batches(
+            root, splits["val"], eval_view(DATA_CONFIG), batch_size=5, workers=self.workers
+        )
+        optimizer = make_optimizer(
+            model,
+            ["fc"],
+            OptimizerSettings(opt="adamw", lr=self.lr, arelu_lr=10 * self.lr, weight_decay=0.05),
+        )
+        schedule = make_schedule(
+            optimizer, sched="cosine", epochs=EPOCHS, steps_per_epoch=4, warmup_epochs=0.5
+        )
         stop = StopRequest()
         journal = Memory(stop, stop_at)
         if saved is not None:
@@ -66,24 +85,50 @@ class Training:
         resume = None if saved is None else copy.deepcopy(saved[2])
         try:
             result = fit(
-                model, train, val, optimizer, schedule, self.settings, device=CPU, journal=journal, stop=stop, resume=resume
+                model,
+                train,
+                val,
+                optimizer,
+                schedule,
+                self.settings,
+                device=CPU,
+                journal=journal,
+                stop=stop,
+                resume=resume,
             )
         except Interrupted:
             return {}, journal
         state = {key: value for key, value in asdict(result.state).items() if key != "seconds"}
         # Without the clock; the last saved state holds the optimiser's and the averaged model's.
-        last = {key: value for key, value in journal.saved[-1][2].items() if key != "loop"} if journal.saved else None
-        return {"weights": model.state_dict(), "state": state, "last": last, "final": result.final}, journal
+        last = (
+            {key: value for key, value in journal.saved[-1][2].items() if key != "loop"}
+            if journal.saved
+            else None
+        )
+        return {
+            "weights": model.state_dict(),
+            "state": state,
+            "last": last,
+            "final": result.final,
+        }, journal
 
     def go_on(self, saved: Saved, before: Memory) -> dict[str, Any]:
         """All that it ends with when it goes on from ``saved``, what ``before`` was told included."""
         end, after = self.run(saved=saved)
         rows = [before.rows[: saved_rows(before, saved)] + after.rows, before.bests + after.bests]
-        return {**end, "rows": rows, "epochs": [timeless(row) for row in before.epochs + after.epochs]}
+        return {
+            **end,
+            "rows": rows,
+            "epochs": [timeless(row) for row in before.epochs + after.epochs],
+        }
 
     def whole(self) -> dict[str, Any]:
         end, journal = self.run()
-        return {**end, "rows": [journal.rows, journal.bests], "epochs": [timeless(row) for row in journal.epochs]}
+        return {
+            **end,
+            "rows": [journal.rows, journal.bests],
+            "epochs": [timeless(row) for row in journal.epochs],
+        }
 
 
 def saved_rows(journal: Memory, saved: Saved) -> int:
@@ -99,7 +144,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if hasattr(a, "__dataclass_fields__"):
@@ -130,14 +177,20 @@ def _resumes_exactly(pictures: Path, options: tuple[str, ...], every: bool) -> N
 
 
 @pytest.mark.parametrize("options", [(), tuple(OPTIONS)], ids=lambda o: "+".join(o) or "plain")
-def test_interrupted_and_resumed_it_ends_bit_equal(pictures: Path, options: tuple[str, ...]) -> None:
+def test_interrupted_and_resumed_it_ends_bit_equal(
+    pictures: Path, options: tuple[str, ...]
+) -> None:
     _resumes_exactly(pictures, options, every=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [combination for n in range(len(OPTIONS) + 1) for combination in itertools.combinations(OPTIONS, n)],
+    [
+        combination
+        for n in range(len(OPTIONS) + 1)
+        for combination in itertools.combinations(OPTIONS, n)
+    ],
     ids=lambda o: "+".join(o) or "plain",
 )
 def test_under_every_combination_after_every_step(pictures: Path, options: tuple[str, ...]) -> None:
@@ -185,7 +238,8 @@ MUTANTS: dict[str, Mutation] = {
     **{name: _lose_field(name) for name in FitState.__dataclass_fields__ if name != "seconds"},
     **{f"optimizer {name}": _lose_moment(name) for name in ("exp_avg", "exp_avg_sq", "step")},
     **{
-        f"weights {part}": _lose_weight(part) for part in ("conv1.weight", "running_mean", "num_batches_tracked", "alpha", "beta")
+        f"weights {part}": _lose_weight(part)
+        for part in ("conv1.weight", "running_mean", "num_batches_tracked", "alpha", "beta")
     },
     "average": _lose_average,
 }
@@ -196,7 +250,12 @@ def endings(pictures: Path) -> list[tuple[Training, Saved, Memory, dict[str, Any
     """Interrupted trainings in which, one or the other, each item is worth something."""
     made = []
     still = {"lr": 1e-12, "patience": 2}  # gets no better: counts stale epochs, and ends early
-    for step, options in ((7, {"ema_decay": 0.9, "micro_batch": 3}), (7, {"eval_every": 2}), (9, still), (11, {"lr": 1e-2})):
+    for step, options in (
+        (7, {"ema_decay": 0.9, "micro_batch": 3}),
+        (7, {"eval_every": 2}),
+        (9, still),
+        (11, {"lr": 1e-2}),
+    ):
         training = Training(pictures, **options)
         whole = training.whole()
         if "patience" in options:  # the last state of all: it has ended
@@ -210,7 +269,9 @@ def endings(pictures: Path) -> list[tuple[Training, Saved, Memory, dict[str, Any
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_each_item_of_the_state_is_missed(mutant: str, endings: list[tuple[Training, Saved, Memory, dict[str, Any]]]) -> None:
+def test_each_item_of_the_state_is_missed(
+    mutant: str, endings: list[tuple[Training, Saved, Memory, dict[str, Any]]]
+) -> None:
     for training, saved, before, whole in endings:
         weights, state = copy.deepcopy(saved[1]), copy.deepcopy(saved[2])
         try:

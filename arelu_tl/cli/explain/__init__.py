@@ -1,1 +1,1 @@
-"""The commands of ``arelu-tl explain``."""
+"""What the activation does inside a net, as pictures: gradients, feature maps, learned curves."""

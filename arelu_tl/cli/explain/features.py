@@ -1,4 +1,4 @@
-"""arelu-tl explain features RUN IMAGE: what both arms make of one picture, as one page."""
+"""arelu-tl explain features RUN IMAGE: how both arms process one picture, as one figure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from arelu_tl.records.storage import refuse_executable
 
 
 def features(
-    run: Annotated[Path, typer.Argument(help="A study, or a run folder; its relu partner is looked for beside it.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A study, or a run folder; its relu partner is looked for beside it."),
+    ],
     image: Annotated[Path, typer.Argument(help="A picture.")],
     site: Annotated[
         list[str] | None,
@@ -26,34 +29,49 @@ def features(
     ] = None,
     channels: Annotated[
         int,
-        typer.Option(min=1, max=8, help="Channels of each site: those whose output varies most, in both arms."),
+        typer.Option(
+            min=1,
+            max=8,
+            help="Channels of each site: those whose output varies most, in both arms.",
+        ),
     ] = 4,
     class_: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Class to find evidence for.", show_default="what each arm predicts"),
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="Class to find evidence for.",
+            show_default="what each arm predicts",
+        ),
     ] = None,
     at: Annotated[
         Literal["start", "best"],
         typer.Option(
-            help="Weights: the best checkpoints, or both arms as they were before training, built again from the run's pictures, "
-            "which takes as long as the start of a training."
+            help="Weights: the best checkpoints, or both arms as they were before training, built "
+            "again from the run's pictures, which takes as long as the start of a training."
         ),
     ] = "best",
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Picture to write.", show_default="features-IMAGE-HASH.png in the study"),
+        typer.Option(
+            metavar="FILE.png",
+            help="Picture to write.",
+            show_default="features-IMAGE-HASH.png in the study",
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
     wide: Wide = False,
     debug: Debug = False,
 ) -> None:
-    """Show one picture's maps before and after the activation in both arms, what attention does to them, and where each arm
-    finds its answer."""
+    """Show one picture's maps before and after the activation in both arms, what attention does to
+    them, and where each arm finds its answer."""
     refuse_executable(run)
     require_folder(run)
     if not image.is_file():
-        raise DataError(f"{image}: {'a folder: name one picture' if image.is_dir() else 'no such picture'}")
+        raise DataError(
+            f"{image}: {'a folder: name one picture' if image.is_dir() else 'no such picture'}"
+        )
     if output is not None and (output.suffix.lower() != ".png" or output.is_dir()):
         raise ConfigError(f"--output {output}: name a file that ends in .png")
 
@@ -66,7 +84,9 @@ def features(
 
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
-        report = explain_features(run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar)
+        report = explain_features(
+            run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar
+        )
     target = output or report.answers[0].run.parent / _page_name(image)
     make_folder(target.parent)
     write_bytes(target, png(features_figure(report)))
@@ -74,6 +94,6 @@ def features(
 
 
 def _page_name(image: Path) -> str:
-    """Of the picture's name and of where it lies: pictures of several classes are often called the same."""
+    """A file name from the picture's name and path: pictures of several classes share names."""
     place = hashlib.sha256(os.fsencode(image.resolve())).hexdigest()[:6]
     return f"features-{image.stem[:40]}-{place}.png"

@@ -1,1 +1,1 @@
-"""Who trains the runs of a sweep: this process, processes on this machine, or a Ray cluster."""
+"""Launch the runs of a sweep: in this process, in local worker processes, or on a Ray cluster."""

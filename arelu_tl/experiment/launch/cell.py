@@ -1,13 +1,13 @@
-"""One cell of a sweep, from its settings to how it ended; and the ways to train many, of which this file has the simplest."""
+"""A cell of a sweep, its outcome, the launcher protocol, and the launcher within this process."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -17,19 +17,21 @@ from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.rehearsal import Rehearsal, rehearse
 from arelu_tl.experiment.run import train_run
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.records.rows import Summary
 
-# A sweep begun right after another one was killed may meet that one's workers, still saving.
+# The workers of a sweep that was just killed may still be saving when the next one begins.
 PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep and how far it is.
+    """One run of a sweep and its progress.
 
     Attributes:
         number: its place in the grid, from 1.
-        status: missing, interrupted, running (a process that trained it has died, or trains it now), failed or finished.
-        done: share of its epochs that are trained.
+        status: missing, interrupted, running (a process trains it now, or died while training it),
+            failed or finished.
+        done: share of its epochs that are trained, 0..1.
     """
 
     number: int
@@ -44,26 +46,26 @@ class Cell:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier invocation has begun it and not ended it."""
+        """Whether an earlier invocation began it and did not finish it."""
         return self.status in ("interrupted", "running")
 
     @property
     def waits(self) -> bool:
-        """Whether there is something left to train."""
+        """Whether it still has to be trained."""
         return self.status == "missing" or self.begun
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the training of a cell ended; plain values that travel between processes.
+    """How the training of a cell ended; plain values that can be sent between processes.
 
     Attributes:
-        status: finished; failed (which costs the others nothing); interrupted by a signal; or storage: the disk refused,
-            or another process trains this very run.
+        status: finished; failed (other cells are not affected); interrupted by a signal; or
+            storage: a file could not be written, or another process trains the same run.
         error: what went wrong, in one line.
-        exit_code: that of the error.
-        seconds: how long it took, loading and evaluation included.
-        summary: of a finished run.
+        exit_code: exit code of the error.
+        seconds: duration, loading and evaluation included.
+        summary: the summary of a finished run.
     """
 
     name: str
@@ -71,13 +73,13 @@ class Outcome:
     error: str = ""
     exit_code: int = 0
     seconds: float = 0.0
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: Summary | None = None
 
 
 class Launcher(Protocol):
     """A way to train cells, at most ``slots`` at once.
 
-    A ``parallel`` one leaves signals to its caller, who passes them on with ``stop``.
+    A ``parallel`` launcher does not handle signals: its caller forwards them with ``stop``.
     """
 
     parallel: bool
@@ -85,48 +87,66 @@ class Launcher(Protocol):
 
     @property
     def running(self) -> int:
-        """Cells whose outcome has not been told yet."""
+        """Number of cells whose outcome has not been returned yet."""
 
     def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
-        """See ``run.rehearse``; measured as the cells will run.
+        """Rehearse and measure ``configs`` as the cells will run; see ``rehearsal.rehearse``.
 
         Raises:
             ConfigError, BackboneError, SurgeryError, DataError: one of them cannot be trained.
         """
 
     def start(self, cell: Cell) -> None:
-        """Begin to train a cell; whatever becomes of it is its outcome."""
+        """Begin to train a cell; every failure is reported in its outcome."""
 
     def wait(self) -> list[Outcome]:
-        """The cells that have ended; after a moment also without one."""
+        """Return the outcomes of cells that have ended; after a short timeout, an empty list."""
 
     def stop(self, signal_number: int) -> None:
-        """Let each running cell save its state and end; ``wait`` still tells how each of them did."""
+        """Make each running cell save its state and end; ``wait`` still returns their outcomes."""
 
 
 def run_cell(
-    cell: Cell, folder: PictureFolder, device: torch.device, observer: Observer, *, processors: int | None = None
+    cell: Cell,
+    folder: PictureFolder,
+    device: torch.device,
+    observer: Observer,
+    *,
+    processors: int | None = None,
 ) -> Outcome:
-    """Train a cell (see ``train_run``); whatever it raises, bar what ends a process, becomes its outcome."""
+    """Train a cell (see ``train_run``) and return any error it raises as its outcome."""
     began = time.monotonic()
     status: Literal["failed", "interrupted", "storage"]
     try:
-        summary = train_run(cell.path, cell.config, folder, device, observer, processors=processors, patience=PATIENCE_SECONDS)
+        summary = train_run(
+            cell.path,
+            cell.config,
+            folder,
+            device,
+            observer,
+            processors=processors,
+            patience=PATIENCE_SECONDS,
+        )
         return Outcome(cell.name, "finished", seconds=time.monotonic() - began, summary=summary)
     except Interrupted as stopped:
         status, error, code = "interrupted", str(stopped), stopped.exit_code
-    except KeyboardInterrupt:  # while a model was loaded or calibrated, when there is no state yet to save
-        status, error, code = "interrupted", f"stopped before {cell.name} had begun", 128 + signal.SIGINT
+    except KeyboardInterrupt:
+        # A model was being loaded or calibrated: there is no state to save yet.
+        status, error, code = (
+            "interrupted",
+            f"stopped before {cell.name} had begun",
+            128 + signal.SIGINT,
+        )
     except StorageError as refused:
         status, error, code = "storage", str(refused), refused.exit_code
-    except Exception as failure:  # noqa: BLE001  one cell's failure, whatever it is, must not cost the others
+    except Exception as failure:  # noqa: BLE001  no error of one cell may stop the others
         status, error = "failed", f"{type(failure).__name__}: {failure}"
         code = failure.exit_code if isinstance(failure, AreluTlError) else 1
     return Outcome(cell.name, status, error, code, time.monotonic() - began)
 
 
 class InProcess:
-    """One cell after the other in this process, watched step by step."""
+    """Trains one cell after another in this process; the observer sees every step."""
 
     parallel = False
     slots = 1
@@ -140,14 +160,17 @@ class InProcess:
         return len(self._ended)
 
     def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
+        """Rehearse in this process, see ``Launcher.rehearse``."""
         return [rehearse(config, self._folder, self._device, measure=True) for config in configs]
 
     def start(self, cell: Cell) -> None:
+        """Train a cell to its end."""
         self._ended.append(run_cell(cell, self._folder, self._device, self._observer))
 
     def wait(self) -> list[Outcome]:
+        """Return the outcomes since the last call."""
         ended, self._ended = self._ended, []
         return ended
 
     def stop(self, signal_number: int) -> None:
-        """Nothing runs while somebody could call this."""
+        """Do nothing: no cell is running when this can be called."""

@@ -1,7 +1,8 @@
-"""Several cells at once on this machine: processes that train one cell after the other, each on its share of the devices.
+"""Train several cells at once on this machine, in worker processes that share its devices.
 
-A worker that dies costs its own cell only. It sits in a session of its own, so that a terminal's Ctrl-C reaches the parent
-alone, which passes on one signal for each of its own: a training run saves at the first and leaves at once at the second.
+Each worker trains one cell after another. If a worker dies, only its own cell fails. Each worker
+has its own session, so that a terminal's Ctrl-C reaches only the parent, which forwards each signal
+it receives: a training run saves its state at the first one and exits at once at the second.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.device import choose_device
 
 _POLL_SECONDS = 0.2
-# A worker that was told to end, or has nothing to do, and does not.
+# How long to wait for a worker to end before it is killed.
 _PATIENCE_SECONDS = 120.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,7 +46,7 @@ class _Worker:
 
 
 class Processes:
-    """``jobs`` worker processes, as a context manager that ends them."""
+    """``jobs`` worker processes; a context manager that ends them on exit."""
 
     parallel = True
 
@@ -62,8 +63,13 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End every worker; one that still trains (only where an error of ours came in between) saves first."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every worker; one that still trains (after an error in the parent) saves first."""
         if not self._stopped:
             self.stop(signal.SIGTERM)
         for worker in self._workers:
@@ -79,19 +85,24 @@ class Processes:
         return sum(worker.cell is not None for worker in self._workers)
 
     def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
+        """Rehearse in this process with a worker's threads and share of memory."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             share = max(self._devices.count(device) for device in self._devices)
-            return [rehearse(config, self._folder, self._device, measure=True, share=share) for config in configs]
+            return [
+                rehearse(config, self._folder, self._device, measure=True, share=share)
+                for config in configs
+            ]
         finally:
             torch.set_num_threads(before)
             if self._device.type == "cuda":  # the workers need the memory
                 torch.cuda.empty_cache()
 
     def start(self, cell: Cell) -> None:
+        """Send a cell to an idle worker, which is started if necessary."""
         if not self._workers:
-            # All at once: each takes seconds to import torch.
+            # Start all at once, because each takes seconds to import torch.
             self._workers = [self._spawn(slot) for slot in range(self.slots)]
         slot = next(slot for slot, worker in enumerate(self._workers) if worker.cell is None)
         if self._workers[slot].process.exitcode is not None:
@@ -102,17 +113,18 @@ class Processes:
         try:
             worker.pipe.send((None if worker.knows_folder else self._folder, cell))
             worker.knows_folder = True
-        except OSError:  # it has died just now, which wait() will find
+        except OSError:  # the worker has just died; wait() will detect it
             return
 
     def wait(self) -> list[Outcome]:
+        """Return the outcomes of cells that have ended, after a short timeout."""
         busy = [worker for worker in self._workers if worker.cell is not None]
         connection.wait([worker.pipe for worker in busy], timeout=_POLL_SECONDS)
         outcomes = []
         for worker in busy:
             outcome = _receive(worker.pipe)
             if outcome is None and worker.process.exitcode is not None:
-                # It may have said its last word between the two.
+                # It may have sent its outcome between the two checks.
                 outcome = _receive(worker.pipe) or self._died(worker)
             if outcome is not None:
                 worker.cell = None
@@ -120,6 +132,7 @@ class Processes:
         return outcomes
 
     def stop(self, signal_number: int) -> None:
+        """Send the signal to workers that train, and end the idle ones."""
         self._stopped = True
         for worker in self._workers:
             if worker.cell is None:
@@ -130,7 +143,13 @@ class Processes:
     def _spawn(self, slot: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        given = (theirs, self._devices[slot], self._threads, self._processors, multiprocessing.get_start_method())
+        given = (
+            theirs,
+            self._devices[slot],
+            self._threads,
+            self._processors,
+            multiprocessing.get_start_method(),
+        )
         process = context.Process(target=_work, args=given, name=f"job {slot}")
         with _signals_blocked(), _openmp_threads(self._threads):
             process.start()
@@ -138,7 +157,7 @@ class Processes:
         return _Worker(process, ours)
 
     def _died(self, worker: _Worker) -> Outcome:
-        """What became of the cell of a process that ended without a word."""
+        """Return the outcome of the cell whose process ended without sending one."""
         if worker.cell is None or worker.process.exitcode is None:
             raise ValueError("not a dead worker with a cell")
         code, cell, seconds = worker.process.exitcode, worker.cell, time.monotonic() - worker.began
@@ -146,27 +165,33 @@ class Processes:
         if record is not None and record.status == "finished":
             return Outcome(cell.name, "finished", seconds=seconds, summary=record.summary)
         if self._stopped:
-            return Outcome(cell.name, "interrupted", f"{cell.name} was stopped", 128 + signal.SIGTERM, seconds)
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return Outcome(
+                cell.name, "interrupted", f"{cell.name} was stopped", 128 + signal.SIGTERM, seconds
+            )
+        how = (
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
         why = ": the system does so when memory runs out" if code == -signal.SIGKILL else ""
         return Outcome(cell.name, "failed", f"its process {how}{why}", 1, seconds)
 
 
 def share_devices(asked: str | None, jobs: int) -> list[str | None]:
-    """A device for each job: the GPUs in turn where none is named, else the one that is."""
+    """Return a device for each job: the GPUs in turn, or the device that was asked for."""
     if choose_device(asked).type == "cuda" and asked in (None, "cuda"):
         return [f"cuda:{job % torch.cuda.device_count()}" for job in range(jobs)]
     return [asked] * jobs
 
 
 def share_threads(jobs: int) -> int:
-    """Threads of each job: an equal share, unless OMP_NUM_THREADS says what a process shall use."""
+    """Return the threads of each job: an equal share, or OMP_NUM_THREADS if it is set."""
     alone = torch.get_num_threads()
     return alone if "OMP_NUM_THREADS" in os.environ else max(1, alone // jobs)
 
 
 def _receive(pipe: Connection) -> Outcome | None:
-    """The outcome that waits in the pipe; None where there is none, or no whole one."""
+    """Return the outcome waiting in the pipe; None if there is none or it is incomplete."""
     try:
         if pipe.poll():
             outcome: Outcome = pipe.recv()
@@ -178,11 +203,14 @@ def _receive(pipe: Connection) -> Outcome | None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start a process deaf until it asks to hear: it is in our group, and the terminal's Ctrl-C would kill it."""
+    """Start a process with stop signals blocked until it unblocks them.
+
+    Until it has its own session it is in our process group, and a terminal's Ctrl-C would kill it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # which, started with the process, would end the blocking
+    resource_tracker.ensure_running()  # started together with the process, it would unblock signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
@@ -192,7 +220,10 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def _openmp_threads(number: int) -> Iterator[None]:
-    """OpenMP reads its setting when torch is imported, long before the process could change it."""
+    """Set OMP_NUM_THREADS for a child process.
+
+    OpenMP reads it when torch is imported, long before the process could change it.
+    """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(number)
     try:
@@ -205,7 +236,10 @@ def _openmp_threads(number: int) -> Iterator[None]:
 
 
 class _Stop:
-    """A worker's handler of SIGINT and SIGTERM outside of the training loop: breaks off a cell, notes it between two."""
+    """A worker's handler of SIGINT and SIGTERM outside of the training loop.
+
+    It interrupts a cell that is being prepared; between two cells it only records the request.
+    """
 
     def __init__(self) -> None:
         self.busy = self.asked = False
@@ -218,9 +252,12 @@ class _Stop:
             raise KeyboardInterrupt
 
 
-def _work(pipe: Connection, device: str | None, threads: int, processors: int, start_method: str) -> None:
-    """A worker's life: cells come in, outcomes go out, until the other end is closed."""
-    # A spawned process spawns too: its own decoding processes would each import torch anew, for every run.
+def _work(
+    pipe: Connection, device: str | None, threads: int, processors: int, start_method: str
+) -> None:
+    """Run a worker: receive cells and send outcomes until the other end of the pipe is closed."""
+    # The default start method in a spawned process is "spawn" too: its decoding processes would
+    # each import torch again, for every run.
     multiprocessing.set_start_method(start_method, force=True)
     stop = _Stop()
     for number in _STOPPING:
@@ -233,17 +270,22 @@ def _work(pipe: Connection, device: str | None, threads: int, processors: int, s
     folder: PictureFolder | None = None
     try:
         while not stop.asked:
-            told, cell = pipe.recv()
-            folder = told or folder
+            received, cell = pipe.recv()
+            folder = received or folder
             pipe.send(_train(cell, folder, device, processors, stop))
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has no more cells, or has died
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # The parent has no more cells, or has died.
         return
 
 
-def _train(cell: Cell, folder: PictureFolder | None, device: str | None, processors: int, stop: _Stop) -> Outcome:
+def _train(
+    cell: Cell, folder: PictureFolder | None, device: str | None, processors: int, stop: _Stop
+) -> Outcome:
     if folder is None:
         raise ValueError("a cell came before its pictures")
-    stopped = Outcome(cell.name, "interrupted", f"stopped before {cell.name} had begun", 128 + signal.SIGTERM)
+    stopped = Outcome(
+        cell.name, "interrupted", f"stopped before {cell.name} had begun", 128 + signal.SIGTERM
+    )
     try:
         stop.busy = True
         if stop.asked:
@@ -256,7 +298,7 @@ def _train(cell: Cell, folder: PictureFolder | None, device: str | None, process
 
 
 def _end_with_parent() -> None:
-    """Once the parent is gone nobody waits for this cell: it saves and ends."""
+    """Save and end this cell once the parent has died, because nothing waits for it then."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Cells as tasks of a Ray cluster (extra ``ray``), each with its share of processors and, where there are some, a GPU.
+"""Train cells as tasks of a Ray cluster (extra ``ray``), each with its CPUs and, if any, a GPU.
 
 Every node must see the pictures and the study's folder under the same paths.
 """
@@ -27,14 +27,15 @@ from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.device import choose_device
 
 _POLL_SECONDS = 0.2
-# More processors than this hardly speed up a run, but keep other runs waiting.
+# More CPUs than this hardly speed up a run, but keep other runs waiting.
 _CPUS_A_CELL = 4
-# The pictures' list is all that travels through Ray's store; of a local one it would take a third of the memory.
+# Only the list of pictures is put into Ray's object store; by default a local store would take a
+# third of the memory.
 _STORE_BYTES = 128 * 2**20
 
 
 def require_ray() -> Any:
-    """The package ``ray``.
+    """Return the package ``ray``.
 
     Raises:
         ConfigError: it is not installed.
@@ -42,23 +43,27 @@ def require_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError:
-        raise ConfigError("--launcher ray needs the package ray: pip install 'arelu-tl[ray]'") from None
+        raise ConfigError(
+            "--launcher ray needs the package ray: pip install 'arelu-tl[ray]'"
+        ) from None
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one cell asks the cluster for, and how many cells it has room for at once."""
+    """The CPUs and GPUs of one cell, and how many cells the cluster can train at once."""
 
     cpus: int
     gpus: int
     slots: int
 
 
-def share_cluster(nodes: Sequence[Mapping[str, float]], *, jobs: int | None, use_gpus: bool) -> Share:
+def share_cluster(
+    nodes: Sequence[Mapping[str, float]], *, jobs: int | None, use_gpus: bool
+) -> Share:
     """Divide a cluster's nodes ({"CPU": ..., "GPU": ...} each) among cells.
 
-    With ``jobs`` each gets that part of all processors, though never more than one node has; else up to four, or on nodes
-    with GPUs what falls to each of those.
+    With ``jobs`` each cell gets an equal share of all CPUs, but at most those of the largest node.
+    Without ``jobs`` each gets up to four CPUs, and on GPU nodes at most the node's CPUs per GPU.
     """
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1] if use_gpus else []
     cpus = [int(node.get("CPU", 0)) for node in with_gpus or nodes]
@@ -78,11 +83,13 @@ def share_cluster(nodes: Sequence[Mapping[str, float]], *, jobs: int | None, use
 
 
 class RayTasks:
-    """Joins a cluster, or starts one on this machine; as a context manager it leaves, or ends it."""
+    """Joins a Ray cluster or starts a local one; a context manager that leaves it on exit."""
 
     parallel = True
 
-    def __init__(self, folder: PictureFolder, device: str | None, *, jobs: int | None, address: str | None) -> None:
+    def __init__(
+        self, folder: PictureFolder, device: str | None, *, jobs: int | None, address: str | None
+    ) -> None:
         self._folder, self._device, self._jobs = folder, device, jobs
         self._address = address
         self._ray = require_ray()
@@ -91,29 +98,39 @@ class RayTasks:
         self.slots = 1
 
     def __enter__(self) -> RayTasks:
-        # Ray's own handler ends the process at once.
+        # Ray installs a handler that would end the process at once; ours is restored later.
         self._handler = signal.getsignal(signal.SIGTERM)
         self._joined = not self._ray.is_initialized()
         if self._joined:
             self._join()
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            share = share_cluster(nodes, jobs=self._jobs, use_gpus=not (self._device or "").startswith("cpu"))
+            share = share_cluster(
+                nodes, jobs=self._jobs, use_gpus=not (self._device or "").startswith("cpu")
+            )
             if (self._device or "").startswith("cuda") and not share.gpus:
                 raise ConfigError(f"--device {self._device}: the Ray cluster has no GPU")
             self.slots = share.slots
             self._task_device = "cuda" if share.gpus else self._device
             self._cpus = share.cpus
-            # A dead task is recorded as failed; run again it could meet itself.
+            # A dead task is recorded as failed; a retry could run while the first still holds
+            # the run's folder.
             options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_retries": 0}
-            self._train, self._rehearse = (self._ray.remote(**options)(task) for task in (_train, _rehearse))
+            self._train, self._rehearse = (
+                self._ray.remote(**options)(task) for task in (_train, _rehearse)
+            )
             self._shared = self._ray.put(self._folder)
         except BaseException:
             self._leave()
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._leave()
 
     def _join(self) -> None:
@@ -138,30 +155,40 @@ class RayTasks:
         return len(self._tasks)
 
     def rehearse(self, configs: Sequence[FinetuneConfig]) -> list[Rehearsal]:
-        # A GPU is one task's own; a node's memory may be that of all.
+        """Rehearse on the cluster, see ``Launcher.rehearse``."""
+        # A task has its GPU alone, but all tasks may share a node's memory.
         share = 1 if self._task_device == "cuda" else self.slots
-        tasks = [self._rehearse.remote(self._shared, config, self._task_device, self._cpus, share) for config in configs]
+        tasks = [
+            self._rehearse.remote(self._shared, config, self._task_device, self._cpus, share)
+            for config in configs
+        ]
         try:
-            told = self._ray.get(tasks)
+            results = self._ray.get(tasks)
         except self._ray.exceptions.RayError as error:
-            raise ConfigError(f"a training step fails on the Ray cluster: {_in_a_line(error)}") from None
-        for each in told:
+            raise ConfigError(
+                f"a training step fails on the Ray cluster: {_in_a_line(error)}"
+            ) from None
+        for each in results:
             if isinstance(each, AreluTlError):
                 raise each
-        return list(told)
+        return list(results)
 
     def start(self, cell: Cell) -> None:
+        """Begin to train a cell as a task of the cluster."""
         absolute = replace(cell, path=cell.path.resolve())
-        self._tasks[self._train.remote(self._shared, absolute, self._task_device, self._cpus)] = cell
+        self._tasks[self._train.remote(self._shared, absolute, self._task_device, self._cpus)] = (
+            cell
+        )
 
     def wait(self) -> list[Outcome]:
+        """Return the outcomes of tasks that have ended, after a short timeout."""
         if not self._tasks:
             return []
         ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
         return [self._outcome(task, self._tasks.pop(task)) for task in ended]
 
     def stop(self, signal_number: int) -> None:
-        """Ray raises a KeyboardInterrupt in the tasks, which the training loop takes for a SIGINT."""
+        """Cancel the tasks: Ray raises KeyboardInterrupt in them, which acts like SIGINT."""
         self._stopped = True
         for task in self._tasks:
             self._ray.cancel(task, force=False)
@@ -172,38 +199,49 @@ class RayTasks:
             return outcome
         except self._ray.exceptions.RayError as error:
             if self._stopped:
-                return Outcome(cell.name, "interrupted", f"stopped before {cell.name} had begun", 128 + signal.SIGTERM)
+                return Outcome(
+                    cell.name,
+                    "interrupted",
+                    f"stopped before {cell.name} had begun",
+                    128 + signal.SIGTERM,
+                )
             return Outcome(cell.name, "failed", f"its Ray task failed: {_in_a_line(error)}", 1)
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT or ray://HOST:PORT, which Ray would try for many minutes."""
+    """Raise OSError if nothing listens at HOST:PORT or ray://HOST:PORT.
+
+    Ray itself would retry for many minutes.
+    """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _in_a_line(error: BaseException) -> str:
-    """What a Ray error says last: above it stands the traceback of another machine."""
+    """Return the last line of a Ray error; the lines above are another machine's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def _look_around(folder: PictureFolder, study: Path | None) -> None:
-    """Raise where this node lacks what a cell needs.
+    """Raise unless this node can see the pictures and the study's folder.
 
     Raises:
-        DataError: the pictures or the study's folder are not on it.
+        DataError: it cannot.
     """
     for what, path in (("the pictures", folder.root), ("the study's folder", study)):
         if path is not None and not path.is_dir():
-            raise DataError(f"{what} {path} cannot be seen from node {platform.node()}: put it on a path that all nodes share")
+            raise DataError(
+                f"{what} {path} cannot be seen from node {platform.node()}: put it on a path that "
+                "all nodes share"
+            )
 
 
 def _rehearse(
     folder: PictureFolder, config: FinetuneConfig, device: str | None, cpus: int, share: int = 1
 ) -> Rehearsal | AreluTlError:
-    """On a node; an error comes back as a value, because Ray would wrap it in its own."""
+    """Rehearse on a node; an error is returned as a value, because Ray would wrap it in its own."""
     try:
         _look_around(folder, None)
         torch.set_num_threads(cpus)
@@ -213,7 +251,7 @@ def _rehearse(
 
 
 def _train(folder: PictureFolder, cell: Cell, device: str | None, cpus: int) -> Outcome:
-    """On a node."""
+    """Train a cell on a node."""
     try:
         _look_around(folder, cell.path.parent)
     except DataError as error:

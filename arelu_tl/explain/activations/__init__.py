@@ -1,1 +1,1 @@
-"""``explain activations``: the function that each site has learned."""
+"""``explain activations``: the activation function that each site has learnt."""

@@ -1,4 +1,4 @@
-"""Activations as curves: what each site of a run has learnt, and the shapes of the catalogue. Imports no torch."""
+"""Activations as curves: those that a run has learnt, and the catalogue's. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SiteCurve:
-    """What a site's activation was at the start and is now, at the inputs x (N,) of its ``RunCurves``.
+    """A site's activation at the start and after training, at the inputs x (N,) of ``RunCurves``.
 
     Attributes:
         name: of the site.
-        cap: upper bound of its output, None for none.
-        scale: AReLU's constant on both branches; 1 where there is none.
-        channels: how many curves it has: 1, or one a channel.
+        cap: upper bound of its output; None for no cap.
+        scale: AReLU's constant on both branches; 1 for other activations.
+        channels: number of its curves: 1, or one per channel.
         start, final: y (N,), means over the channels.
-        low, high: the least and the greatest of the channels' final curves (N,); ``final`` where there is one.
-        learnt: {parameter: (start, final)}, means over the channels; {} where there is none.
+        low, high: least and greatest of the channels' final curves (N,); equal to ``final`` where
+            there is one curve.
+        learnt: {parameter: (start, final)}, means over the channels; {} where there are no
+            parameters.
     """
 
     name: str
@@ -41,7 +43,7 @@ class SiteCurve:
         return float(np.abs(self.final - self.start).max())
 
     def slopes(self, x: Floats) -> tuple[float, float]:
-        """(left, right) of 0: final slopes between -1 and 0 and between 0 and 1."""
+        """Return the mean final slopes (between -1 and 0, between 0 and 1)."""
         below, zero, above = np.interp((-1.0, 0.0, 1.0), x, self.final)
         return float(zero - below), float(above - zero)
 
@@ -51,11 +53,13 @@ _CURVES = ("start", "final", "low", "high")
 
 @dataclass(frozen=True)
 class RunCurves:
-    """Attributes:
-    model, arm: of the run.
-    step: whose weights ``final`` is of.
-    x: inputs (N,), ascending.
-    sites: in the order of the forward pass.
+    """The activations of a run.
+
+    Attributes:
+        model, arm: of the run.
+        step: of the weights that ``final`` was computed with.
+        x: inputs (N,), ascending.
+        sites: in the order of the forward pass.
     """
 
     model: str
@@ -65,15 +69,25 @@ class RunCurves:
     sites: list[SiteCurve] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Content of activations.json; the band of a site only where it has several curves."""
+        """Make the content of activations.json; low and high only for sites with several curves."""
         return {
             "model": self.model,
             "arm": self.arm,
             "step": self.step,
             "x": _rounded(self.x),
             "sites": [
-                {"name": s.name, "cap": s.cap, "scale": s.scale, "channels": s.channels, "change": s.change, "learnt": s.learnt}
-                | {name: _rounded(getattr(s, name)) for name in _CURVES[: 4 if s.channels > 1 else 2]}
+                {
+                    "name": s.name,
+                    "cap": s.cap,
+                    "scale": s.scale,
+                    "channels": s.channels,
+                    "change": s.change,
+                    "learnt": s.learnt,
+                }
+                | {
+                    name: _rounded(getattr(s, name))
+                    for name in _CURVES[: 4 if s.channels > 1 else 2]
+                }
                 for s in self.sites
             ],
         }
@@ -81,12 +95,15 @@ class RunCurves:
 
 @dataclass(frozen=True)
 class Shape:
-    """An activation f and its derivative at the inputs ``x`` (N,), as it starts.
+    """An activation f with its initial parameters, and its derivative, at the inputs ``x`` (N,).
 
     Attributes:
-        name: of the catalogue's entry, or what it is made of.
-        parameters: numbers that it learns.
-        source: where it was proposed, "" for none.
+        name: of the catalogue's entry, or of the combination.
+        title: its name in figures.
+        formula: of f.
+        parameters: number of its learnable parameters.
+        source: where it was proposed; "" for none.
+        x: inputs (N,).
         y, slope: f(x) and f'(x), each (N,).
     """
 
@@ -100,10 +117,13 @@ class Shape:
     slope: Floats = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        words = {key: getattr(self, key) for key in ("name", "title", "formula", "parameters", "source")}
+        """Return the shape as plain JSON values."""
+        words = {
+            key: getattr(self, key) for key in ("name", "title", "formula", "parameters", "source")
+        }
         return {**words, **{key: _rounded(getattr(self, key)) for key in ("x", "y", "slope")}}
 
 
 def _rounded(values: Floats) -> list[float]:
-    # Float32 computed them; more digits would be noise that makes the file three times as long.
+    # They were computed in float32: more digits would be noise, and the file three times as long.
     return [float(f"{value:.7g}") for value in values]

@@ -1,4 +1,4 @@
-"""Activations as small multiples: every site of a run, and the gallery of the catalogue."""
+"""Draw activations as small multiples: every site of a run, and the gallery of the catalogue."""
 
 from __future__ import annotations
 
@@ -38,30 +38,57 @@ from arelu_tl.render.grid import Column, Grid
 _WIDTH = 13.2
 _MOST = 49
 _LONGEST = 19
-# Inches: beside the panels, between them, a panel's and a strip's height, above each for its lines, above and below all.
-_LEFT, _RIGHT, _GAP, _HEIGHT, _STRIP, _HEADING, _TOP, _BELOW = 0.78, 0.15, 0.24, 1.15, 0.5, 0.42, 0.8, 0.3
-# Without its lightest end, which lines on white would lose.
-_COURSE = LinearSegmentedColormap.from_list("course", mpl.colormaps["viridis"](np.linspace(0, 0.85, 64)))
+# Inches: left and right margin, gap between panels, a panel's and a strip's height, a panel's
+# heading, space above and below all.
+_LEFT, _RIGHT, _GAP, _HEIGHT, _STRIP, _HEADING, _TOP, _BELOW = (
+    0.78,
+    0.15,
+    0.24,
+    1.15,
+    0.5,
+    0.42,
+    0.8,
+    0.3,
+)
+# Without its lightest end, which is hard to see on white.
+_COURSE = LinearSegmentedColormap.from_list(
+    "course", mpl.colormaps["viridis"](np.linspace(0, 0.85, 64))
+)
 _F, _SLOPE = "#0072B2", "#D55E00"
 
 
-def site_curves_figures(curves: RunCurves, course: SiteValues | None, title: str) -> Iterator[Figure]:
-    """Each site's activation at the start and now, in the order of the forward pass; a figure for every 49 sites.
+def site_curves_figures(
+    curves: RunCurves, course: SiteValues | None, title: str
+) -> Iterator[Figure]:
+    """Draw each site's activation at the start and now, 49 sites per figure.
 
     Args:
-        course: alpha and beta on the way, where the run recorded them; drawn between the two, coloured by step.
+        curves: of the run; its sites are drawn in the order of the forward pass.
+        course: alpha and beta during training, where the run recorded them; these curves are
+            coloured by step.
+        title: of the figures.
     """
     pages = -(-len(curves.sites) // _MOST)
     for page in range(pages):
         sites = curves.sites[page * _MOST : (page + 1) * _MOST]
-        told = title if pages == 1 else f"{title} (sites {page * _MOST} to {page * _MOST + len(sites) - 1})"
-        yield _page(curves, sites, page * _MOST, course, told)
+        heading = (
+            title
+            if pages == 1
+            else f"{title} (sites {page * _MOST} to {page * _MOST + len(sites) - 1})"
+        )
+        yield _page(curves, sites, page * _MOST, course, heading)
 
 
 @house_style
-def _page(curves: RunCurves, sites: Sequence[SiteCurve], first: int, course: SiteValues | None, title: str) -> Figure:
-    # The same strip for all sites, on all pages: what moved more shall look it.
-    most = max(float(np.abs(edge - site.start).max()) for site in curves.sites for edge in (site.low, site.high, site.final))
+def _page(
+    curves: RunCurves, sites: Sequence[SiteCurve], first: int, course: SiteValues | None, title: str
+) -> Figure:
+    # All strips, on all pages, have the same scale, so that the sites can be compared.
+    most = max(
+        float(np.abs(edge - site.start).max())
+        for site in curves.sites
+        for edge in (site.low, site.high, site.final)
+    )
     figure, panels, strips = _grid(len(sites), title, columns=7, strip=_STRIP if most else 0.0)
     style = arm_styles([curves.arm])[curves.arm]
     if course is not None and len(course.steps) < 2:
@@ -72,28 +99,49 @@ def _page(curves: RunCurves, sites: Sequence[SiteCurve], first: int, course: Sit
         relu = np.clip(curves.x, 0, np.inf if site.cap is None else site.cap)
         axes.plot(curves.x, relu, color=MUTED, linewidth=0.9, linestyle=":", zorder=2)
         if site.channels > 1:
-            axes.fill_between(curves.x, site.low, site.high, color=style.color, alpha=0.22, linewidth=0, zorder=2)
+            axes.fill_between(
+                curves.x, site.low, site.high, color=style.color, alpha=0.22, linewidth=0, zorder=2
+            )
         axes.plot(curves.x, site.final, color=style.color, linewidth=1.6, zorder=3)
         axes.plot(curves.x, site.start, color=INK, linewidth=1.0, linestyle=(0, (3, 3)), zorder=4)
         axes.set(xlim=(curves.x[0], curves.x[-1]), ylim=(low - 0.3, high + 0.3))
         _head(axes, f"{first + number}  {_end(site.name)}", _moved(site))
-    for axes, site in zip(strips, sites, strict=False):  # none where nothing has moved
+    for axes, site in zip(strips, sites, strict=False):  # no strips where nothing has moved
         if site.channels > 1:
             edges = (site.low - site.start, site.high - site.start)
-            axes.fill_between(curves.x, *edges, color=style.color, alpha=0.22, linewidth=0, zorder=2)
+            axes.fill_between(
+                curves.x, *edges, color=style.color, alpha=0.22, linewidth=0, zorder=2
+            )
         if course is not None and site.name in course.names:
             _draw_course(axes, curves, course, course.names.index(site.name))
         axes.plot(curves.x, site.final - site.start, color=style.color, linewidth=1.3, zorder=5)
         axes.set(xlim=(curves.x[0], curves.x[-1]), ylim=(-1.1 * most, 1.1 * most))
         axes.yaxis.set_major_locator(FixedLocator([-most, 0, most]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.2g}" if value else "0"))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:+.2g}" if value else "0")
+        )
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=style.color, linewidth=1.6, label=f"{curves.arm}, learnt (step {curves.step})"),
+        Line2D(
+            [],
+            [],
+            color=style.color,
+            linewidth=1.6,
+            label=f"{curves.arm}, learnt (step {curves.step})",
+        ),
         Line2D([], [], color=INK, linewidth=1, linestyle=(0, (3, 3)), label="at the start"),
-        Line2D([], [], color=MUTED, linewidth=0.9, linestyle=":", label="the ReLU that stood there"),
+        Line2D(
+            [], [], color=MUTED, linewidth=0.9, linestyle=":", label="the ReLU that stood there"
+        ),
     ]
     if any(site.channels > 1 for site in sites):
-        handles.append(Patch(color=style.color, alpha=0.22, linewidth=0, label="least to greatest of its channels"))
+        handles.append(
+            Patch(
+                color=style.color,
+                alpha=0.22,
+                linewidth=0,
+                label="least to greatest of its channels",
+            )
+        )
     _legend(figure, handles)
     if course is not None and strips:
         _course_bar(figure, int(course.steps[-1]))
@@ -104,44 +152,61 @@ def _draw_course(axes: Axes, curves: RunCurves, course: SiteValues, row: int) ->
     start = course.outputs(curves.x, 0)[row]
     for record in range(1, len(course.steps)):
         shade = _COURSE(course.steps[record] / course.steps[-1])
-        axes.plot(curves.x, course.outputs(curves.x, record)[row] - start, color=shade, linewidth=0.8, zorder=4)
+        axes.plot(
+            curves.x,
+            course.outputs(curves.x, record)[row] - start,
+            color=shade,
+            linewidth=0.8,
+            zorder=4,
+        )
 
 
 def _course_bar(figure: Figure, last: int) -> None:
     wide, high = figure.get_size_inches()
     place = panel(figure, wide - 2.35, high - 0.36, 2.2, 0.1)
-    bar = color_bar(figure, ScalarMappable(Normalize(0, last or 1), _COURSE), place, orientation="horizontal")
+    bar = color_bar(
+        figure, ScalarMappable(Normalize(0, last or 1), _COURSE), place, orientation="horizontal"
+    )
     bar.ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     bar.ax.tick_params(labelsize=7.5, length=2)
     bar.ax.set_title("on the way, by step", loc="left", fontsize=8, pad=3)
 
 
 def _end(name: str) -> str:
-    """The end of a long name, which is what tells neighbours apart."""
+    """Shorten a long name to its end, which differs between neighbours."""
     shown = drawable(name, len(name))
     return shown if len(shown) <= _LONGEST else f"…{shown[1 - _LONGEST :]}"
 
 
 def _moved(site: SiteCurve) -> str:
-    """What it learnt, from the start to now, as far as it fits above a panel."""
+    """Write the learnt parameters, start and now; if too long for a panel, the largest change."""
     names = {"alpha": "α", "beta": "β", "weight": "slope"}
-    told = "  ".join(f"{names.get(n, n)} {before:.4g}→{after:.4g}" for n, (before, after) in site.learnt.items())
-    return told if told and len(told) <= 34 else f"largest change {site.change:.2g}"
+    text = "  ".join(
+        f"{names.get(name, name)} {before:.4g}→{after:.4g}"
+        for name, (before, after) in site.learnt.items()
+    )
+    return text if text and len(text) <= 34 else f"largest change {site.change:.2g}"
 
 
 @house_style
 def gallery_figure(shapes: Sequence[Shape]) -> Figure:
-    """Every activation f and its derivative f' on the same axes, with its formula and the number of what it learns."""
+    """Draw each activation f and its derivative f', with the formula and the parameter count."""
     title = "The catalogue: activations as they start, and their derivatives"
     figure, panels, _ = _grid(len(shapes), title, columns=6, strip=0.0)
     for axes, shape in zip(panels, shapes, strict=True):
         axes.axhline(0, color=MUTED, linewidth=0.6, zorder=1)
         axes.axvline(0, color=MUTED, linewidth=0.6, zorder=1)
         axes.plot(shape.x, shape.y, color=_F, linewidth=1.7, zorder=3)
-        axes.plot(shape.x, shape.slope, color=_SLOPE, linewidth=1.3, linestyle=(0, (4, 1.6)), zorder=4)
+        axes.plot(
+            shape.x, shape.slope, color=_SLOPE, linewidth=1.3, linestyle=(0, (4, 1.6)), zorder=4
+        )
         axes.set(xlim=(shape.x[0], shape.x[-1]), ylim=(-2.6, 5.2))
         learns = {0: "", 1: " (learns 1)"}.get(shape.parameters, f" (learns {shape.parameters})")
-        _head(axes, f"{shape.title}{learns}", "\n".join(textwrap.wrap(drawable(shape.formula, 66), 34)))
+        _head(
+            axes,
+            f"{shape.title}{learns}",
+            "\n".join(textwrap.wrap(drawable(shape.formula, 66), 34)),
+        )
     lines = [
         Line2D([], [], color=_F, linewidth=1.7, label="f(x)"),
         Line2D([], [], color=_SLOPE, linewidth=1.3, linestyle=(0, (4, 1.6)), label="f'(x)"),
@@ -150,8 +215,16 @@ def gallery_figure(shapes: Sequence[Shape]) -> Figure:
     return figure
 
 
-def _grid(count: int, title: str, *, columns: int, strip: float) -> tuple[Figure, list[Axes], list[Axes]]:
-    """A figure with ``count`` panels, row by row, and with a ``strip`` (inches) below each of them one more."""
+def _grid(
+    count: int, title: str, *, columns: int, strip: float
+) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Make a figure with ``count`` panels, row by row.
+
+    If ``strip`` (inches) is not 0, each panel has another one of that height below it.
+
+    Returns:
+        (the figure, its panels, its strips).
+    """
     rows = -(-count // columns)
     width = (_WIDTH - _LEFT - _RIGHT - (columns - 1) * _GAP) / columns
     below = strip + 0.06 if strip else 0.0
@@ -181,17 +254,20 @@ def _grid(count: int, title: str, *, columns: int, strip: float) -> tuple[Figure
 
 def _head(axes: Axes, first: str, second: str) -> None:
     pad = 14 + 9 * second.count("\n")
-    axes.set_title(first, loc="left", fontsize=8, fontweight="bold", y=1.0, pad=pad, parse_math=False)
+    axes.set_title(
+        first, loc="left", fontsize=8, fontweight="bold", y=1.0, pad=pad, parse_math=False
+    )
     axes.annotate(
-        second, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", fontsize=6.8, color=MUTED,
-        parse_math=False,
+        second, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
+        fontsize=6.8, color=MUTED, parse_math=False,
     )  # fmt: skip
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     height = figure.get_figheight()
     figure.legend(
-        handles=list(handles), ncols=len(handles), loc="upper left", bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / height),
+        handles=list(handles), ncols=len(handles), loc="upper left",
+        bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / height),
         borderaxespad=0, handlelength=3.0, columnspacing=1.8,
     )  # fmt: skip
 
@@ -201,9 +277,9 @@ _MOST_COLUMNS = 4
 
 
 def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[Shown]:
-    """A row for each site, and in a sentence how far they moved."""
+    """Show a row per site, and a sentence about how far the sites moved."""
     names = list(dict.fromkeys(name for site in curves.sites for name in site.learnt))
-    if len(names) > _MOST_COLUMNS:  # which the file has
+    if len(names) > _MOST_COLUMNS:  # too many to show; the file has them
         names = []
     table = Grid(
         [
@@ -221,7 +297,8 @@ def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[Shown]:
         moved = (site.learnt.get(name) for name in names)
         left, right = site.slopes(curves.x)
         table.add(
-            str(number), site.name, "-" if site.cap is None else f"{site.cap:g}", str(site.channels),
+            str(number), site.name, "-" if site.cap is None else f"{site.cap:g}",
+            str(site.channels),
             *("-" if m is None else f"{m[0]:.4g} → {m[1]:.4g}" for m in moved),
             f"{left:.4g}", f"{right:.4g}", f"{site.change:.2g}",
         )  # fmt: skip
@@ -230,22 +307,31 @@ def curves_report(curves: RunCurves, written: Sequence[Path]) -> list[Shown]:
 
 
 def found_in_curves(curves: RunCurves) -> str:
-    """How far the curves moved from where they started."""
+    """Write a sentence about how far the curves moved from their start."""
     most = max(curves.sites, key=lambda site: site.change)
     reach = f"for x from {curves.x[0]:g} to {curves.x[-1]:g}"
     if not curves.step:
-        return "These are the weights of the start, none of the training's was better: name a checkpoint to see what was learnt."
+        return (
+            "These are the weights of the start, none of the training's was better: "
+            "name a checkpoint to see what was learnt."
+        )
     if not most.change:
-        return f"None of the {len(curves.sites)} activations of {curves.arm} differs from its start ({reach})."
+        return (
+            f"None of the {len(curves.sites)} activations of {curves.arm} differs from its start "
+            f"({reach})."
+        )
     middle = median(site.change for site in curves.sites)
     return (
-        f"By step {curves.step} the {len(curves.sites)} activations of {curves.arm} have moved from their start by at most "
-        f"{middle:.2g} at the median site and {most.change:.2g} at the one that moved most, {most.name} ({reach})."
+        f"By step {curves.step} the {len(curves.sites)} activations of {curves.arm} have moved "
+        f"from their start by at most {middle:.2g} at the median site and {most.change:.2g} at the "
+        f"one that moved most, {most.name} ({reach})."
     )
 
 
-def write_curves(curves: RunCurves, course: SiteValues | None, folder: Path, title: str) -> list[Path]:
-    """Write activations.png (of many sites activations-2.png and so on too) and activations.json.
+def write_curves(
+    curves: RunCurves, course: SiteValues | None, folder: Path, title: str
+) -> list[Path]:
+    """Write activations.png (for many sites also activations-2.png, ...) and activations.json.
 
     Raises:
         StorageError: ``folder`` cannot be written.
@@ -253,7 +339,9 @@ def write_curves(curves: RunCurves, course: SiteValues | None, folder: Path, tit
     make_folder(folder)
     written = []
     for number, figure in enumerate(site_curves_figures(curves, course, title), start=1):
-        written.append(folder / (f"{ACTIVATIONS}.png" if number == 1 else f"{ACTIVATIONS}-{number}.png"))
+        written.append(
+            folder / (f"{ACTIVATIONS}.png" if number == 1 else f"{ACTIVATIONS}-{number}.png")
+        )
         write_bytes(written[-1], png(figure))
     written.append(folder / f"{ACTIVATIONS}.json")
     write_json(written[-1], {**curves.to_json(), "found": found_in_curves(curves)}, indent=None)
@@ -261,9 +349,14 @@ def write_curves(curves: RunCurves, course: SiteValues | None, folder: Path, tit
 
 
 def gallery_report(shapes: Sequence[Shape], written: Sequence[Path]) -> list[Shown]:
-    """A row for each activation."""
+    """Show a row per activation."""
     table = Grid(
-        [Column("activation", "name"), Column("learns"), Column("formula", "text"), Column("source", "text", gives_way=1)]
+        [
+            Column("activation", "name"),
+            Column("learns"),
+            Column("formula", "text"),
+            Column("source", "text", gives_way=1),
+        ]
     )
     for shape in shapes:
         table.add(shape.title, str(shape.parameters or "-"), shape.formula, shape.source)

@@ -1,4 +1,4 @@
-"""Activations evaluated on a grid: every site of a trained run, at its start and now, and the catalogue's shapes."""
+"""Evaluate activations on a grid: the sites of a run before and after training, the catalogue."""
 
 from __future__ import annotations
 
@@ -20,43 +20,55 @@ from arelu_tl.surgery.apply import restore_sites
 
 _RANGE, _BEYOND_CAP = 4.0, 2.0
 _SHAPES_RANGE = 5.0
-# On these the gallery shows what sign-based attention adds.
+# The gallery shows the effect of sign-based attention on these.
 _WITH_ATTENTION = ("tanh", "gelu")
-# What AReLU and PReLU learn once a site or once a channel; other activations' parameters are coefficients.
+# Parameters of AReLU and PReLU, one per site or per channel; those of others are coefficients.
 _BY_CHANNEL = ("alpha", "beta", "weight")
 
 
 def run_curves(path: Path) -> RunCurves:
-    """The activation at every site of a trained run: as surgery put it in, and with the run's best weights.
+    """Evaluate the activation at every site of a run: as surgery inserted it, and trained.
 
     Args:
-        path: a run folder, or one of its checkpoints, whose weights are then taken.
+        path: a run folder (its best weights are taken), or one of its checkpoints.
 
     Raises:
-        DataError: there is no run; it is exported, where sites are constants.
-        ConfigError: its arm keeps every ReLU.
-        ArtefactError: its files are damaged.
+        DataError: there is no run at ``path``, or it is an export, whose sites are constants.
+        ConfigError: the run's arm keeps every ReLU.
+        ArtefactError: the run's files are damaged.
     """
     model, card = load_model(path)
     if card.form != "trained":
-        raise DataError(f"{path} is exported, its activations are constants: name the run that it was exported from")
+        raise DataError(
+            f"{path} is exported, its activations are constants: "
+            "name the run that it was exported from"
+        )
     if not any(site["status"] == "replaced" for site in card.sites):
-        raise ConfigError(f"{path}: arm {card.arm} keeps every ReLU, so that there is nothing learnt to show")
+        raise ConfigError(
+            f"{path}: arm {card.arm} keeps every ReLU, so that there is nothing learnt to show"
+        )
     before = build_architecture(
-        card.architecture, num_classes=len(card.classes), img_size=card.img_size, model_args=card.model_args
+        card.architecture,
+        num_classes=len(card.classes),
+        img_size=card.img_size,
+        model_args=card.model_args,
     )
     restore_sites(before, card.sites, arm=card.arm)
     records = {site["name"]: site for site in card.sites if site["status"] == "replaced"}
     caps = [site["cap"] for site in records.values() if site["cap"] is not None]
     x = np.linspace(-_RANGE, max([_RANGE, *(cap + _BEYOND_CAP for cap in caps)]), 241)
     started, learnt = dict(named_activations(before.eval())), dict(named_activations(model))
-    # surgery.json's order is the forward pass's.
-    sites = [_site_curve(record, started[name], learnt[name], x) for name, record in records.items()]
+    # surgery.json lists the sites in the order of the forward pass.
+    sites = [
+        _site_curve(record, started[name], learnt[name], x) for name, record in records.items()
+    ]
     return RunCurves(card.backbone, card.arm, card.step, x, sites)
 
 
 def _site_curve(record: dict[str, Any], before: nn.Module, now: nn.Module, x: Floats) -> SiteCurve:
-    start, final = (_evaluate(module, x, record["shape"], record["channel_dim"]) for module in (before, now))
+    start, final = (
+        _evaluate(module, x, record["shape"], record["channel_dim"]) for module in (before, now)
+    )
     alike = bool((final == final[:, :1]).all())
     return SiteCurve(
         name=record["name"],
@@ -72,22 +84,32 @@ def _site_curve(record: dict[str, Any], before: nn.Module, now: nn.Module, x: Fl
 
 
 def _learnt(before: nn.Module, now: nn.Module) -> dict[str, tuple[float, float]]:
-    """{parameter: (start, now)}; a slope a channel as their mean, of coefficients each, as ``numerator 3``."""
-    told = {}
+    """Return {parameter: (start, now)}.
+
+    Slopes per channel are averaged. Coefficients have an entry each, such as ``numerator 3``.
+    """
+    learnt = {}
     ends = dict(now.named_parameters())
     for name, start in before.named_parameters():
         pair = start.detach().float(), ends[name].detach().float()
         short = name.removeprefix("activation.")
         if start.numel() == 1 or short in _BY_CHANNEL:
-            told[short] = (float(pair[0].mean()), float(pair[1].mean()))
+            learnt[short] = (float(pair[0].mean()), float(pair[1].mean()))
         else:
-            told |= {f"{short} {n}": (a, b) for n, (a, b) in enumerate(zip(*(p.tolist() for p in pair), strict=True))}
-    return told
+            learnt |= {
+                f"{short} {n}": (a, b)
+                for n, (a, b) in enumerate(zip(*(p.tolist() for p in pair), strict=True))
+            }
+    return learnt
 
 
 @torch.no_grad()
 def _evaluate(module: nn.Module, x: Floats, shape: list[int], channel_dim: int) -> Floats:
-    """y (N, C) of every channel at ``x`` (N,), of a module that takes maps of ``shape`` (1, C, ...)."""
+    """Return y (N, C) of every channel at ``x`` (N,).
+
+    Args:
+        module: takes tensors of ``shape``, whose dimension ``channel_dim`` has the C channels.
+    """
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     channels = shape[channel_dim]
     form = [1] * len(shape)
@@ -97,7 +119,10 @@ def _evaluate(module: nn.Module, x: Floats, shape: list[int], channel_dim: int) 
 
 
 def catalogue_shapes() -> list[Shape]:
-    """Every activation of the catalogue as it starts, and attention on top of two of them; what is random, at its mean."""
+    """Evaluate the catalogue's initial activations, and two of them with attention added.
+
+    A random activation is evaluated in eval mode, at its mean.
+    """
     shapes = [
         _shape(entry.make(), entry.name, entry.title, entry.formula, entry.parameters, entry.source)
         for entry in CATALOGUE.values()
@@ -106,14 +131,25 @@ def catalogue_shapes() -> list[Shape]:
         entry = CATALOGUE[name]
         title, formula = f"ELSA({entry.title})", f"{entry.title}(x) + L(x; α = 0.9, β = 2)"
         shapes.append(
-            _shape(ELSA(entry.make()), f"elsa-{name}", title, formula, entry.parameters + 2, "Chen, Li, Xu, arXiv 2006.13858")
+            _shape(
+                ELSA(entry.make()),
+                f"elsa-{name}",
+                title,
+                formula,
+                entry.parameters + 2,
+                "Chen, Li, Xu, arXiv 2006.13858",
+            )
         )
     return shapes
 
 
-def _shape(module: nn.Module, name: str, title: str, formula: str, parameters: int, source: str) -> Shape:
-    x = torch.linspace(-_SHAPES_RANGE, _SHAPES_RANGE, 401, dtype=torch.float64)[:, None].requires_grad_()
+def _shape(
+    module: nn.Module, name: str, title: str, formula: str, parameters: int, source: str
+) -> Shape:
+    x = torch.linspace(-_SHAPES_RANGE, _SHAPES_RANGE, 401, dtype=torch.float64)[
+        :, None
+    ].requires_grad_()
     y = module.double().eval()(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
-    told = [tensor.detach().squeeze(1).numpy() for tensor in (x, y, slope)]
-    return Shape(name, title, formula, parameters, source, *told)
+    columns = [tensor.detach().squeeze(1).numpy() for tensor in (x, y, slope)]
+    return Shape(name, title, formula, parameters, source, *columns)

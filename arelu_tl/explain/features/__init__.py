@@ -1,1 +1,1 @@
-"""``explain features``: what each site passes on of one picture."""
+"""``explain features``: the feature maps of one picture before and after each site."""

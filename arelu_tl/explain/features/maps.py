@@ -1,4 +1,4 @@
-"""What went through a site, as maps that can be drawn and as numbers."""
+"""The tensors at a site as maps to draw and as statistics; Grad-CAM."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """Over all elements of a site's map, of one picture; None where there is nothing to take a mean of, or it overflows.
+    """Statistics over all elements of a site's map, for one picture.
+
+    A mean is None where it has no elements or is not finite.
 
     Attributes:
         negative_share: share of the elements below 0 before the activation, 0..1.
-        zero_share: share of those that are 0 after it.
-        attention: mean factor that an element is multiplied by.
-        attention_negative, attention_positive: the same over the elements below 0, and over the others.
+        zero_share: share of the elements that are 0 after it, 0..1.
+        attention: mean factor by which an element is multiplied; None where the activation has no
+            attention.
+        attention_negative, attention_positive: the same over the elements below 0, and over the
+            others.
         energy_before, energy_after: mean square.
     """
 
@@ -39,7 +43,7 @@ class SiteStatistics:
 
 
 def measure(passage: Passage) -> SiteStatistics:
-    """The statistics of one site; means are taken in float64."""
+    """Compute the statistics of one site, in float64."""
     before, after = passage.before.double(), passage.after.double()
     negative = before < 0
     factor = None if passage.attention is None else passage.attention.double()
@@ -61,10 +65,12 @@ def _mean(values: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class Maps:
-    """Attributes:
-    before, after: (N, H, W) of the N channels that are shown.
-    attention: the same; None where the activation has none.
-    mean_attention: (H, W) over all channels.
+    """The maps of a site that are shown.
+
+    Attributes:
+        before, after: (N, H, W) of the N channels that are shown.
+        attention: the same; None where the activation has none.
+        mean_attention: (H, W), over all channels; None where the activation has no attention.
     """
 
     before: Floats
@@ -73,14 +79,17 @@ class Maps:
     mean_attention: Floats | None
 
 
-def map_size(shape: Sequence[int], channel_dim: int, picture: tuple[int, int], prefix: int) -> tuple[int, int] | None:
-    """(height, width) of a channel's map in a tensor that was made of one picture; None where its channels are no maps.
+def map_size(
+    shape: Sequence[int], channel_dim: int, picture: tuple[int, int], prefix: int
+) -> tuple[int, int] | None:
+    """Return (height, width) of a channel's map of one picture; None where channels are not maps.
 
     Args:
-        shape: (1, C, H, W), (1, H, W, C), or tokens (1, N, C) or (1, C, N) that lie in rows over the picture.
+        shape: (1, C, H, W), (1, H, W, C), or tokens (1, N, C) or (1, C, N) in row-major order over
+            the picture.
         channel_dim: dimension of the channels.
-        picture: its height and width, whose proportions the tokens' grid has.
-        prefix: how many tokens of no place (a class token) may stand before the others.
+        picture: its (height, width); the tokens' grid has the same aspect ratio.
+        prefix: number of tokens without a position (a class token) that may precede the others.
     """
     if len(shape) not in (3, 4) or shape[0] != 1:
         return None
@@ -89,25 +98,32 @@ def map_size(shape: Sequence[int], channel_dim: int, picture: tuple[int, int], p
         return (rest[0], rest[1]) if rest[0] * rest[1] > 1 else None
     for tokens in (rest[0] - prefix, rest[0]):
         height = round(math.sqrt(max(tokens, 0) * picture[0] / picture[1]))
-        if tokens > 1 and height and tokens % height == 0 and height * picture[1] == tokens // height * picture[0]:
+        if (
+            tokens > 1
+            and height
+            and tokens % height == 0
+            and height * picture[1] == tokens // height * picture[0]
+        ):
             return height, tokens // height
     return None
 
 
 def as_maps(x: Tensor, channel_dim: int, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) of a tensor whose ``map_size`` is ``size``; tokens of no place are left out."""
+    """Reshape a tensor whose ``map_size`` is ``size`` to (C, H, W), without prefix tokens."""
     places = x.movedim(channel_dim % x.dim(), 1)[0].flatten(1)
     return places[:, places.shape[1] - size[0] * size[1] :].reshape(-1, *size)
 
 
 def most_active(after: Sequence[Tensor], count: int) -> list[int]:
-    """Numbers of the ``count`` channels that vary most over the picture, most first.
+    """Return the indices of the ``count`` channels that vary most over the picture, most first.
 
-    Variances are shares of their arm's sum, so that each arm counts the same; a channel that is large everywhere shows nothing.
+    Variance is used, because a channel that is large everywhere shows nothing. Each arm's variances
+    are divided by their sum, so that all arms have equal weight.
 
     Args:
-        after: the activation's output (C, H, W) in each arm. Its input would do no better: where a cap cuts, what is largest
-            before is nothing after.
+        after: the activation's output (C, H, W) in each arm. Its input would be a worse choice: a
+            cap can flatten the channel that varies most before it.
+        count: number of channels to choose.
     """
     shares = []
     for maps in after:
@@ -118,8 +134,10 @@ def most_active(after: Sequence[Tensor], count: int) -> list[int]:
     return ordered[:count]
 
 
-def cut_out(passage: Passage, channels: Sequence[int], channel_dim: int, size: tuple[int, int]) -> Maps:
-    """The maps of some channels, and the mean attention over all of them."""
+def cut_out(
+    passage: Passage, channels: Sequence[int], channel_dim: int, size: tuple[int, int]
+) -> Maps:
+    """Return the maps of the given channels, and the mean attention over all channels."""
 
     def chosen(x: Tensor) -> Floats:
         return as_maps(x, channel_dim, size)[list(channels)].float().numpy()
@@ -129,15 +147,20 @@ def cut_out(passage: Passage, channels: Sequence[int], channel_dim: int, size: t
         chosen(passage.before),
         chosen(passage.after),
         None if attention is None else chosen(attention),
-        None if attention is None else as_maps(attention, channel_dim, size).mean(0).float().numpy(),
+        None
+        if attention is None
+        else as_maps(attention, channel_dim, size).mean(0).float().numpy(),
     )
 
 
 @dataclass(frozen=True)
 class ClassActivation:
-    """Attributes:
-    map: (h, w) of the last map's places, at least 0, in logits; None where the net has no such map.
-    reason: why there is none; "" where there is one.
+    """The result of ``grad_cam``.
+
+    Attributes:
+        map: (h, w), over the positions of the last feature map, at least 0, in logits; None where
+            the model has no such map.
+        reason: why there is none; "" where there is one.
     """
 
     map: Tensor | None
@@ -145,15 +168,17 @@ class ClassActivation:
 
 
 def grad_cam(model: nn.Module, picture: Tensor, label: int) -> ClassActivation:
-    """max(0, sum over channels k of w_k A_k), w_k the mean over places of d logit / d A_k (Selvaraju et al., arXiv 1610.02391).
+    """Compute Grad-CAM (Selvaraju et al., arXiv 1610.02391) at the last feature map.
 
-    A is what timm's ``forward_features`` gives. Where the head is a mean over places and a linear layer, w_k is that layer's
-    weight over the number of places, and before the cut at 0 the map sums up to the logit without its bias.
+    It is max(0, sum over channels k of w_k A_k), where w_k is the mean over positions of
+    d logit / d A_k, and A is the result of timm's ``forward_features``. If the head is a mean over
+    positions and a linear layer, w_k is that layer's weight over the number of positions, and the
+    map, before the cut at 0, sums up to the logit without its bias.
 
     Args:
         model: a timm model in eval mode.
         picture: (1, 3, H, W), preprocessed.
-        label: number of the class.
+        label: index of the class.
     """
     net: Any = model
     if not (hasattr(net, "forward_features") and hasattr(net, "forward_head")):
@@ -164,15 +189,19 @@ def grad_cam(model: nn.Module, picture: Tensor, label: int) -> ClassActivation:
     if not isinstance(features, Tensor):
         return ClassActivation(None, "the net's last features are not one map")
     if features.dim() != 4:
-        return ClassActivation(None, f"the net's last features are no map: shape {tuple(features.shape[1:])}")
+        return ClassActivation(
+            None, f"the net's last features are no map: shape {tuple(features.shape[1:])}"
+        )
     channels = getattr(net, "num_features", None)
     last = features.shape[1] != channels and features.shape[3] == channels
     places = (1, 2) if last else (2, 3)
     if features.shape[places[0]] * features.shape[places[1]] == 1:
-        return ClassActivation(None, "the net's last map has one place only: the picture is too small for it")
+        return ClassActivation(
+            None, "the net's last map has one place only: the picture is too small for it"
+        )
     with torch.enable_grad():
         at = features.detach().requires_grad_()
-        # A head that begins with an activation in place may not overwrite what is derived by.
+        # Cloned: a head that begins with an in-place activation must not overwrite the leaf tensor.
         logits = net.forward_head(at.clone())
         if not torch.allclose(logits, whole, rtol=1e-3, atol=1e-3):
             return ClassActivation(None, "the net answers by more than its last features")

@@ -1,4 +1,4 @@
-"""What the arms make of one picture: their answers, where they find them, and the maps of chosen sites beside each other."""
+"""Draw the report of ``explain features``: predictions, evidence, and both arms' maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from PIL import Image
 from arelu_tl.explain.features.maps import Maps, SiteStatistics
 from arelu_tl.explain.features.study import ArmAnswer, FeatureReport, ShownSite, SiteFeatures
 from arelu_tl.render.console import Shown, line
-from arelu_tl.render.figures.canvas import INK, MUTED, ArmStyle, arm_styles, color_bar, drawable, house_style, new_figure, panel
+from arelu_tl.render.figures.canvas import (
+    INK,
+    MUTED,
+    ArmStyle,
+    arm_styles,
+    color_bar,
+    drawable,
+    house_style,
+    new_figure,
+    panel,
+)
 from arelu_tl.render.grid import Column, Grid
 from arelu_tl.render.tables import or_dash
 
@@ -30,29 +40,35 @@ _WIDTH, _LARGEST_TILE, _SIDE = 11.9, 1.15, 2.2
 _TITLE, _NOTE, _ANSWERS, _HEADING = 0.45, 0.2, 3.2, 0.68
 _SIGNED, _POSITIVE = "RdBu_r", "cividis"
 _ROWS = ("before", "× attention\n(first: mean\nof all channels)", "= after")
-# Inches of a tile from which on words fit beside and above it.
+# Inches: from this size of a tile on, words fit beside and above it.
 _ROOMY = 0.8
-# Beyond this share of the values the colours end: one outlier would leave all others pale.
+# The colours cover this share of the values: otherwise one outlier would make the rest pale.
 _COVERED = 0.995
 _MOST_CLASSES = 4
 _EXPLANATION = (
-    "before: what goes into the activation (red above 0, blue below); after: what comes out. attention: what each element is "
-    "multiplied by; of a ReLU 1 or 0, of AReLU one factor a sign, and less under a cap.",
-    "Channels are those that vary most over the picture after the activation, each arm counting the same. Colours mean the same "
-    f"in both arms; a row's scale ends where {_COVERED:.1%} of its values lie within.",
-    "First column, over all channels: the share below 0 before, the mean attention, the share that is exactly 0 after, and the "
-    "energy (mean square) after over that before.",
-    "Evidence: Grad-CAM (Selvaraju et al. 2017) at the last map before pooling; a place's share of what speaks for the class.",
+    "before: what goes into the activation (red above 0, blue below); after: what comes out. "
+    "attention: what each element is multiplied by; of a ReLU 1 or 0, of AReLU one factor a sign, "
+    "and less under a cap.",
+    "Channels are those that vary most over the picture after the activation, each arm counting "
+    "the same. Colours mean the same in both arms; a row's scale ends where "
+    f"{_COVERED:.1%} of its values lie within.",
+    "First column, over all channels: the share below 0 before, the mean attention, the share that "
+    "is exactly 0 after, and the energy (mean square) after over that before.",
+    "Evidence: Grad-CAM (Selvaraju et al. 2017) at the last map before pooling; a place's share of "
+    "what speaks for the class.",
 )
 _LINE_OF_NUMBERS = 0.19
-# What fits into the page's width in letters of 7.5 points.
+# Characters of 7.5 points that fit the page's width.
 _LINE = 208
 _LINE_HEIGHT = 0.165
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where a site's tiles are: ``tile`` inches a side, one statistics column and ``channels`` others for each arm."""
+    """The layout of a site's tiles: per arm, one column of statistics and ``channels`` of maps.
+
+    A tile's side is ``tile`` inches.
+    """
 
     arms: Sequence[str]
     channels: int
@@ -73,7 +89,10 @@ class _Grid:
 
 @house_style
 def features_figure(report: FeatureReport) -> Figure:
-    """One page: the picture as the nets see it, each arm's answer and evidence, and every chosen site's maps of both arms."""
+    """Draw one page: the picture, each arm's answer and evidence, and the chosen sites' maps.
+
+    The picture is drawn as the models see it.
+    """
     shown = report.shown
     arms = [answer.arm for answer in report.answers]
     styles = arm_styles(arms)
@@ -81,7 +100,9 @@ def features_figure(report: FeatureReport) -> Figure:
     room = _WIDTH - 2 * _MARGIN - _LABELS - _BAR - (len(arms) - 1) * _BETWEEN
     tile = min(_LARGEST_TILE, room / (len(arms) * (channels + 1)) - _GAP)
     grid = _Grid(arms, channels, tile)
-    heights = [_HEADING + (grid.height if each.maps else _LINE_OF_NUMBERS * len(arms)) for _, each in shown]
+    heights = [
+        _HEADING + (grid.height if each.maps else _LINE_OF_NUMBERS * len(arms)) for _, each in shown
+    ]
     above = _TITLE + (_NOTE if report.note else 0)
     explained = "\n".join(fill(each, _LINE) for each in _EXPLANATION).splitlines()
     foot = 0.35 + _LINE_HEIGHT * len(explained)
@@ -95,12 +116,17 @@ def features_figure(report: FeatureReport) -> Figure:
         _site(page, grid, site, each, styles, len(report.sites), top)
         top -= taken
     for number, sentence in enumerate(explained, start=1):
-        _write(page, _MARGIN, foot - 0.2 - _LINE_HEIGHT * number, sentence, fontsize=7.5, color=MUTED)
+        _write(
+            page, _MARGIN, foot - 0.2 - _LINE_HEIGHT * number, sentence, fontsize=7.5, color=MUTED
+        )
     return _figure(page)
 
 
 def _page(width: float, height: float) -> Axes:
-    """Axes over a whole new figure, in inches: one for all tiles, for each axes of its own would take as long as all tiles."""
+    """Make axes over a whole new figure, in inches.
+
+    All tiles share them: one axes object takes as long to draw as all tiles.
+    """
     page = panel(new_figure(width, height), 0, 0, width, height)
     page.set(xlim=(0, width), ylim=(0, height))
     page.set_axis_off()
@@ -115,28 +141,40 @@ def _write(page: Axes, left: float, bottom: float, text: str, **settings: Any) -
     page.text(left, bottom, text, parse_math=False, **settings)
 
 
-def _draw(page: Axes, values: NDArray[Any], left: float, bottom: float, side: float, **settings: Any) -> AxesImage:
-    """A picture in a square; one that is no square lies in its middle."""
+def _draw(
+    page: Axes, values: NDArray[Any], left: float, bottom: float, side: float, **settings: Any
+) -> AxesImage:
+    """Draw a picture in a square, centred if it is not square itself."""
     high, wide = (size * side / max(values.shape[:2]) for size in values.shape[:2])
     left, bottom = left + (side - wide) / 2, bottom + (side - high) / 2
-    return page.imshow(values, extent=(left, left + wide, bottom, bottom + high), aspect="auto", **settings)
+    return page.imshow(
+        values, extent=(left, left + wide, bottom, bottom + high), aspect="auto", **settings
+    )
 
 
 def _headline(page: Axes, report: FeatureReport) -> None:
     high = page.get_ylim()[1]
     when = "before training" if report.at == "start" else "best checkpoints"
-    title = f"{drawable(report.image.name, 50)}, {when}: {' beside '.join(drawable(a.run.name, 40) for a in report.answers)}"
+    names = " beside ".join(drawable(answer.run.name, 40) for answer in report.answers)
+    title = f"{drawable(report.image.name, 50)}, {when}: {names}"
     _write(page, _MARGIN, high - 0.3, title, fontsize=11, fontweight="bold")
     if report.note:
         _write(page, _MARGIN, high - 0.5, drawable(report.note, 150), fontsize=8, color=MUTED)
 
 
 def _answers(page: Axes, report: FeatureReport, styles: dict[str, ArmStyle], top: float) -> None:
-    """The picture, each arm's evidence over it, and what the arms say."""
+    """Draw the picture, each arm's evidence over it, and the arms' predictions."""
     bottom = top - 0.65 - _SIDE
     high, wide = report.picture.shape[:2]
     _draw(page, report.picture, _MARGIN, bottom, _SIDE)
-    _write(page, _MARGIN, bottom + _SIDE + 0.07, f"what the nets see\n{wide} × {high} pixels", fontsize=8.5, linespacing=1.3)
+    _write(
+        page,
+        _MARGIN,
+        bottom + _SIDE + 0.07,
+        f"what the nets see\n{wide} × {high} pixels",
+        fontsize=8.5,
+        linespacing=1.3,
+    )
     grey = np.asarray(Image.fromarray(report.picture).convert("L"))
     shares = [answer.evidence.shares for answer in report.answers]
     most = max((float(each.max()) for each in shares if each is not None), default=1.0)
@@ -147,19 +185,48 @@ def _answers(page: Axes, report: FeatureReport, styles: dict[str, ArmStyle], top
         _draw(page, grey, left, bottom, _SIDE, cmap="gray", vmin=0, vmax=255)
         found = answer.evidence
         if found.shares is not None:
-            # Bilinear, as class-activation maps are drawn: a place stands for what is around its middle.
+            # Bilinear, as usual for class-activation maps: a position stands for its surroundings.
             smooth = Image.fromarray(found.shares).resize((wide, high), Image.Resampling.BILINEAR)
-            drawn = _draw(page, np.asarray(smooth), left, bottom, _SIDE, cmap="inferno", vmin=0, vmax=most, alpha=0.62)
+            drawn = _draw(
+                page,
+                np.asarray(smooth),
+                left,
+                bottom,
+                _SIDE,
+                cmap="inferno",
+                vmin=0,
+                vmax=most,
+                alpha=0.62,
+            )
         _arm_heading(page, left, bottom + _SIDE + 0.07, answer, styles[answer.arm])
-        _write(page, left, bottom - 0.06, _evidence_words(answer), fontsize=8, va="top", color=INK, linespacing=1.3)
+        _write(
+            page,
+            left,
+            bottom - 0.06,
+            _evidence_words(answer),
+            fontsize=8,
+            va="top",
+            color=INK,
+            linespacing=1.3,
+        )
     if drawn is not None:
         _bar(page, drawn, left + _SIDE + 0.08, bottom, _SIDE, "share of the evidence at a place")
     _probabilities(page, report.answers, styles, left + _SIDE + 1.15, bottom)
 
 
-def _arm_heading(page: Axes, left: float, bottom: float, answer: ArmAnswer, style: ArmStyle) -> None:
+def _arm_heading(
+    page: Axes, left: float, bottom: float, answer: ArmAnswer, style: ArmStyle
+) -> None:
     ((label, probability),) = answer.top(1)
-    _write(page, left, bottom + 0.17, drawable(answer.arm, 20), fontsize=10, fontweight="bold", color=style.color)
+    _write(
+        page,
+        left,
+        bottom + 0.17,
+        drawable(answer.arm, 20),
+        fontsize=10,
+        fontweight="bold",
+        color=style.color,
+    )
     _write(page, left, bottom, f"says {drawable(label, 20)} ({probability:.2f})", fontsize=8.5)
 
 
@@ -173,8 +240,14 @@ def _evidence_words(answer: ArmAnswer) -> str:
     return f"evidence for {label}, {whose}\n{high} × {wide} places"
 
 
-def _probabilities(page: Axes, answers: Sequence[ArmAnswer], styles: dict[str, ArmStyle], left: float, bottom: float) -> None:
-    """Bars of the classes that any arm finds most probable."""
+def _probabilities(
+    page: Axes,
+    answers: Sequence[ArmAnswer],
+    styles: dict[str, ArmStyle],
+    left: float,
+    bottom: float,
+) -> None:
+    """Draw bars of the classes that are most probable in any arm."""
     best: dict[str, float] = {}
     for answer in answers:
         for label, probability in answer.top(3):
@@ -184,15 +257,24 @@ def _probabilities(page: Axes, answers: Sequence[ArmAnswer], styles: dict[str, A
     labels += [label for label in asked[:1] if label not in labels]
     names = [drawable(label, 14) for label in labels]
     beside = 0.15 + 0.075 * max(map(len, names))
-    axes = panel(_figure(page), left + beside, bottom, max(0.8, _WIDTH - left - beside - 0.5), _SIDE)
+    axes = panel(
+        _figure(page), left + beside, bottom, max(0.8, _WIDTH - left - beside - 0.5), _SIDE
+    )
     at = np.arange(len(labels))
     thick = 0.8 / len(answers)
     for number, answer in enumerate(answers):
-        told = [float(answer.probabilities[answer.classes.index(label)]) for label in labels]
+        values = [float(answer.probabilities[answer.classes.index(label)]) for label in labels]
         place = at + (number - (len(answers) - 1) / 2) * thick
-        axes.barh(place, told, height=thick * 0.92, color=styles[answer.arm].color)
-        for y, value in zip(place, told, strict=True):
-            axes.text(value + 0.02, y, f"{value:.2f}", va="center", fontsize=7.5, color=styles[answer.arm].color)
+        axes.barh(place, values, height=thick * 0.92, color=styles[answer.arm].color)
+        for y, value in zip(place, values, strict=True):
+            axes.text(
+                value + 0.02,
+                y,
+                f"{value:.2f}",
+                va="center",
+                fontsize=7.5,
+                color=styles[answer.arm].color,
+            )
     axes.set_yticks(at, names, fontsize=8.5, parse_math=False)
     axes.set(xlim=(0, 1.12), xticks=[0, 0.5, 1])
     axes.invert_yaxis()
@@ -202,22 +284,45 @@ def _probabilities(page: Axes, answers: Sequence[ArmAnswer], styles: dict[str, A
 
 
 def _site(
-    page: Axes, grid: _Grid, site: SiteFeatures, shown: ShownSite, styles: dict[str, ArmStyle], count: int, top: float
+    page: Axes,
+    grid: _Grid,
+    site: SiteFeatures,
+    shown: ShownSite,
+    styles: dict[str, ArmStyle],
+    count: int,
+    top: float,
 ) -> None:
     _write(page, _MARGIN, top - 0.3, drawable(site.title, 60), fontsize=10, fontweight="bold")
-    told = f"site {site.number} of {count}, {site.site.operator} in the unmodified net, {' × '.join(map(str, site.shape[1:]))}"
-    _write(page, _WIDTH - _MARGIN, top - 0.3, told, fontsize=8.5, color=MUTED, ha="right")
+    details = (
+        f"site {site.number} of {count}, {site.site.operator} in the unmodified net, "
+        f"{' × '.join(map(str, site.shape[1:]))}"
+    )
+    _write(page, _WIDTH - _MARGIN, top - 0.3, details, fontsize=8.5, color=MUTED, ha="right")
     if not shown.maps:
         _write(page, _MARGIN, top - 0.55, f"not drawn: {shown.reason}", fontsize=8.5)
         for arm, name in enumerate(grid.arms):
             words = f"{drawable(name, 20)}: {_numbers(site.statistics[name])}"
-            _write(page, _MARGIN, top - 0.75 - _LINE_OF_NUMBERS * arm, words, fontsize=8.5, color=styles[name].color)
+            _write(
+                page,
+                _MARGIN,
+                top - 0.75 - _LINE_OF_NUMBERS * arm,
+                words,
+                fontsize=8.5,
+                color=styles[name].color,
+            )
         return
     first = top - _HEADING - grid.tile
     bottoms = [first - row * (grid.tile + _GAP) for row in range(len(_ROWS))]
     for label, bottom in zip(_ROWS, bottoms, strict=True):
         _write(
-            page, _MARGIN + _LABELS - 0.1, bottom + grid.tile / 2, label, fontsize=9, ha="right", va="center", linespacing=1.35
+            page,
+            _MARGIN + _LABELS - 0.1,
+            bottom + grid.tile / 2,
+            label,
+            fontsize=9,
+            ha="right",
+            va="center",
+            linespacing=1.35,
         )
     scales = _scales(list(shown.maps.values()))
     drawn: list[AxesImage | None] = [None] * len(_ROWS)
@@ -234,63 +339,109 @@ def _site(
         )
         _statistics(page, grid, arm, bottoms, site.statistics[name])
         if maps.mean_attention is not None:
-            drawn[1] = _tile(page, grid, arm, 0, bottoms[1], maps.mean_attention, _POSITIVE, scales[1])
+            drawn[1] = _tile(
+                page, grid, arm, 0, bottoms[1], maps.mean_attention, _POSITIVE, scales[1]
+            )
         for column, channel in enumerate(shown.channels, start=1):
             title = f"channel {channel}" if grid.tile > _ROOMY else str(channel)
-            _write(page, grid.left(arm, column), top - _HEADING + 0.06, title, fontsize=7.5, color=MUTED)
+            _write(
+                page,
+                grid.left(arm, column),
+                top - _HEADING + 0.06,
+                title,
+                fontsize=7.5,
+                color=MUTED,
+            )
             for row, part in enumerate((maps.before, maps.attention, maps.after)):
                 if part is not None:
                     colors = _POSITIVE if row == 1 else _SIGNED
-                    drawn[row] = _tile(page, grid, arm, column, bottoms[row], part[column - 1], colors, scales[row])
+                    drawn[row] = _tile(
+                        page, grid, arm, column, bottoms[row], part[column - 1], colors, scales[row]
+                    )
         if maps.attention is None:
             words = "none: this activation\ndoes not keep 0 at 0"
-            _write(page, grid.left(arm, 1), bottoms[1] + grid.tile / 2, words, fontsize=8, color=MUTED, va="center")
+            _write(
+                page,
+                grid.left(arm, 1),
+                bottoms[1] + grid.tile / 2,
+                words,
+                fontsize=8,
+                color=MUTED,
+                va="center",
+            )
     for image, bottom in zip(drawn, bottoms, strict=True):
         if image is not None:
             _bar(page, image, grid.right + 0.08, bottom, grid.tile, "")
 
 
 def _scales(maps: Sequence[Maps]) -> list[tuple[float, float]]:
-    """Least and greatest value of each row's colours, the same for all arms."""
+    """Return (least, greatest) value of each row's colours, the same for all arms."""
     before, after = (_reach([getattr(each, part) for each in maps]) for part in ("before", "after"))
-    factors = [part for each in maps for part in (each.attention, each.mean_attention) if part is not None]
+    factors = [
+        part for each in maps for part in (each.attention, each.mean_attention) if part is not None
+    ]
     low = min((float(part.min()) for part in factors), default=0.0)
     high = max((float(part.max()) for part in factors), default=1.0)
     return [(-before, before), (min(0.0, low), max(1.0, high)), (-after, after)]
 
 
 def _reach(parts: Sequence[Floats]) -> float:
-    """How far from 0 the colours go."""
+    """Return the largest absolute value that the colours cover."""
     sizes = np.abs(np.concatenate([part.ravel() for part in parts]))
     return float(np.quantile(sizes, _COVERED)) or float(sizes.max()) or 1.0
 
 
 def _tile(
-    page: Axes, grid: _Grid, arm: int, column: int, bottom: float, values: Floats, color: str, scale: tuple[float, float]
+    page: Axes,
+    grid: _Grid,
+    arm: int,
+    column: int,
+    bottom: float,
+    values: Floats,
+    color: str,
+    scale: tuple[float, float],
 ) -> AxesImage:
     look = {"cmap": color, "vmin": scale[0], "vmax": scale[1], "interpolation": "nearest"}
     return _draw(page, values, grid.left(arm, column), bottom, grid.tile, **look)
 
 
-def _statistics(page: Axes, grid: _Grid, arm: int, bottoms: Sequence[float], told: SiteStatistics) -> None:
-    after = f"zero: {told.zero_share:.0%}"
-    if told.energy_before and told.energy_after is not None:
-        after += f"\nenergy\n× {told.energy_after / told.energy_before:.2g}"
+def _statistics(
+    page: Axes, grid: _Grid, arm: int, bottoms: Sequence[float], statistics: SiteStatistics
+) -> None:
+    after = f"zero: {statistics.zero_share:.0%}"
+    if statistics.energy_before and statistics.energy_after is not None:
+        after += f"\nenergy\n× {statistics.energy_after / statistics.energy_before:.2g}"
     size = 8 if grid.tile > _ROOMY else 6.5
-    for bottom, words in ((bottoms[0], f"below 0:\n{told.negative_share:.0%}"), (bottoms[2], after)):
-        _write(page, grid.left(arm, 0), bottom + grid.tile / 2, words, fontsize=size, va="center", linespacing=1.35)
+    for bottom, words in (
+        (bottoms[0], f"below 0:\n{statistics.negative_share:.0%}"),
+        (bottoms[2], after),
+    ):
+        _write(
+            page,
+            grid.left(arm, 0),
+            bottom + grid.tile / 2,
+            words,
+            fontsize=size,
+            va="center",
+            linespacing=1.35,
+        )
 
 
-def _numbers(told: SiteStatistics) -> str:
-    attention = "none" if told.attention is None else f"{told.attention:.2f}"
-    return f"below 0 before {told.negative_share:.0%}, zero after {told.zero_share:.0%}, mean attention {attention}"
+def _numbers(statistics: SiteStatistics) -> str:
+    attention = "none" if statistics.attention is None else f"{statistics.attention:.2f}"
+    return (
+        f"below 0 before {statistics.negative_share:.0%}, zero after {statistics.zero_share:.0%}, "
+        f"mean attention {attention}"
+    )
 
 
-def _bar(page: Axes, drawn: AxesImage, left: float, bottom: float, height: float, label: str) -> None:
+def _bar(
+    page: Axes, drawn: AxesImage, left: float, bottom: float, height: float, label: str
+) -> None:
     figure = _figure(page)
     bar = color_bar(figure, drawn, panel(figure, left, bottom, 0.11, height))
     bar.ax.tick_params(labelsize=7, length=2)
-    # At the ends labels would run into those of the bar beneath.
+    # Labels at the ends would overlap those of the bar below.
     bar.locator = MaxNLocator(4, prune="both")
     bar.update_ticks()
     if label:
@@ -311,10 +462,14 @@ _COLUMNS = [
 
 
 def features_report(report: FeatureReport, figure: Path) -> list[Shown]:
-    """Everything that the command shows, top to bottom."""
+    """Make the command's output, from top to bottom."""
     parts: list[Shown] = [line(report.note)] if report.note else []
     parts += [line(_answer(answer)) for answer in report.answers]
-    parts += [line(f"not drawn: {site.title}: {shown.reason}") for site, shown in report.shown if not shown.maps]
+    parts += [
+        line(f"not drawn: {site.title}: {shown.reason}")
+        for site, shown in report.shown
+        if not shown.maps
+    ]
     return [*parts, "", _table(report), "", f"figure: {figure}"]
 
 
@@ -322,21 +477,25 @@ def _answer(answer: ArmAnswer) -> str:
     (label, probability), *others = answer.top(3)
     then = f" (then {', '.join(f'{name} {p:.3f}' for name, p in others)})" if others else ""
     found = answer.evidence
-    where = f"no evidence map: {found.reason}" if found.shares is None else f"evidence map of {found.label}"
+    where = (
+        f"no evidence map: {found.reason}"
+        if found.shares is None
+        else f"evidence map of {found.label}"
+    )
     return f"{answer.arm}, step {answer.step}: {label} {probability:.3f}{then}; {where}"
 
 
 def _table(report: FeatureReport) -> Grid:
     table = Grid(_COLUMNS)
     for site, _ in report.shown:
-        for arm, told in site.statistics.items():
-            factors = (told.attention, told.attention_negative, told.attention_positive)
+        for arm, found in site.statistics.items():
+            factors = (found.attention, found.attention_negative, found.attention_positive)
             table.add(
                 site.title,
                 arm,
-                f"{told.negative_share:.0%}",
-                f"{told.zero_share:.0%}",
+                f"{found.negative_share:.0%}",
+                f"{found.zero_share:.0%}",
                 *(or_dash(value, ".3f") for value in factors),
-                *(or_dash(value, ".3g") for value in (told.energy_before, told.energy_after)),
+                *(or_dash(value, ".3g") for value in (found.energy_before, found.energy_after)),
             )
     return table

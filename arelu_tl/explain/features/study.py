@@ -1,4 +1,4 @@
-"""What the arms make of one picture, site by site: maps before and after the activation, attention, evidence for a class."""
+"""Compare the arms on one picture: predictions, evidence for a class, and the maps at each site."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ from arelu_tl.surgery.sites import Site, find_sites
 from arelu_tl.surgery.watch import Passage, observe_sites
 
 At = Literal["start", "best"]
-# A page of more sites is none that anybody reads.
+# A page of more sites would be too long to read.
 MOST_SITES = 12
 _SPREAD = 3
-# A map with fewer places a side shows nothing.
+# A map with fewer positions per side shows nothing.
 _LEAST_SIDE = 3
-_TOLD_CLASSES = 5
+_LISTED_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where an arm finds what speaks for a class; see ``grad_cam``.
+    """Where an arm finds evidence for a class; see ``grad_cam``.
 
     Attributes:
         label: the class.
-        asked: whether it was asked for; else it is what the arm predicts.
-        shares: (h, w) of the net's last map, which sum up to 1; None where there is none, or nothing speaks for the class.
-        reason: why there are none; "" where there are.
+        asked: whether the user asked for it; otherwise it is the arm's prediction.
+        shares: (h, w), over the positions of the last feature map, with sum 1; None where there is
+            no such map or no evidence for the class.
+        reason: why ``shares`` is None; "" where it is not.
     """
 
     label: str
@@ -62,18 +63,30 @@ class Evidence:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        shares = None if self.shares is None else [[round(float(v), 6) for v in row] for row in self.shares]
-        return {"class": self.label, "asked": self.asked, "shares": shares, "reason": self.reason or None}
+        """Return the evidence as plain JSON values."""
+        shares = (
+            None
+            if self.shares is None
+            else [[round(float(v), 6) for v in row] for row in self.shares]
+        )
+        return {
+            "class": self.label,
+            "asked": self.asked,
+            "shares": shares,
+            "reason": self.reason or None,
+        }
 
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """Attributes:
-    arm, run: the arm, and its run's folder.
-    step, top1: of the weights: optimiser steps done, validation accuracy (None at the start).
-    classes: their names.
-    probabilities: of them (classes,).
-    evidence: for one of them.
+    """An arm's prediction for the picture.
+
+    Attributes:
+        arm, run: the arm, and its run's folder.
+        step, top1: of the weights: optimiser steps done, validation accuracy (None at the start).
+        classes: their names.
+        probabilities: of the classes, (classes,).
+        evidence: for one of the classes.
     """
 
     arm: str
@@ -85,17 +98,23 @@ class ArmAnswer:
     evidence: Evidence
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """(class, probability) of the most probable ones; of equals the first class leads, as in ``predict``."""
+        """Return (class, probability) of the ``count`` most probable classes.
+
+        Ties are in class order, as in ``predict``.
+        """
         best = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in best]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the answer as plain JSON values."""
         return {
             "arm": self.arm,
             "run": str(self.run),
             "step": self.step,
             "top1": self.top1,
-            "predictions": [{"label": label, "probability": p} for label, p in self.top(_TOLD_CLASSES)],
+            "predictions": [
+                {"label": label, "probability": p} for label, p in self.top(_LISTED_CLASSES)
+            ],
             "evidence": self.evidence.to_json(),
         }
 
@@ -105,9 +124,9 @@ class ShownSite:
     """A site that is drawn.
 
     Attributes:
-        channels: numbers of the channels, the most active first.
-        maps: of these channels, by arm; {} where the site has none.
-        reason: why it has none; "" where it has.
+        channels: indices of the shown channels, the most active first.
+        maps: {arm: maps of these channels}; {} where the site has no maps.
+        reason: why it has none; "" where it has maps.
     """
 
     channels: list[int]
@@ -117,12 +136,14 @@ class ShownSite:
 
 @dataclass(frozen=True)
 class SiteFeatures:
-    """Attributes:
-    site: as surgery recorded it, or found it.
-    number: its place, from 1, among the sites that run.
-    shape: of its input, for this picture.
-    statistics: by arm.
-    shown: None where it was not chosen.
+    """One site and its statistics in each arm.
+
+    Attributes:
+        site: as surgery recorded it, or found it.
+        number: its rank, from 1, among the sites that run.
+        shape: of its input, for this picture.
+        statistics: {arm: statistics}.
+        shown: its maps; None where it was not chosen.
     """
 
     site: Site
@@ -133,11 +154,16 @@ class SiteFeatures:
 
     @property
     def title(self) -> str:
-        """Its name, and which call of a module that it shares with others."""
+        """Its name, and the number of the call where several sites share a module."""
         several = self.site.kind == "shared" and self.site.owner is None and self.site.calls > 1
-        return f"{self.site.name} (call {self.site.call} of {self.site.calls})" if several else self.site.name
+        return (
+            f"{self.site.name} (call {self.site.call} of {self.site.calls})"
+            if several
+            else self.site.name
+        )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the site as plain JSON values, without the maps."""
         return {
             "name": self.site.name,
             "number": self.number,
@@ -149,19 +175,21 @@ class SiteFeatures:
             "shown": self.shown is not None,
             "channels": self.shown.channels if self.shown else [],
             "reason": (self.shown.reason or None) if self.shown else None,
-            "arms": {arm: asdict(told) for arm, told in self.statistics.items()},
+            "arms": {arm: asdict(statistics) for arm, statistics in self.statistics.items()},
         }
 
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """Attributes:
-    image: the picture's file.
-    picture: as the nets see it, (H, W, 3) of 8 bits.
-    at: "start" or "best".
-    note: how the runs were chosen, or why there is only one; "" where nothing is to be said.
-    answers: of each arm, the unmodified one first.
-    sites: all that run, in the order of the forward pass.
+    """The arms' answers to one picture, and their sites.
+
+    Attributes:
+        image: the picture's file.
+        picture: as the models see it, uint8 (H, W, 3).
+        at: "start" or "best".
+        note: how the runs were chosen, or why there is only one; "" where there is nothing to say.
+        answers: of each arm, the unmodified one first.
+        sites: all that run, in the order of the forward pass.
     """
 
     image: Path
@@ -177,6 +205,7 @@ class FeatureReport:
         return [(site, site.shown) for site in self.sites if site.shown is not None]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, without the maps."""
         return {
             "image": str(self.image),
             "input_size": list(self.picture.shape[:2]),
@@ -197,24 +226,31 @@ def explain_features(
     at: At = "best",
     progress: Progress | None = None,
 ) -> FeatureReport:
-    """Show ``image`` to the arms of a study, or to a run and its partner, and keep what goes on inside.
+    """Run the arms of a study, or a run and its partner, on ``image``, and record each site.
 
     Args:
         path: a study or a run folder; see ``find_pair``.
-        patterns: globs over the names of sites to show; three spread over the depth when empty.
-        channels: how many of a site's channels to show; see ``most_active``.
-        label: the class to look for evidence for; what each arm predicts when None.
-        at: "best": the best checkpoints; "start": both arms before the first step, see ``load_starts``.
+        image: the picture's file.
+        patterns: globs over the names of the sites to show; if empty, three sites spread over the
+            depth are shown.
+        channels: number of channels to show per site; see ``most_active``.
+        label: the class whose evidence is wanted; None for the prediction of each arm.
+        at: "best": the best checkpoints; "start": both arms before the first step, see
+            ``load_starts``.
         progress: see ``load_starts``.
 
     Raises:
-        DataError: no run at ``path``, or no picture at ``image``.
-        ConfigError: an unknown class; too many sites.
+        DataError: there is no run at ``path``, or no picture at ``image``.
+        ConfigError: the class is unknown; too many sites.
         SurgeryError: a pattern matches no site.
-        ArtefactError: the run is damaged, or the nets do not answer with finite numbers.
+        ArtefactError: the run is damaged, or a logit is NaN or infinite.
     """
     pair = find_pair(path)
-    loaded = load_starts(pair.runs, progress) if at == "start" else (load_model(run.path) for run in pair.runs)
+    loaded = (
+        load_starts(pair.runs, progress)
+        if at == "start"
+        else (load_model(run.path) for run in pair.runs)
+    )
     nets = list(loaded)
     _require_same(pair.runs, [card for _, card in nets])
     card = nets[0][1]
@@ -229,9 +265,9 @@ def explain_features(
     statistics: dict[int, dict[str, SiteStatistics]] = {}
     passages: dict[int, dict[str, Passage]] = {number: {} for number in chosen}
     shapes: dict[int, tuple[int, ...]] = {}
-    for run, (model, told) in zip(pair.runs, nets, strict=True):
+    for run, (model, its_card) in zip(pair.runs, nets, strict=True):
 
-        def seen(number: int, passage: Passage, arm: str = told.arm) -> None:
+        def seen(number: int, passage: Passage, arm: str = its_card.arm) -> None:
             shapes[number] = tuple(passage.before.shape)
             statistics.setdefault(number, {})[arm] = measure(passage)
             if number in passages:
@@ -239,16 +275,34 @@ def explain_features(
 
         logits = _answer(model, sites, x, seen)
         if not torch.isfinite(logits).all():
-            raise ArtefactError(f"{run.path}: its logits are not finite: the weights are damaged, or overflow")
+            raise ArtefactError(
+                f"{run.path}: its logits are not finite: the weights are damaged, or overflow"
+            )
         probabilities = logits[0].double().softmax(0).numpy()
-        index = int(np.argmax(probabilities)) if label is None else told.classes.index(label)
-        evidence = _evidence(model, x, index, told.classes[index], asked=label is not None)
-        answers.append(ArmAnswer(told.arm, run.path, told.step, told.top1, told.classes, probabilities, evidence))
+        index = int(np.argmax(probabilities)) if label is None else its_card.classes.index(label)
+        evidence = _evidence(model, x, index, its_card.classes[index], asked=label is not None)
+        answers.append(
+            ArmAnswer(
+                its_card.arm,
+                run.path,
+                its_card.step,
+                its_card.top1,
+                its_card.classes,
+                probabilities,
+                evidence,
+            )
+        )
     running = [number for number, site in enumerate(sites) if site.runs]
     features = []
     for place, number in enumerate(running, start=1):
-        shown = _show(sites[number], passages[number], sizes[number], channels) if number in passages else None
-        features.append(SiteFeatures(sites[number], place, shapes[number], statistics[number], shown))
+        shown = (
+            _show(sites[number], passages[number], sizes[number], channels)
+            if number in passages
+            else None
+        )
+        features.append(
+            SiteFeatures(sites[number], place, shapes[number], statistics[number], shown)
+        )
     return FeatureReport(image, picture, at, pair.chosen, answers, features)
 
 
@@ -256,7 +310,10 @@ def _require_same(found: Sequence[RunRecord], cards: Sequence[ModelCard]) -> Non
     for run, card in zip(found, cards, strict=True):
         for key in ("architecture", "classes", "data_config"):
             if getattr(card, key) != getattr(cards[0], key):
-                raise DataError(f"{found[0].path} and {run.path} differ in their {key}: they cannot be shown beside each other")
+                raise DataError(
+                    f"{found[0].path} and {run.path} differ in their {key}: "
+                    "they cannot be shown beside each other"
+                )
 
 
 def _prepared(image: Path, prepare: Preprocessing) -> tuple[NDArray[np.uint8], Tensor]:
@@ -270,13 +327,18 @@ def _prepared(image: Path, prepare: Preprocessing) -> tuple[NDArray[np.uint8], T
 
 
 def _sites(nets: Sequence[tuple[nn.Module, ModelCard]]) -> list[Site]:
-    """The sites of the arm that has been operated on, whose names the arms share; of an unmodified arm alone, its own."""
+    """Return the sites recorded for the modified arm; for a single unmodified arm, find them.
+
+    The sites have the same names in both arms.
+    """
     model, card = nets[-1]
     if card.sites:
         try:
             return [PlannedSite.from_json(site).site for site in card.sites]
         except SurgeryError as error:
-            raise ArtefactError(f"the record of the {card.arm} run's sites is damaged: {error}") from None
+            raise ArtefactError(
+                f"the record of the {card.arm} run's sites is damaged: {error}"
+            ) from None
     sites = find_sites(model, torch.zeros(1, *card.data_config["input_size"], device="meta"))
     if not any(site.runs for site in sites):
         raise NoSitesError(f"{card.architecture} runs no ReLU: there is no site to show")
@@ -286,7 +348,7 @@ def _sites(nets: Sequence[tuple[nn.Module, ModelCard]]) -> list[Site]:
 def _answer(model: nn.Module, sites: Sequence[Site], x: Tensor, seen: Any) -> Tensor:
     logits: list[Tensor] = []
     with torch.no_grad():
-        # The first operation may be one in place.
+        # Cloned, because the first operation may be in place.
         observe_sites(model, sites, lambda: logits.append(model(x.clone())), seen)
     return logits[0]
 
@@ -294,7 +356,10 @@ def _answer(model: nn.Module, sites: Sequence[Site], x: Tensor, seen: Any) -> Te
 def _choose(
     model: nn.Module, sites: Sequence[Site], x: Tensor, patterns: Sequence[str]
 ) -> tuple[list[int], dict[int, tuple[int, int] | None]]:
-    """Numbers of the sites to show, and the size of each running site's maps, None where its channels are none."""
+    """Return the indices of the sites to show, and {index: map size} of all sites that run.
+
+    The size is None where the channels are not maps.
+    """
     sizes: dict[int, tuple[int, int] | None] = {}
     prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
 
@@ -306,20 +371,30 @@ def _choose(
     if patterns:
         chosen = matching_sites("--site", patterns, sites)
         if len(chosen) > MOST_SITES:
-            raise ConfigError(f"--site matches {len(chosen)} sites; a page holds {MOST_SITES}: narrow the patterns")
+            raise ConfigError(
+                f"--site matches {len(chosen)} sites; a page holds {MOST_SITES}: "
+                "narrow the patterns"
+            )
         return chosen, sizes
     mapped = [n for n, size in sizes.items() if size is not None and min(size) >= _LEAST_SIDE]
     candidates = [n for n in mapped if sites[n].role == "activation"] or mapped or list(sizes)
     last = len(candidates) - 1
-    return sorted({candidates[round(last * part / (_SPREAD - 1))] for part in range(_SPREAD)}), sizes
+    return sorted(
+        {candidates[round(last * part / (_SPREAD - 1))] for part in range(_SPREAD)}
+    ), sizes
 
 
-def _show(site: Site, passages: dict[str, Passage], size: tuple[int, int] | None, count: int) -> ShownSite:
+def _show(
+    site: Site, passages: dict[str, Passage], size: tuple[int, int] | None, count: int
+) -> ShownSite:
     if size is None:
         return ShownSite([], {}, "its channels are no maps over the picture")
     after = [as_maps(passage.after, site.channel_dim, size) for passage in passages.values()]
     channels = most_active(after, count)
-    return ShownSite(channels, {arm: cut_out(each, channels, site.channel_dim, size) for arm, each in passages.items()})
+    return ShownSite(
+        channels,
+        {arm: cut_out(each, channels, site.channel_dim, size) for arm, each in passages.items()},
+    )
 
 
 def _evidence(model: nn.Module, x: Tensor, index: int, label: str, *, asked: bool) -> Evidence:

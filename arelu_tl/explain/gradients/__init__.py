@@ -1,1 +1,1 @@
-"""``explain gradients``: how large gradients are in each layer of both arms."""
+"""``explain gradients``: the size of the gradients at each site and layer of both arms."""

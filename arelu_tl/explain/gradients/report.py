@@ -1,4 +1,4 @@
-"""What was measured of a net's gradients: content of gradients.json. Imports no torch."""
+"""The measured gradients of a model: content of gradients.json. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import Any
 
 from arelu_tl.analysis.pairing import BASELINE
 
-# Share of a map's or weight's root mean square, up to which an element of its gradient counts as vanished.
+# An element of a gradient counts as vanishing up to this share of the gradient's root mean square.
 THRESHOLD = 0.01
 
 
 @dataclass(frozen=True)
 class SiteGradient:
-    """The gradient of a picture's own loss by the pre-activation x of a site, through the site alone.
+    """The gradient of each picture's own loss by the pre-activation x of one site.
 
-    Whatever a threshold of fixed size would say depends on the loss, on how many pixels share it, and on how normalisation has
-    scaled the map; so an element counts as vanished where it is small beside its own site's root mean square. That makes the
-    share comparable across arms, depths and steps. Whether a whole layer's gradient vanishes is what ``norm`` tells.
+    Only the path through the site itself counts.
+
+    A fixed threshold would depend on the loss, on the number of pixels that share it, and on the
+    scale that normalisation gives the map. So an element counts as vanishing if it is small
+    relative to its own site's root mean square. That makes the share comparable across arms, depths
+    and steps. ``norm`` shows whether a whole layer's gradient vanishes.
 
     Attributes:
         name: of the site.
-        norm: root mean square over the pictures of a picture's L2 norm.
+        norm: root mean square, over the pictures, of a picture's L2 norm.
         rms: root mean square over all elements.
         zero: share of elements that are exactly 0, 0..1.
-        vanishing: share whose size is at most the threshold times the rms of their batch, 0..1; zeros included.
-        gain: norm by x over norm by the site's output: what the activation's slope passes on; None where nothing came.
+        vanishing: share of elements that are at most the threshold times their batch's rms, 0..1;
+            zeros included.
+        gain: norm of the gradient by x over that by the site's output, that is, what the
+            activation's slope passes on; None where no gradient reaches the site.
     """
 
     name: str
@@ -44,10 +49,10 @@ class WeightGradient:
 
     Attributes:
         name: of the layer.
-        norm: root mean square over the batches of its L2 norm.
+        norm: root mean square, over the batches, of its L2 norm.
         rms: root mean square over all elements.
         relative: ``norm`` over the weight's own L2 norm; None where that is 0.
-        zero, vanishing: as of ``SiteGradient``.
+        zero, vanishing: as in ``SiteGradient``.
     """
 
     name: str
@@ -60,12 +65,14 @@ class WeightGradient:
 
 @dataclass(frozen=True)
 class GradientPoint:
-    """What an arm's gradients were after ``step`` optimiser steps.
+    """An arm's gradients after ``step`` optimiser steps.
 
     Attributes:
+        arm: its name.
+        step: optimiser steps done.
         what: the weights measured: "start", "training", a checkpoint's name, or "best".
         sites: in the order of the forward pass.
-        weights: of layers that learn, in the order in which the model has them.
+        weights: of the trainable layers, in module order.
     """
 
     arm: str
@@ -77,14 +84,16 @@ class GradientPoint:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """Attributes:
-    model, data: what was measured, on which folder of pictures.
-    lr, seed: of the training.
-    batch_size: pictures in a batch.
-    batches: how many batches every point was measured on, the same for all.
-    threshold: see ``SiteGradient``.
-    arms: the unmodified one first, as far as measured.
-    points: of each arm in order of steps.
+    """The gradients of both arms at several steps.
+
+    Attributes:
+        model, data: the model, and the folder of pictures.
+        lr, seed: of the training.
+        batch_size: pictures in a batch.
+        batches: number of batches at every point; they are the same batches at all points.
+        threshold: see ``SiteGradient``.
+        arms: the measured arms, the unmodified one first.
+        points: of each arm, in order of steps.
     """
 
     model: str
@@ -101,13 +110,14 @@ class GradientReport:
         return list(dict.fromkeys(point.arm for point in self.points))
 
     def of(self, arm: str) -> list[GradientPoint]:
+        """Return the points of ``arm``."""
         return [point for point in self.points if point.arm == arm]
 
     def to_json(self, found: Sequence[str]) -> dict[str, Any]:
-        """Content of gradients.json; ``found`` are the sentences that say what was found."""
-        told = asdict(self)
-        points = told.pop("points")
-        return {**told, "found": list(found), "points": points}
+        """Make the content of gradients.json; ``found`` are the sentences with the findings."""
+        values = asdict(self)
+        points = values.pop("points")
+        return {**values, "found": list(found), "points": points}
 
 
 _WORST = 3
@@ -115,16 +125,18 @@ _WORST = 3
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """A point in numbers; medians are over the sites that any gradient reaches, or over the layers.
+    """Summary of one point; medians are over the sites that a gradient reaches, or over the layers.
 
     Attributes:
-        cut_off: how many sites no gradient reaches, as those before a BatchNorm whose weight is 0.
+        point: the summarised point.
+        cut_off: number of sites that no gradient reaches, such as those before a BatchNorm whose
+            weight is 0.
         norm: median of the sites' norms.
-        first_to_last: norm at the first site over norm at the last; below 1 the gradient shrinks on its way back. None where none
-            arrived at the last.
-        zero, vanishing: median shares of a site's elements.
-        gain: median of what sites pass on; None where no gradient came.
-        relative: median over layers of the weights' gradient beside the weight itself; None where none learns.
+        first_to_last: norm at the first site over norm at the last; below 1, the gradient shrinks
+            on its way back. None where no gradient reaches the last site.
+        zero, vanishing: medians of the sites' shares.
+        gain: median of the sites' gains; None where no gradient reaches any site.
+        relative: median of the layers' ``relative``; None where no layer is trainable.
         worst: the sites with the largest shares of vanishing elements.
     """
 
@@ -140,6 +152,7 @@ class GradientSummary:
 
 
 def summarise_gradients(point: GradientPoint) -> GradientSummary:
+    """Compute the summary of ``point``."""
     reached = [site for site in point.sites if site.gain is not None]
     sites = reached or point.sites
     last = point.sites[-1].norm
@@ -162,8 +175,10 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def found_in_gradients(report: GradientReport) -> list[str]:
-    """A sentence on the start, one on the last point where both arms have one, each with the numbers that it rests on, and what
-    the last of them says of the claim.
+    """Write sentences that compare the arms; [] where there are not both.
+
+    One is about the start, one about the last point where both arms have a later one, each with its
+    numbers. The last sentence says what the later of them means for the paper's claim.
     """
     arms = [report.of(arm) for arm in report.arms]
     if len(arms) < 2 or arms[0][0].arm != BASELINE:
@@ -172,15 +187,22 @@ def found_in_gradients(report: GradientReport) -> list[str]:
     found = [_compared(report, relu[0], other[0], "At the start")]
     if len(relu) > 1 and len(other) > 1:
         same = relu[-1].step == other[-1].step
-        steps = f"{relu[-1].step}" if same else f"{relu[-1].step} ({relu[-1].arm}) and {other[-1].step} ({other[-1].arm})"
+        steps = (
+            f"{relu[-1].step}"
+            if same
+            else f"{relu[-1].step} ({relu[-1].arm}) and {other[-1].step} ({other[-1].arm})"
+        )
         found.append(_compared(report, relu[-1], other[-1], f"After {steps} steps"))
         return [*found, _judged(report, relu[-1], other[-1])]
     return [*found, _judged(report, relu[0], other[0])]
 
 
 def _fewer(relu: GradientPoint, other: GradientPoint) -> tuple[int, int]:
-    """At how many sites fewer, and more, of the gradient's elements vanish than in the unmodified arm."""
-    apart = [ours.vanishing - theirs.vanishing for ours, theirs in zip(other.sites, relu.sites, strict=True)]
+    """Count the sites where fewer, and where more, elements vanish than in the unmodified arm."""
+    apart = [
+        ours.vanishing - theirs.vanishing
+        for ours, theirs in zip(other.sites, relu.sites, strict=True)
+    ]
     return sum(each < 0 for each in apart), sum(each > 0 for each in apart)
 
 
@@ -188,15 +210,24 @@ def _compared(report: GradientReport, relu: GradientPoint, other: GradientPoint,
     a, b = summarise_gradients(relu), summarise_gradients(other)
     ours, theirs = other.arm, relu.arm
     if a.gain is None and b.gain is None:
-        return f"{when}, no gradient reaches any site in either arm, as before a layer whose weight is 0."
+        return (
+            f"{when}, no gradient reaches any site in either arm, "
+            "as before a layer whose weight is 0."
+        )
     fewer, more = _fewer(relu, other)
-    cut_off = f"; no gradient reaches {a.cut_off} sites of {theirs} and {b.cut_off} of {ours}" if a.cut_off or b.cut_off else ""
+    cut_off = (
+        f"; no gradient reaches {a.cut_off} sites of {theirs} and {b.cut_off} of {ours}"
+        if a.cut_off or b.cut_off
+        else ""
+    )
     return (
-        f"{when}, {b.vanishing:.0%} of the gradient's elements vanish at the median site in {ours} and {a.vanishing:.0%} in "
-        f"{theirs} (they are at most {report.threshold:g} of the site's rms; exactly 0: {b.zero:.0%} and {a.zero:.0%}): fewer in "
-        f"{ours} at {fewer} of {len(relu.sites)} sites, more at {more}. A median site passes on {_short(b.gain)} times the norm "
-        f"that reaches it in {ours}, {_short(a.gain)} times in {theirs}; from the last site to the first the norm is multiplied "
-        f"by {_short(b.first_to_last)} in {ours} and {_short(a.first_to_last)} in {theirs}{cut_off}."
+        f"{when}, {b.vanishing:.0%} of the gradient's elements vanish at the median site in {ours} "
+        f"and {a.vanishing:.0%} in {theirs} (they are at most {report.threshold:g} of the site's "
+        f"rms; exactly 0: {b.zero:.0%} and {a.zero:.0%}): fewer in {ours} at {fewer} of "
+        f"{len(relu.sites)} sites, more at {more}. A median site passes on {_short(b.gain)} times "
+        f"the norm that reaches it in {ours}, {_short(a.gain)} times in {theirs}; from the last "
+        f"site to the first the norm is multiplied by {_short(b.first_to_last)} in {ours} and "
+        f"{_short(a.first_to_last)} in {theirs}{cut_off}."
     )
 
 
@@ -213,15 +244,26 @@ def _judged(report: GradientReport, relu: GradientPoint, other: GradientPoint) -
     if first is None or unmodified is None:
         depth = "nothing can be said of depth, since none reaches the last site"
     elif first >= 1 and unmodified >= 1:
-        depth = "across depth there is nothing to resist, for the norm does not shrink on its way to the input in either arm"
+        depth = (
+            "across depth there is nothing to resist, for the norm does not shrink on its way to "
+            "the input in either arm"
+        )
     else:
         compared = "less" if first > unmodified else "more" if first < unmodified else "as much"
         depth = f"across depth the norm shrinks {compared} on its way to the input"
     return (
-        f"The paper's claim that AReLU resists vanishing gradients, asked of {other.arm} in this one run (seed {report.seed}; "
-        f"another may say otherwise): {elements}; {depth}."
+        f"The paper's claim that AReLU resists vanishing gradients, asked of {other.arm} in this "
+        f"one run (seed {report.seed}; another may say otherwise): {elements}; {depth}."
     )
 
 
 def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.2g}" if value < 1 else f"{value:.0f}"
+    return (
+        "-"
+        if value is None
+        else f"{value:.2f}"
+        if 0.1 <= value < 10
+        else f"{value:.2g}"
+        if value < 1
+        else f"{value:.0f}"
+    )

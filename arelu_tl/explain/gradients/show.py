@@ -24,7 +24,17 @@ from arelu_tl.explain.gradients.report import (
 )
 from arelu_tl.records.storage import make_folder, write_bytes, write_json
 from arelu_tl.render.console import Shown, line
-from arelu_tl.render.figures.canvas import MUTED, ArmStyle, add_legend, add_title, arm_styles, house_style, new_figure, panel, png
+from arelu_tl.render.figures.canvas import (
+    MUTED,
+    ArmStyle,
+    add_legend,
+    add_title,
+    arm_styles,
+    house_style,
+    new_figure,
+    panel,
+    png,
+)
 from arelu_tl.render.grid import Column, Grid
 from arelu_tl.render.tables import or_dash
 
@@ -33,7 +43,7 @@ FIGURE = "gradients.png"
 
 
 def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Shown]:
-    """The table, the worst sites at the last point, and what was found."""
+    """Show the table, the worst sites at the last point, and the findings."""
     table = Grid(
         [
             Column("arm", "name", once=True),
@@ -53,8 +63,8 @@ def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Sh
     parts: list[Shown] = [
         line(
             f"{report.model} on {report.data}, lr {report.lr:g}, seed {report.seed}; "
-            f"{report.batches} batch{'es' * (report.batches != 1)} of up to {report.batch_size} training pictures, "
-            "the same at every point"
+            f"{report.batches} batch{'es' * (report.batches != 1)} of up to {report.batch_size} "
+            "training pictures, the same at every point"
         ),
         "",
         table,
@@ -69,22 +79,22 @@ def gradients_report(report: GradientReport, written: Sequence[Path]) -> list[Sh
     return parts
 
 
-def _cells(told: GradientSummary) -> list[str]:
+def _cells(summary: GradientSummary) -> list[str]:
     return [
-        told.point.arm,
-        str(told.point.step),
-        told.point.what,
-        or_dash(told.norm, ".3g"),
-        or_dash(told.first_to_last, ".3g"),
-        f"{told.zero:.1%}",
-        f"{told.vanishing:.1%}",
-        or_dash(told.gain, ".3g"),
-        or_dash(told.relative, ".3g"),
+        summary.point.arm,
+        str(summary.point.step),
+        summary.point.what,
+        or_dash(summary.norm, ".3g"),
+        or_dash(summary.first_to_last, ".3g"),
+        f"{summary.zero:.1%}",
+        f"{summary.vanishing:.1%}",
+        or_dash(summary.gain, ".3g"),
+        or_dash(summary.relative, ".3g"),
     ]
 
 
 def write_gradients(report: GradientReport, folder: Path) -> list[Path]:
-    """Write gradients.png and gradients.json into ``folder``, which is made.
+    """Write gradients.png and gradients.json into ``folder``, which is created.
 
     Raises:
         StorageError: it cannot be written.
@@ -98,15 +108,16 @@ def write_gradients(report: GradientReport, folder: Path) -> list[Path]:
 
 Floats = NDArray[np.float64]
 _WIDTH = 13.2
-# Inches: beside the panels, between columns, a panel's height, between rows, above the first row and below the last.
+# Inches: left and right margin, gap between columns, a panel's height, gap between rows, space
+# above the first row and below the last.
 _LEFT, _RIGHT, _GAP, _HEIGHT, _BETWEEN, _TOP, _BELOW = 0.95, 0.15, 0.55, 1.75, 0.42, 1.0, 0.55
-# What the name of an x axis takes in the middle of the figure.
+# Inches for the name of an x axis between two rows.
 _NAME = 0.22
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row of panels shows: a number of every site, or of every layer with weights."""
+    """The content of a row of panels: one number per site, or per layer with weights."""
 
     label: str
     of: Callable[[GradientPoint], Floats]
@@ -115,19 +126,38 @@ class _Row:
     share: bool = False
 
 
-# What no gradient reaches has no place on a logarithmic axis.
+# Zeros become NaN: they have no place on a logarithmic axis.
 _ROWS = (
-    _Row("gradient's norm\nat a site's input", lambda p: np.array([s.norm or np.nan for s in p.sites]), log=True),
-    _Row("vanishing elements\nof that gradient", lambda p: np.array([s.vanishing for s in p.sites]), share=True),
-    _Row("norm at a site's input\nover norm at its output", lambda p: np.array([s.gain or np.nan for s in p.sites])),
-    _Row("weight's gradient\nover weight (norms)", lambda p: np.array([w.relative or np.nan for w in p.weights]), False, True),
+    _Row(
+        "gradient's norm\nat a site's input",
+        lambda p: np.array([s.norm or np.nan for s in p.sites]),
+        log=True,
+    ),
+    _Row(
+        "vanishing elements\nof that gradient",
+        lambda p: np.array([s.vanishing for s in p.sites]),
+        share=True,
+    ),
+    _Row(
+        "norm at a site's input\nover norm at its output",
+        lambda p: np.array([s.gain or np.nan for s in p.sites]),
+    ),
+    _Row(
+        "weight's gradient\nover weight (norms)",
+        lambda p: np.array([w.relative or np.nan for w in p.weights]),
+        False,
+        True,
+    ),
 )
 
 
 @house_style
 def gradients_figure(report: GradientReport, title: str) -> Figure:
-    """Rows: norm, vanishing share and gain of the sites, relative norm of the weights. Columns: the start by depth, the last
-    point by depth with those before it faintly, and the median along training; without a training the start alone.
+    """Draw the gradients by depth and along training.
+
+    The rows are the sites' norm, vanishing share and gain, and the weights' relative norm. The
+    columns are the start by depth, the last point by depth with the earlier ones in pale, and the
+    median along training; if nothing was trained, only the start.
     """
     styles = arm_styles(report.arms)
     trained = any(len(report.of(arm)) > 1 for arm in report.arms)
@@ -138,8 +168,13 @@ def gradients_figure(report: GradientReport, title: str) -> Figure:
     columns = 3 if trained else 1
     width = (_WIDTH - _LEFT - _RIGHT - (columns - 1) * _GAP) / columns
     for number, row in enumerate(rows):
-        bottom = _BELOW + (len(rows) - 1 - number) * (_BETWEEN + _HEIGHT) + (names if row.sites else 0.0)
-        panels = [panel(figure, _LEFT + n * (width + _GAP), bottom, width, _HEIGHT) for n in range(columns)]
+        bottom = (
+            _BELOW + (len(rows) - 1 - number) * (_BETWEEN + _HEIGHT) + (names if row.sites else 0.0)
+        )
+        panels = [
+            panel(figure, _LEFT + n * (width + _GAP), bottom, width, _HEIGHT)
+            for n in range(columns)
+        ]
         for arm, style in styles.items():
             _draw(panels, row, report.of(arm), style)
         _finish(panels, row)
@@ -151,31 +186,56 @@ def gradients_figure(report: GradientReport, title: str) -> Figure:
                 axes.set_xlabel(f"{'site' if row.sites else 'layer'}, first to last")
     if trained:
         panels[2].set_xlabel("optimiser step")
-    more: list[Artist] = [Line2D([], [], color=MUTED, linestyle=":", linewidth=1.2, label="exactly 0")]
+    more: list[Artist] = [
+        Line2D([], [], color=MUTED, linestyle=":", linewidth=1.2, label="exactly 0")
+    ]
     if trained:
-        more.append(Line2D([], [], color=MUTED, linewidth=0.8, alpha=0.5, label="earlier in training"))
-        more.append(Patch(color=MUTED, alpha=0.25, linewidth=0, label="middle half of the sites or layers"))
+        more.append(
+            Line2D([], [], color=MUTED, linewidth=0.8, alpha=0.5, label="earlier in training")
+        )
+        more.append(
+            Patch(color=MUTED, alpha=0.25, linewidth=0, label="middle half of the sites or layers")
+        )
     add_title(figure, _LEFT, title)
     labels = {arm: arm for arm in styles}
-    add_legend(figure, styles, labels, *more, loc="upper left", bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / total))
+    add_legend(
+        figure,
+        styles,
+        labels,
+        *more,
+        loc="upper left",
+        bbox_to_anchor=(_LEFT / _WIDTH, 1 - 0.46 / total),
+    )
     return figure
 
 
 def _headings(report: GradientReport) -> list[str]:
     ends = {arm: report.of(arm)[-1].step for arm in report.arms if len(report.of(arm)) > 1}
     steps = {str(step) for step in ends.values()}
-    told = ", ".join(f"{step} ({arm})" for arm, step in ends.items()) if len(steps) > 1 else "".join(steps)
-    return ["at the start", f"after {told} steps", "along training (median)"]
+    last = (
+        ", ".join(f"{step} ({arm})" for arm, step in ends.items())
+        if len(steps) > 1
+        else "".join(steps)
+    )
+    return ["at the start", f"after {last} steps", "along training (median)"]
 
 
-def _draw(panels: Sequence[Axes], row: _Row, points: Sequence[GradientPoint], style: ArmStyle) -> None:
+def _draw(
+    panels: Sequence[Axes], row: _Row, points: Sequence[GradientPoint], style: ArmStyle
+) -> None:
     ends = [points[0], points[-1]] if len(points) > 1 else [points[0]]
     for axes, point in zip(panels[:2], ends, strict=False):
         values = row.of(point)
         size = 4.5 if len(values) <= 40 else 2.5 if len(values) <= 120 else 0
         axes.plot(values, zorder=3, **style.line(linewidth=1.3, markersize=size))
         if row.share:
-            axes.plot([site.zero for site in point.sites], color=style.color, linewidth=1.2, linestyle=":", zorder=2)
+            axes.plot(
+                [site.zero for site in point.sites],
+                color=style.color,
+                linewidth=1.2,
+                linestyle=":",
+                zorder=2,
+            )
     if len(panels) == 1:
         return
     for point in points[1:-1]:
@@ -190,7 +250,9 @@ def _draw(panels: Sequence[Axes], row: _Row, points: Sequence[GradientPoint], st
     if known:
         steps = [step for step, _ in known]
         low, middle, high = np.array([quartiles for _, quartiles in known]).T
-        panels[2].fill_between(steps, low, high, color=style.color, alpha=0.16, linewidth=0, zorder=2)
+        panels[2].fill_between(
+            steps, low, high, color=style.color, alpha=0.16, linewidth=0, zorder=2
+        )
         panels[2].plot(steps, middle, zorder=3, **style.line())
 
 
@@ -204,7 +266,7 @@ def _finish(panels: Sequence[Axes], row: _Row) -> None:
             axes.set_yscale("log")
         if row.share:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    # One scale for the row: what differs from column to column shall be seen.
+    # One scale for the row, so that its columns can be compared.
     limits = [(-0.03, 1.03)] if row.share else [axes.get_ylim() for axes in panels]
     for axes in panels:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

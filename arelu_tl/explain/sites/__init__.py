@@ -1,1 +1,1 @@
-"""``inspect``: the sites of an architecture, what surgery would do to them, and the table of all architectures."""
+"""``inspect``: the sites of an architecture, the plan of surgery, and the survey of timm."""

@@ -1,4 +1,4 @@
-"""What the activations of a model cost, counted from their shapes: operations and memory traffic, beside the layers' own."""
+"""Estimate the activations' operations and memory traffic from their shapes, and the model's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from arelu_tl.backbone.modes import evaluating
 from arelu_tl.surgery.plan import PlannedSite
 from arelu_tl.surgery.trace import on_meta
 
-# Operations an element, forward: a ReLU is one maximum; an AReLU is two products and a maximum.
+# Operations per element, forward: a ReLU is one maximum; an AReLU is two products and a maximum.
 _RELU_FLOPS = 1
 _ARELU_FLOPS = 3
-# Passes over memory an element, forward. A ReLU reads and writes. The portable AReLU, in place, is three ATen operators: the
-# suppressed product (read, write), the amplified one (read, write), their maximum (two reads, write).
+# Memory accesses per element, forward. A ReLU reads and writes. The portable AReLU, in place, is
+# three ATen operators: the suppressed product (read, write), the amplified product (read, write)
+# and their maximum (two reads, write).
 _RELU_PASSES = 2
 _ARELU_PASSES = 7
 
@@ -29,11 +30,11 @@ class Cost:
     """Forward cost of one picture, float32.
 
     Attributes:
-        elements: numbers that go through the replaced sites.
-        relu_flops, arelu_flops: operations there, before and after.
+        elements: number of elements at the replaced sites.
+        relu_flops, arelu_flops: operations there, before and after the replacement.
         relu_bytes, arelu_bytes: bytes read and written there, before and after.
-        model_flops: operations of the convolutions and matrix products, two a multiply-add; None where the model could not
-            be run without values.
+        model_flops: operations of the convolutions and matrix products, two per multiply-add; None
+            where the model does not run on the meta device.
     """
 
     elements: int
@@ -44,11 +45,12 @@ class Cost:
     model_flops: int | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the costs as plain JSON values."""
         return asdict(self)
 
 
 def activation_cost(sites: Sequence[PlannedSite], model_flops: int | None) -> Cost:
-    """The cost of the replaced sites of ``sites``, whose shapes are those of one picture."""
+    """Compute the cost of the replaced ones of ``sites``, whose shapes are for one picture."""
     elements = sum(prod(s.site.shape[1:]) for s in sites if s.status == "replaced")
     return Cost(
         elements=elements,
@@ -61,12 +63,16 @@ def activation_cost(sites: Sequence[PlannedSite], model_flops: int | None) -> Co
 
 
 def model_flops(model: nn.Module, size: Sequence[int]) -> int | None:
-    """Operations of one forward pass on one picture of ``size`` (C, H, W), run on the meta device; None where it cannot be."""
+    """Count the operations of one forward pass on one picture of ``size`` (C, H, W).
+
+    It runs on the meta device; the result is None where that fails.
+    """
     run = on_meta(model, size)
     counter = FlopCounterMode(display=False)
     try:
         with evaluating(model), torch.no_grad(), counter:
             run()
-    except (RuntimeError, TypeError, ValueError):  # a forward pass that looks at values has none to look at
+    except (RuntimeError, TypeError, ValueError):
+        # A forward pass that reads values fails on the meta device, which has none.
         return None
     return int(counter.get_total_flops())

@@ -1,11 +1,11 @@
-"""What surgery would do to a backbone, found by doing it to copies that are thrown away."""
+"""Find out what surgery would do to a backbone, by performing it on copies that are discarded."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from arelu_tl.data.decode import open_picture
 from arelu_tl.data.listing import list_all
 from arelu_tl.data.loader import eval_transform
 from arelu_tl.errors import DataError, SurgeryError
-from arelu_tl.experiment.build import surgery_settings
 from arelu_tl.explain.sites.cost import Cost, activation_cost, model_flops
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.surgery.calibrate import calibration_batches
-from arelu_tl.surgery.convert import RECALIBRATED, SurgeryReport, convert
+from arelu_tl.surgery.convert import RECALIBRATED, SurgeryReport, operate
 from arelu_tl.surgery.plan import INITS
 
 _ARELU_ARMS = ("arelu", "arelu-frozen")
@@ -29,13 +28,16 @@ _ARELU_ARMS = ("arelu", "arelu-frozen")
 
 @dataclass(frozen=True)
 class Inspection:
-    """Attributes:
-    report: of the surgery that was asked for.
-    weights: where the weights came from, in words.
-    parameters: of the backbone, before surgery.
-    cost: of the activations, of one picture; None for arms whose sites are no AReLU.
-    inits: for each init the report of surgery with it, only the one asked for where none matters; {} without pictures.
-    failures: why an init's surgery was refused.
+    """The result of an inspection.
+
+    Attributes:
+        report: report of the requested surgery.
+        weights: source of the weights, in words.
+        parameters: number of parameters of the backbone, before surgery.
+        cost: cost of the activations for one picture; None for arms whose sites are not AReLU.
+        inits: surgery report for each init, or only the requested one if the init does not matter;
+            {} without pictures.
+        failures: for each init whose surgery was refused, the reason.
     """
 
     report: SurgeryReport
@@ -46,10 +48,14 @@ class Inspection:
     failures: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the inspection as JSON-able values."""
         drifts = {}
         for init, report in self.inits.items():
-            told = report.to_json()
-            drifts[init] = {key: told[key] for key in ("drift", "drift_before_calibration", "batchnorm", "strength")}
+            values = report.to_json()
+            drifts[init] = {
+                key: values[key]
+                for key in ("drift", "drift_before_calibration", "batchnorm", "strength")
+            }
         return {
             "weights": self.weights,
             "parameters": self.parameters,
@@ -60,15 +66,19 @@ class Inspection:
 
 
 def inspect_backbone(
-    config: FinetuneConfig, images: Path | None = None, *, notify: Callable[[str], None] = lambda _: None
+    config: FinetuneConfig,
+    images: Path | None = None,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Inspection:
-    """Carry the surgery that ``config`` asks for out on a copy of its backbone.
+    """Perform the surgery of ``config`` on a fresh copy of its backbone.
 
     Args:
-        config: its backbone and surgery settings are used.
-        images: a folder searched to any depth for pictures, of which up to ``config.calibration_images`` calibrate the
-            model and measure the drift under every init; without it neither happens, and no values are computed.
-        notify: is given a line about what else is in ``images``.
+        config: only its backbone and surgery settings are used.
+        images: a folder searched to any depth for pictures, up to ``config.calibration_images`` of
+            which calibrate the model and measure the drift with every init. Without it neither
+            happens, and no values are computed.
+        notify: called with a line about other files in ``images``.
 
     Raises:
         DataError: ``images`` holds fewer than two pictures, or one that cannot be read or decoded.
@@ -81,24 +91,34 @@ def inspect_backbone(
         img_size=config.img_size,
     )
     size = backbone.data_config["input_size"]
-    calibration = _calibration(backbone, images, config.calibration_images, notify) if images is not None else []
+    calibration = (
+        _calibration(backbone, images, config.calibration_images, notify)
+        if images is not None
+        else []
+    )
     example = calibration[0][:1] if calibration else torch.zeros(1, *size, device="meta")
-    settings = surgery_settings(config)
+    settings = config.surgery()
     given: dict[str, Any] = {"example_input": example, "calibration": calibration}
     inits: dict[str, SurgeryReport] = {}
     failures: dict[str, str] = {}
     for init in INITS if calibration else ():
-        if init == config.init or config.arm == RECALIBRATED:  # which is the same with every init
+        if init == config.init or config.arm == RECALIBRATED:  # recalibrated ignores the init
             continue
         try:
-            inits[init] = convert(copy.deepcopy(backbone.model), **{**settings, "init": init}, **given)
+            inits[init] = operate(
+                copy.deepcopy(backbone.model), replace(settings, init=init), **given
+            )
         except SurgeryError as error:
             failures[init] = str(error)
     parameters = sum(p.numel() for p in backbone.model.parameters())
     flops = model_flops(backbone.model, size) if config.arm in _ARELU_ARMS else None
-    report = convert(backbone.model, **settings, **given)
+    report = operate(backbone.model, settings, **given)
     if calibration:
-        inits = {init: report if init == config.init else inits[init] for init in INITS if init == config.init or init in inits}
+        inits = {
+            init: report if init == config.init else inits[init]
+            for init in INITS
+            if init == config.init or init in inits
+        }
     return Inspection(
         report=report,
         weights=backbone.weights,
@@ -109,13 +129,17 @@ def inspect_backbone(
     )
 
 
-def _calibration(backbone: Backbone, images: Path, most: int, notify: Callable[[str], None]) -> list[Tensor]:
+def _calibration(
+    backbone: Backbone, images: Path, most: int, notify: Callable[[str], None]
+) -> list[Tensor]:
     listing = list_all(images)
-    if told := listing.passed.line():
-        notify(told)
+    if message := listing.passed.line():
+        notify(message)
     chosen = [images / path for path in listing.pictures[""][:most]]
     if len(chosen) < 2:
-        raise DataError(f"calibration needs at least two pictures; found in {images}: {len(chosen)}")
+        raise DataError(
+            f"calibration needs at least two pictures; found in {images}: {len(chosen)}"
+        )
     transform = eval_transform(backbone.data_config)
     tensors = []
     for path in chosen:

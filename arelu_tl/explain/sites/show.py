@@ -13,25 +13,32 @@ from arelu_tl.surgery.convert import SurgeryReport
 from arelu_tl.surgery.plan import PlannedSite
 
 KERNEL_WARNING = (
-    "are kernels of a linear attention, which divides by sums of them and may become unstable once they leak: "
-    "should training not be finite, leave them out with --exclude"
+    "are kernels of a linear attention, which divides by sums of them and may become unstable once "
+    "they leak: should training not be finite, leave them out with --exclude"
 )
 
 
 def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> list[Shown]:
-    """Everything that ``inspect`` shows, top to bottom."""
+    """Make the output of ``inspect``, from top to bottom."""
     report = inspection.report
     parts: list[Shown] = [sites_table(report), "", *map(line, _totals(inspection, model))]
     if inspection.cost is not None:
-        parts += map(line, _told_cost(inspection.cost))
+        parts += map(line, _cost_lines(inspection.cost))
     if inspection.inits:
         parts += ["", _drift_table(inspection)]
         if not report.budget_kept:
-            parts.append(line(f"even the least leak drifts further than the budget of {report.drift_budget:g}"))
+            parts.append(
+                line(
+                    f"even the least leak drifts further than the budget of {report.drift_budget:g}"
+                )
+            )
         parts += [line(f"{init}: {reason}") for init, reason in inspection.failures.items()]
     else:
         parts.append(
-            line("drift not measured, and leaks graded by depth; give --images FOLDER to measure them under every --init")
+            line(
+                "drift not measured, and leaks graded by depth; "
+                "give --images FOLDER to measure them under every --init"
+            )
         )
     kernels = sum(p.site.role == "kernel" and p.status == "replaced" for p in report.sites)
     if kernels:
@@ -42,7 +49,7 @@ def inspection_report(inspection: Inspection, model: str, plot: Path | None) -> 
 
 
 def sites_table(report: SurgeryReport) -> Grid:
-    """Every site and what becomes of it."""
+    """Show a row per site, with the plan for it."""
     table = Grid(
         [
             Column("#"),
@@ -71,7 +78,10 @@ def _cells(planned: PlannedSite, arm: str) -> list[str]:
         kind += f", {site.role}"
     name = site.name if len(site.names) == 1 else f"{site.name} = {', '.join(site.names[1:])}"
     recorded = planned.to_json(arm)
-    values = ["-" if recorded[k] is None else f"{recorded[k]:.4g}" for k in ("alpha0", "beta0", "scale", "num_parameters")]
+    values = [
+        "-" if recorded[k] is None else f"{recorded[k]:.4g}"
+        for k in ("alpha0", "beta0", "scale", "num_parameters")
+    ]
     return [
         name,
         kind,
@@ -92,26 +102,31 @@ def _totals(inspection: Inspection, model: str) -> list[str]:
     left = "".join(f", {n} {status}" for status, n in kept.items())
     share = report.parameters_added / inspection.parameters if inspection.parameters else 0.0
     return [
-        f"{model} (weights: {inspection.weights}): {report.replaced} of {report.executed} sites would be replaced "
-        f"({made_up}{left}); {report.parameters_added} parameters added to {inspection.parameters:,} ({share:.2g} of them)",
+        f"{model} (weights: {inspection.weights}): {report.replaced} of {report.executed} sites "
+        f"would be replaced ({made_up}{left}); {report.parameters_added} parameters added to "
+        f"{inspection.parameters:,} ({share:.2g} of them)",
         "counted at the dispatcher: none but those named above is left",
     ]
 
 
-def _told_cost(cost: Cost) -> list[str]:
+def _cost_lines(cost: Cost) -> list[str]:
     of_model = f" of {cost.model_flops / 1e9:.3g} GFLOPs in all" if cost.model_flops else ""
     return [
-        f"one picture, forward: {cost.elements / 1e6:.3g} M elements; ReLU {cost.relu_flops / 1e6:.3g} MFLOPs and "
-        f"{cost.relu_bytes / 1e6:.3g} MB moved",
-        f"AReLU {cost.arelu_flops / 1e6:.3g} MFLOPs ({cost.arelu_flops / cost.relu_flops:g}x){of_model} and "
-        f"{cost.arelu_bytes / 1e6:.3g} MB ({cost.arelu_bytes / cost.relu_bytes:g}x, without fusion)",
+        f"one picture, forward: {cost.elements / 1e6:.3g} M elements; "
+        f"ReLU {cost.relu_flops / 1e6:.3g} MFLOPs and {cost.relu_bytes / 1e6:.3g} MB moved",
+        f"AReLU {cost.arelu_flops / 1e6:.3g} MFLOPs "
+        f"({cost.arelu_flops / cost.relu_flops:g}x){of_model} and "
+        f"{cost.arelu_bytes / 1e6:.3g} MB "
+        f"({cost.arelu_bytes / cost.relu_bytes:g}x, without fusion)",
     ]
 
 
 def _drift_table(inspection: Inspection) -> Grid:
     images = next((r.drift.images for r in inspection.inits.values() if r.drift), 0)
     headings = ("before calibration", "drift", "top-1 kept", "strength")
-    table = Grid([Column("init", "name"), *map(Column, headings)], title=f"drift on {images} pictures")
+    table = Grid(
+        [Column("init", "name"), *map(Column, headings)], title=f"drift on {images} pictures"
+    )
     for init, report in inspection.inits.items():
         early, drift = report.drift_uncalibrated, report.drift
         table.add(

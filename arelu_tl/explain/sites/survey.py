@@ -1,4 +1,4 @@
-"""What surgery does to one of timm's architectures."""
+"""Apply surgery to one of timm's architectures and count its sites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from arelu_tl.surgery.convert import convert
 
 
 def survey(name: str) -> SurveyRow:
-    """Build the architecture on the meta device, convert it, and check that each site got an AReLU of its own."""
+    """Build the architecture on the meta device, convert it, and count its sites.
+
+    A site without an AReLU of its own is reported as a refusal.
+    """
     try:
         with torch.device("meta"):
             model = timm.create_model(name)

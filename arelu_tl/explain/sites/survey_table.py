@@ -1,4 +1,4 @@
-"""The table of timm's architectures that run a ReLU, as scripts/survey_timm.py last counted them."""
+"""The table of timm's architectures that run a ReLU, as written by scripts/survey_timm.py."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ class SurveyRow:
 
     Attributes:
         name: timm's.
-        sites: ReLUs in one forward pass.
-        module, shared, functional: how many of them are a module's own, a shared module's calls, functional calls.
-        relu6, squeeze_excite, squared: how many of them are so.
-        refusal: why surgery refuses it; empty where it converts.
+        sites: number of ReLUs in one forward pass.
+        module, shared, functional: number of them that are a module of their own, a call of a
+            shared module, or a functional call.
+        relu6, squeeze_excite, squared: number of them that are a ReLU6, in a squeeze-excite block,
+            or squared.
+        refusal: why surgery refuses it; "" where it converts.
     """
 
     name: str
@@ -35,26 +37,31 @@ class SurveyRow:
 
 
 def write_survey(rows: Iterable[SurveyRow], release: str, path: Path = SURVEY) -> None:
-    """Write the table of the timm ``release``, tab-separated under a line of names."""
+    """Write the table for timm's ``release``, tab-separated with a header line."""
     lines = ["\t".join(field.name for field in fields(SurveyRow))]
     lines += ["\t".join(" ".join(str(value).split()) for value in astuple(row)) for row in rows]
-    path.write_text(f"# timm {release}: written by scripts/survey_timm.py\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(
+        f"# timm {release}: written by scripts/survey_timm.py\n" + "\n".join(lines) + "\n",
+        encoding="utf-8",
+    )
 
 
 def read_survey(path: Path = SURVEY) -> tuple[str, list[SurveyRow]]:
-    """(the timm release that it was made of, the rows)."""
+    """Return (the timm release of the table, its rows)."""
     header, _, *lines = path.read_text(encoding="utf-8").splitlines()
     release = header.removeprefix("# timm ").partition(":")[0]
     counted = [field.name for field in fields(SurveyRow)[1:-1]]
     rows = []
     for line in lines:
         name, *counts, refusal = line.split("\t")
-        rows.append(SurveyRow(name, refusal=refusal, **dict(zip(counted, map(int, counts), strict=True))))
+        rows.append(
+            SurveyRow(name, refusal=refusal, **dict(zip(counted, map(int, counts), strict=True)))
+        )
     return release, rows
 
 
 def survey_table(rows: Sequence[SurveyRow]) -> Grid:
-    """A row for each architecture, with how its sites are made up."""
+    """Show a row per architecture, with the kinds of its sites."""
     kinds = {"module": 2, "shared": 3, "functional": 4, "relu6": 5, "SE": 6, "squared": 7}
     refused = any(row.refusal for row in rows)
     table = Grid(
@@ -66,6 +73,18 @@ def survey_table(rows: Sequence[SurveyRow]) -> Grid:
         ]
     )
     for row in rows:
-        counts = (row.sites, row.module, row.shared, row.functional, row.relu6, row.squeeze_excite, row.squared)
-        table.add(row.name, *(str(n) if n else "·" for n in counts), *[row.refusal or ""] * refused)
+        counts = (
+            row.sites,
+            row.module,
+            row.shared,
+            row.functional,
+            row.relu6,
+            row.squeeze_excite,
+            row.squared,
+        )
+        table.add(
+            row.name,
+            *(str(n) if n else "·" for n in counts),
+            *[row.refusal or ""] * refused,
+        )
     return table

@@ -1,1 +1,1 @@
-"""Many small nets trained at once: the paper's MNIST-Conv, stacked over learning rates and seeds."""
+"""Many small nets trained at once: MNIST-Conv, stacked over learning rates and seeds."""

@@ -1,4 +1,7 @@
-"""The training loop of a stack: every net sees its seed's batches, step by step, and is evaluated at the same steps."""
+"""The training loop of a stack.
+
+Every net is trained on its seed's batches, step by step, and evaluated at the same steps.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from arelu_tl.paper.nets.activations import Noise
 from arelu_tl.paper.nets.net import Stack
 from arelu_tl.paper.nets.optimisers import StackedOptimiser
 
-# Test pictures at a time: what a stack makes of them stays in the processor's cache.
+# Test pictures per batch: few enough for a stack's maps to stay in the CPU's cache.
 _EVALUATED_AT_ONCE = 125
 
 
 @dataclass(frozen=True)
 class StackEvaluation:
-    """What the nets make of the test pictures after ``step`` steps.
+    """The nets' results on the test pictures after ``step`` steps.
 
     Attributes:
-        seconds: of training and evaluation until then, of the whole stack.
+        seconds: time of training and evaluation so far, of the whole stack.
         loss: (N,), in nats.
         correct: bool (N, n).
     """
@@ -38,7 +41,7 @@ class StackEvaluation:
 
 @dataclass(frozen=True)
 class EpochMeans:
-    """Over the batches of an epoch: loss (N,) and accuracy (N,), as training saw them."""
+    """Means over the batches of an epoch, as seen in training: loss (N,) and accuracy (N,)."""
 
     epoch: int
     step: int
@@ -49,8 +52,11 @@ class EpochMeans:
 
 @dataclass(frozen=True)
 class StackCurves:
-    """Attributes:
-    broken: (N,), the step at which a net's loss was first no number, in training or at an evaluation; -1 for never.
+    """The learning curves of a stack.
+
+    Attributes:
+        broken: (N,), the step at which a net's loss was first NaN or infinite, in training or at an
+            evaluation; -1 for never.
     """
 
     evaluations: list[StackEvaluation]
@@ -71,19 +77,22 @@ def train_stack(
     stopped: Callable[[], bool] = lambda: False,
     advanced: Callable[[int], None] = lambda steps: None,
 ) -> StackCurves | None:
-    """Train ``stack`` through ``orders``, its nets in S equal blocks, one a seed.
+    """Train ``stack`` through ``orders``; its nets are in S equal blocks, one per seed.
 
-    A net whose numbers are none any more goes on and leaves the others alone.
+    A net with NaN or infinite values is trained on, and does not affect the others.
 
     Args:
-        orders: of each of the S seeds its epochs' batches, as ``batch_order`` makes them.
-        seeds: of what is random while nets train, S numbers.
-        evaluate_at: steps after which the test pictures are looked at; 0 is before the first.
-        stopped: asked before each step.
-        advanced: told after so many more steps of every net.
+        stack: the nets.
+        optimiser: their optimiser.
+        train, test: the pictures.
+        orders: for each of the S seeds its epochs' batches, as from ``batch_order``.
+        seeds: S seeds of the random numbers that nets use in training.
+        evaluate_at: steps after which to evaluate on the test pictures; 0 is before the first.
+        stopped: called before each step; returns True to stop.
+        advanced: called with the number of steps that every net has made since its last call.
 
     Returns:
-        None where it was stopped.
+        None if stopped.
     """
     device = next(iter(stack.parameters.values())).device
     evaluations, means = [], []
@@ -92,9 +101,9 @@ def train_stack(
     epochs = list(zip(*orders, strict=True))
 
     def evaluated(epoch: float) -> None:
-        told = evaluate_stack(stack, test)
-        broken.copy_(_marked(broken, told[0], step))
-        loss, correct = (each.cpu() for each in told)
+        results = evaluate_stack(stack, test)
+        broken.copy_(_marked(broken, results[0], step))
+        loss, correct = (each.cpu() for each in results)
         evaluations.append(StackEvaluation(step, epoch, time.monotonic() - began, loss, correct))
 
     if 0 in evaluate_at:
@@ -106,7 +115,9 @@ def train_stack(
             if stopped():
                 return None
             images = torch.stack([train.batch(chosen) for chosen in batches]).to(device)
-            labels = _to_each_net(torch.stack([train.labels[chosen] for chosen in batches]).to(device), stack.nets)
+            labels = _to_each_net(
+                torch.stack([train.labels[chosen] for chosen in batches]).to(device), stack.nets
+            )
             logits = stack(images, make_noise(seeds, step, stack.nets, device))
             losses = net_losses(logits, labels)
             gradients = torch.autograd.grad(losses.sum(), list(stack.parameters.values()))
@@ -125,7 +136,11 @@ def train_stack(
 
 @torch.no_grad()
 def evaluate_stack(stack: Stack, test: Pictures) -> tuple[Tensor, Tensor]:
-    """(mean loss (N,), whether each picture is right (N, n)) of ``test``, all nets on the same pictures."""
+    """Evaluate all nets on ``test``.
+
+    Returns:
+        (mean loss (N,), whether each picture is classified correctly (N, n)).
+    """
     device = next(iter(stack.parameters.values())).device
     losses, correct = torch.zeros(stack.nets, device=device), []
     for chosen in torch.split(torch.arange(len(test)), _EVALUATED_AT_ONCE):
@@ -137,24 +152,33 @@ def evaluate_stack(stack: Stack, test: Pictures) -> tuple[Tensor, Tensor]:
 
 
 def net_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy (N,) of each net: logits (N, B, 10), labels (N, B)."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+    """Return the mean cross-entropy (N,) of each net, from logits (N, B, 10) and labels (N, B)."""
+    return (
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        .view(labels.shape)
+        .mean(1)
+    )
 
 
 def make_noise(seeds: Sequence[int], step: int, nets: int, device: torch.device) -> Noise:
-    """Random numbers of one step: the same for all nets of a seed, whatever else is in the stack."""
-    # Steps of a seed and seeds of a step shall not meet.
+    """Make the random numbers of one step.
+
+    They are the same for all nets of a seed, whatever else is in the stack.
+    """
+    # No two pairs of seed and step may give the same number.
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + step) for seed in seeds]
 
     def noise(shape: tuple[int, ...]) -> Tensor:
-        drawn = torch.stack([torch.rand(shape[1:], generator=generator) for generator in generators])
+        drawn = torch.stack(
+            [torch.rand(shape[1:], generator=generator) for generator in generators]
+        )
         return _to_each_net(drawn.to(device), nets)
 
     return noise
 
 
 def _to_each_net(of_seeds: Tensor, nets: int) -> Tensor:
-    """(S, ...) as (N, ...)."""
+    """Expand (S, ...) to (N, ...)."""
     return of_seeds.repeat_interleave(nets // len(of_seeds), 0)
 
 

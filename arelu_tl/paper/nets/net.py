@@ -1,4 +1,7 @@
-"""MNIST-Conv, the paper's small net, as a stack: three blocks of convolution, max pooling and activation, and a linear layer."""
+"""MNIST-Conv, the paper's small net, as a stack.
+
+It has three blocks of convolution, max pooling and activation, and a linear layer.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from torch import Tensor
 from arelu_tl.paper.nets.activations import Noise, StackedActivation
 from arelu_tl.paper.nets.convolution import conv_pool
 
-# (channels out, kernel) of each block; of 28 x 28 pixels the last leaves 1 x 1.
+# (channels out, kernel) of each block; the last reduces 28 x 28 pixels to 1 x 1.
 BLOCKS = ((10, 5), (20, 5), (40, 3))
 CLASSES = 10
 
 
 def initial_weights(seed: int, channels: int) -> dict[str, Tensor]:
-    """Weights of one net before training, whatever the activation: those of torch's own layers after ``manual_seed(seed)``.
+    """Return the initial weights of one net, the same for every activation.
+
+    They are those of torch's own layers after ``manual_seed(seed)``.
 
     Returns:
-        {"conv1.weight": (D, C, K, K), "conv1.bias": (D,), ..., "fc.weight": (10, 40), "fc.bias": (10,)}, as torch has them.
+        {"conv1.weight": (D, C, K, K), "conv1.bias": (D,), ..., "fc.weight": (10, 40), "fc.bias":
+        (10,)}, in torch's layout.
     """
-    # Not torch's layers themselves: they draw from a generator that all threads share.
+    # Not by torch's layers themselves, which draw from a generator that all threads share.
     generator = torch.Generator().manual_seed(seed)
     shapes: dict[str, tuple[int, ...]] = {}
     for number, (after, kernel) in enumerate(BLOCKS, start=1):
@@ -32,46 +38,76 @@ def initial_weights(seed: int, channels: int) -> dict[str, Tensor]:
     for name, shape in shapes.items():
         bound = math.prod(shape[1:]) ** -0.5
         for key, size in (("weight", shape), ("bias", shape[:1])):
-            weights[f"{name}.{key}"] = torch.empty(size).uniform_(-bound, bound, generator=generator)
+            weights[f"{name}.{key}"] = torch.empty(size).uniform_(
+                -bound, bound, generator=generator
+            )
     return weights
 
 
 class Stack:
-    """N nets of one activation, each with weights of its own.
+    """N nets of one activation, each with its own weights.
 
     Attributes:
-        parameters: {name: (N, ...)}, leaves that require gradients; convolutions are (N, K, K, C, D), the linear layer
-            (N, 40, 10).
+        parameters: {name: (N, ...)}, leaves that require gradients; convolutions are (N, K, K, C,
+            D), the linear layer (N, 40, 10).
     """
 
-    def __init__(self, activation: str, weights: list[dict[str, Tensor]], device: torch.device) -> None:
-        """``weights`` of each net, as ``initial_weights`` or ``weights_of`` has them; the activation's where they are given."""
+    def __init__(
+        self, activation: str, weights: list[dict[str, Tensor]], device: torch.device
+    ) -> None:
+        """Make a stack from the ``weights`` of each net.
+
+        They are as from ``initial_weights`` or ``weights_of``, and may include the activation's.
+        """
         self.activation = StackedActivation(activation, device)
         self.nets = len(weights)
-        sites = {f"act{n}.{key}": value for n in range(1, len(BLOCKS) + 1) for key, value in self.activation.start.items()}
-        told = [{**{key: value.cpu() for key, value in sites.items()}, **each} for each in weights]
+        sites = {
+            f"act{n}.{key}": value
+            for n in range(1, len(BLOCKS) + 1)
+            for key, value in self.activation.start.items()
+        }
+        complete = [
+            {**{key: value.cpu() for key, value in sites.items()}, **each} for each in weights
+        ]
         self.parameters = {
-            key: torch.stack([_turned(key, each[key]) for each in told]).contiguous().to(device).requires_grad_()
-            for key in told[0]
+            key: torch.stack([_turned(key, each[key]) for each in complete])
+            .contiguous()
+            .to(device)
+            .requires_grad_()
+            for key in complete[0]
         }
 
     def __call__(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Logits (N, B, 10) of ``images`` (S, B, 28, 28, C), which net n sees ``images[n // (N // S)]`` of."""
+        """Return logits (N, B, 10) of ``images`` (S, B, 28, 28, C).
+
+        Net n sees ``images[n // (N // S)]``.
+        """
         h = images
         for number in range(1, len(BLOCKS) + 1):
-            h = conv_pool(h, self.parameters[f"conv{number}.weight"], self.parameters[f"conv{number}.bias"])
+            h = conv_pool(
+                h, self.parameters[f"conv{number}.weight"], self.parameters[f"conv{number}.bias"]
+            )
             site = f"act{number}."
-            own = {key[len(site) :]: value for key, value in self.parameters.items() if key.startswith(site)}
+            own = {
+                key[len(site) :]: value
+                for key, value in self.parameters.items()
+                if key.startswith(site)
+            }
             h = self.activation(own, h, noise)
-        return torch.baddbmm(self.parameters["fc.bias"][:, None], h.flatten(2), self.parameters["fc.weight"])
+        return torch.baddbmm(
+            self.parameters["fc.bias"][:, None], h.flatten(2), self.parameters["fc.weight"]
+        )
 
     def weights_of(self, net: int) -> dict[str, Tensor]:
-        """Weights of one net, its activation's among them, as torch has them."""
-        return {key: _turned_back(key, value[net].detach().cpu()) for key, value in self.parameters.items()}
+        """Return the weights of one net, including its activation's, in torch's layout."""
+        return {
+            key: _turned_back(key, value[net].detach().cpu())
+            for key, value in self.parameters.items()
+        }
 
 
 def _turned(name: str, weight: Tensor) -> Tensor:
-    """From torch's order of dimensions to the stack's."""
+    """Convert torch's order of dimensions to the stack's."""
     if name.startswith("act") or weight.dim() < 2:
         return weight
     return weight.permute(2, 3, 1, 0) if weight.dim() == 4 else weight.t()

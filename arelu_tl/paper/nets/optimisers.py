@@ -1,4 +1,4 @@
-"""torch.optim's SGD and Adam over stacked parameters, each net at a learning rate of its own."""
+"""torch.optim's SGD and Adam over stacked parameters, with a learning rate for each net."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ _EPSILON = 1e-8
 
 
 class StackedOptimiser(ABC):
-    """Steps ``parameters`` {name: (N, ...)} in place."""
+    """Updates ``parameters`` {name: (N, ...)} in place."""
 
     def __init__(self, parameters: Mapping[str, Tensor], rates: Tensor) -> None:
-        """``rates`` (N,): the learning rate of each net."""
+        """Set up the optimiser; ``rates`` (N,) are the learning rates of the nets."""
         self.parameters = parameters
-        self.rates = {key: rates.to(p).view(-1, *[1] * (p.dim() - 1)) for key, p in parameters.items()}
+        self.rates = {
+            key: rates.to(p).view(-1, *[1] * (p.dim() - 1)) for key, p in parameters.items()
+        }
 
     @abstractmethod
     def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """One step along ``gradients`` {name: (N, ...)}."""
+        """Make one step along ``gradients`` {name: (N, ...)}."""
 
 
 class StackedSGD(StackedOptimiser):
-    """SGD with momentum 0.9, as the paper's code has it."""
+    """SGD with momentum 0.9, as in the paper's code."""
 
     def __init__(self, parameters: Mapping[str, Tensor], rates: Tensor) -> None:
         super().__init__(parameters, rates)
@@ -40,7 +42,7 @@ class StackedSGD(StackedOptimiser):
 
 
 class StackedAdam(StackedOptimiser):
-    """Adam with torch's defaults, as the paper's code has it."""
+    """Adam with torch's defaults, as in the paper's code."""
 
     def __init__(self, parameters: Mapping[str, Tensor], rates: Tensor) -> None:
         super().__init__(parameters, rates)
@@ -57,7 +59,12 @@ class StackedAdam(StackedOptimiser):
             gradient = gradients[key]
             mean = self._mean[key].lerp_(gradient, 1 - first)
             square = self._square[key].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            p.sub_(self.rates[key] / corrections[0] * mean / (square.sqrt() / corrections[1]).add_(_EPSILON))
+            p.sub_(
+                self.rates[key]
+                / corrections[0]
+                * mean
+                / (square.sqrt() / corrections[1]).add_(_EPSILON)
+            )
 
 
 OPTIMISERS: dict[str, type[StackedOptimiser]] = {"sgd": StackedSGD, "adam": StackedAdam}

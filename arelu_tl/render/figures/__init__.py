@@ -1,1 +1,1 @@
-"""Figures of a comparison, and the kit that all figures are drawn with."""
+"""Figures of a comparison, and the drawing functions that all figures share."""

@@ -1,1 +1,1 @@
-"""report.html: one self-contained page that tells, shows and proves what a comparison found."""
+"""report.html: one self-contained page with the verdicts, figures and proofs of a comparison."""

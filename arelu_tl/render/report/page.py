@@ -1,4 +1,4 @@
-"""The page's template: foreign text is made visible and escaped wherever it stands, and nothing but our own script may run."""
+"""The page's template: foreign text is made visible and escaped, only our own script may run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,28 @@ from arelu_tl.render.text import visible
 
 
 def render_page(**content: Any) -> str:
-    """The HTML of report.html."""
+    """Render the HTML of report.html."""
     environment = _environment()
-    sources = {name: environment.loader.get_source(environment, f"report.{name}")[0] for name in ("css", "js")}  # type: ignore[union-attr]
-    hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in sources.items()}
-    # Not even a hole in the escaping could load, send or run anything.
+    sources = {
+        name: environment.loader.get_source(  # type: ignore[union-attr]
+            environment, f"report.{name}"
+        )[0]
+        for name in ("css", "js")
+    }
+    hashes = {
+        name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for name, text in sources.items()
+    }
+    # Even if escaping failed somewhere, nothing could be loaded, sent or run.
     policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes['css']}'; script-src 'sha256-{hashes['js']}'; "
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes['css']}'; "
+        f"script-src 'sha256-{hashes['js']}'; "
         "base-uri 'none'; form-action 'none'"
     )
     template = environment.get_template("report.html.j2")
-    return template.render(policy=Markup(policy), style=Markup(sources["css"]), script=Markup(sources["js"]), **content)
+    return template.render(
+        policy=Markup(policy), style=Markup(sources["css"]), script=Markup(sources["js"]), **content
+    )
 
 
 @cache
@@ -42,10 +53,10 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Text that came from a file shows what cannot be seen; our own markup stays as it is."""
+    """Escape invisible characters of foreign text; our own markup passes unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _lines(text: str) -> Markup:
-    """Text of several lines, for ``<pre>``."""
+    """Escape text of several lines for ``<pre>``."""
     return Markup("\n").join(escape(visible(line)) for line in text.splitlines())

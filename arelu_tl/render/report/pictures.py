@@ -1,4 +1,4 @@
-"""Thumbnails of validation pictures, as they lie in the folder now."""
+"""Thumbnails of validation pictures, made from the files as they are now."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ SIDE = 112
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """Attributes:
-    judged: the picture, and what was said of it.
-    source: a data: URI; "" where the picture cannot be shown, and ``missing`` says why.
-    small: whether it has fewer pixels than the place it is shown in.
+    """A picture of the page, scaled down.
+
+    Attributes:
+        judged: the picture and both predictions.
+        source: a data: URI; "" if the picture cannot be shown.
+        missing: why it cannot be shown; "" if it can.
+        small: whether it has fewer pixels than its place on the page.
     """
 
     judged: Judged
@@ -33,15 +36,18 @@ class Thumbnail:
 
 
 def thumbnails(pictures: Sequence[Judged], root: Path | None) -> list[Thumbnail]:
-    """The first ``MOST_SHOWN`` of ``pictures``, from the folder ``root``; those that are not to be had say why."""
-    with ThreadPoolExecutor(4) as pool:  # decoding and scaling let go of the interpreter
+    """Thumbnails of the first ``MOST_SHOWN`` of ``pictures``, from the folder ``root``.
+
+    A picture that cannot be shown gets a reason instead.
+    """
+    with ThreadPoolExecutor(4) as pool:  # decoding and scaling release the GIL
         return list(pool.map(lambda picture: _thumbnail(picture, root), pictures[:MOST_SHOWN]))
 
 
 def _thumbnail(judged: Judged, root: Path | None) -> Thumbnail:
     if root is None:
         return Thumbnail(judged, "", "the folder of pictures is not recorded", False)
-    # A page must not be made out of what lies elsewhere on this machine.
+    # The page must not show files from elsewhere on this machine.
     if leaves_folder(judged.path):
         return Thumbnail(judged, "", "its path is none inside the folder of pictures", False)
     try:
@@ -56,4 +62,9 @@ def _thumbnail(judged: Judged, root: Path | None) -> Thumbnail:
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return Thumbnail(judged, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", "", small)
+    return Thumbnail(
+        judged,
+        f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
+        "",
+        small,
+    )

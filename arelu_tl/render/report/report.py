@@ -1,4 +1,4 @@
-"""Gather what the page shows, top to bottom, and write it beside the convergence figure."""
+"""Collect the page's content from top to bottom, and write it beside the convergence figure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from arelu_tl.version import __version__
 _MOST_CONFUSIONS = 25
 
 
-def write_report_files(comparison: Comparison, runs: Sequence[RunRecord], folder: Path, *, title: str) -> list[Path]:
-    """Write convergence.png, convergence.svg and report.html into ``folder``; their paths.
+def write_report_files(
+    comparison: Comparison, runs: Sequence[RunRecord], folder: Path, *, title: str
+) -> list[Path]:
+    """Write convergence.png, convergence.svg and report.html into ``folder``; return their paths.
 
     Args:
-        runs: all that were compared.
+        runs: all the compared runs.
         title: the model and the pictures.
 
     Raises:
@@ -48,8 +50,10 @@ def write_report_files(comparison: Comparison, runs: Sequence[RunRecord], folder
     return paths
 
 
-def write_report(comparison: Comparison, runs: Sequence[RunRecord], path: Path, *, title: str) -> None:
-    """Write the page alone, to ``path``; see ``write_report_files``."""
+def write_report(
+    comparison: Comparison, runs: Sequence[RunRecord], path: Path, *, title: str
+) -> None:
+    """Write only the page, to ``path``; see ``write_report_files``."""
     figure = convergence_figure(comparison, title)
     shown = drawings.convergence_drawing(comparison, figure, svg(figure), png(figure))
     write_text(path, _page(comparison, runs, title, shown))
@@ -62,14 +66,20 @@ class _ArmVerdicts:
     rates: list[RateComparison]
 
 
-def _page(comparison: Comparison, runs: Sequence[RunRecord], title: str, convergence: drawings.Drawing) -> str:
+def _page(
+    comparison: Comparison, runs: Sequence[RunRecord], title: str, convergence: drawings.Drawing
+) -> str:
     by_path = {str(run.path): run for run in runs}
     pairs, common = results.pairs_table(comparison.rates)
     surgery, operated = sources.surgery_tables(comparison, by_path)
     learner = learning_run(comparison, by_path)
     arms = list(dict.fromkeys(found.arm for found in comparison.rates))
     verdicts = [
-        _ArmVerdicts(arm, [b for b in comparison.best if b.arm == arm], [found for found in comparison.rates if found.arm == arm])
+        _ArmVerdicts(
+            arm,
+            [b for b in comparison.best if b.arm == arm],
+            [found for found in comparison.rates if found.arm == arm],
+        )
         for arm in arms
     ]
     content: dict[str, Any] = {
@@ -92,7 +102,9 @@ def _page(comparison: Comparison, runs: Sequence[RunRecord], title: str, converg
         "best": results.best_table(comparison),
         "rates_drawing": drawings.rates_drawing(comparison),
         "gain": comparison.gain,
-        "controls": results.convergence_table(comparison.controls, "The full swap beside its controls", corrected=False),
+        "controls": results.convergence_table(
+            comparison.controls, "The full swap beside its controls", corrected=False
+        ),
         "cells": results.cells_table(comparison.cells),
         "pairs": pairs,
         "common": common,
@@ -112,16 +124,27 @@ def _page(comparison: Comparison, runs: Sequence[RunRecord], title: str, converg
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What was compared, in figures."""
+    """The size of the comparison, as (number, unit)."""
     cells = comparison.cells
     rates, seeds = {cell.lr for cell in cells}, {seed for cell in cells for seed in cell.seeds}
     pictures = {found.aulc.pictures for found in comparison.rates} - {None}
-    counts = [(sum(len(cell.runs) for cell in cells), "run"), (len(comparison.arms), "arm"), (len(rates), "learning rate")]
-    told = [(str(count), what if count == 1 else f"{what}s") for count, what in [*counts, (len(seeds), "seed")]]
-    told.append((f"{max(cell.steps for cell in cells):,}", "steps"))
+    counts = [
+        (sum(len(cell.runs) for cell in cells), "run"),
+        (len(comparison.arms), "arm"),
+        (len(rates), "learning rate"),
+    ]
+    facts = [
+        (str(count), what if count == 1 else f"{what}s")
+        for count, what in [*counts, (len(seeds), "seed")]
+    ]
+    facts.append((f"{max(cell.steps for cell in cells):,}", "steps"))
     if pictures:
-        told.append((f"{max(count for count in pictures if count):,}", "validation pictures"))
-    return [*told, (datetime.now().astimezone().strftime("%Y-%m-%d"), ""), (f"arelu-tl {__version__}", "")]
+        facts.append((f"{max(count for count in pictures if count):,}", "validation pictures"))
+    return [
+        *facts,
+        (datetime.now().astimezone().strftime("%Y-%m-%d"), ""),
+        (f"arelu-tl {__version__}", ""),
+    ]
 
 
 def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -141,7 +164,7 @@ def _contents(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _classes(comparison: Comparison, runs: dict[str, RunRecord]) -> dict[str, Any]:
-    """Confusions and disagreements of the pair that stands for all."""
+    """Confusions and disagreements of the pair that ``shown_pair`` selects."""
     found = shown_pair(comparison)
     verdicts = read_verdicts(found[1], runs) if found is not None else None
     if found is None or verdicts is None:
@@ -161,7 +184,9 @@ def _classes(comparison: Comparison, runs: dict[str, RunRecord]) -> dict[str, An
             "pictures": len(verdicts.pictures),
         },
         "confusion": drawings.confusion_drawing(names, matrices, classes),
-        "confusions": _confusions(names, matrices, classes) if len(classes) > MOST_COUNTED else None,
+        "confusions": _confusions(names, matrices, classes)
+        if len(classes) > MOST_COUNTED
+        else None,
         "gained": thumbnails(gained, folder),
         "gained_total": len(gained),
         "lost": thumbnails(lost, folder),
@@ -172,28 +197,43 @@ def _classes(comparison: Comparison, runs: dict[str, RunRecord]) -> dict[str, An
 
 
 def _unseen(folder: Path | None) -> str:
-    """Why no picture at all can be shown; "" where the folder is there."""
+    """Why no picture can be shown; "" if the folder exists."""
     if folder is None:
         return "The runs do not say where their pictures lie, so none can be shown."
-    return "" if folder.is_dir() else f"The folder of pictures, {folder}, is not there any more, so none can be shown."
+    return (
+        ""
+        if folder.is_dir()
+        else f"The folder of pictures, {folder}, is not there any more, so none can be shown."
+    )
 
 
 def _matrices(verdicts: Verdicts) -> tuple[list[str], list[Counts]]:
-    """The classes that occur, and the confusion matrices of the reference and of the arm."""
+    """The classes that occur, and the confusion matrices of the reference and the arm."""
     shown = verdicts.pictures
     labels = [picture.label for picture in shown]
-    ours, theirs = [picture.predicted for picture in shown], [picture.reference_predicted for picture in shown]
+    ours, theirs = (
+        [picture.predicted for picture in shown],
+        [picture.reference_predicted for picture in shown],
+    )
     classes = sorted({*labels, *ours, *theirs}, key=natural_key)
     return classes, [confusion_matrix(labels, predicted, classes) for predicted in (theirs, ours)]
 
 
 def _confusions(names: Sequence[str], matrices: Sequence[Counts], classes: Sequence[str]) -> Table:
-    """The most frequent confusions of either, where there are too many classes to read them off a figure."""
+    """The most frequent confusions of both arms, for more classes than a figure can show."""
     total = sum(matrices)
-    pairs = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j and total[i, j]]  # type: ignore[index]
+    pairs = [
+        (i, j)
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j and total[i, j]  # type: ignore[index]
+    ]
     pairs.sort(key=lambda place: -total[place])  # type: ignore[index]
     columns = [*words("true class", "taken for"), *(Column(name) for name in names)]
-    rows = [[text(classes[i]), text(classes[j]), *(number(int(m[i, j]), "d") for m in matrices)] for i, j in pairs]
+    rows = [
+        [text(classes[i]), text(classes[j]), *(number(int(m[i, j]), "d") for m in matrices)]
+        for i, j in pairs
+    ]
     left_out = len(pairs) - _MOST_CONFUSIONS
     rest = f"{left_out} rarer ones are left out." if left_out > 0 else ""
     return Table("The most frequent confusions", columns, rows[:_MOST_CONFUSIONS], rest)

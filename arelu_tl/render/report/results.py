@@ -1,4 +1,4 @@
-"""The comparison's own tables: rate by rate, best rate against best rate, cells, pairs."""
+"""The comparison's tables: each rate, best rate against best rate, cells, pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from arelu_tl.analysis.pairing import BASELINE
-from arelu_tl.analysis.results import NOT_DETECTABLE, BestRateComparison, Cell, Comparison, PairResult, RateComparison
+from arelu_tl.analysis.results import (
+    NOT_DETECTABLE,
+    BestRateComparison,
+    Cell,
+    Comparison,
+    PairResult,
+    RateComparison,
+)
 from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference
 from arelu_tl.render.report.table import (
     NOTHING,
@@ -25,14 +32,23 @@ from arelu_tl.render.report.table import (
     words,
 )
 
-# A row of a pair is some 600 bytes: a page stays one that a mail takes.
+# A pair's row takes some 600 bytes; more rows would make the page too large for a mail.
 MOST_PAIRS = 1000
-_TONES = {"faster": "more", "better": "more", "slower": "less", "worse": "less", NOT_DETECTABLE: "same"}
+_TONES = {
+    "faster": "more",
+    "better": "more",
+    "slower": "less",
+    "worse": "less",
+    NOT_DETECTABLE: "same",
+}
 _INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 
 class _Who:
-    """The first columns of a row: who is compared with whom. One reference for all is named in the headings instead."""
+    """The first columns of a row: the rate, the arm and its reference.
+
+    If all rows share one reference, the headings name it and its column is left out.
+    """
 
     def __init__(self, found: Sequence[RateComparison]) -> None:
         references = sorted({each.reference for each in found})
@@ -45,7 +61,7 @@ class _Who:
 
 
 def glance_table(comparison: Comparison) -> Table | None:
-    """A row for each arm: all of its verdicts as signs beside the differences; None where there are few to read."""
+    """A row for each arm with the signs of all its verdicts; None if there are only a few."""
     rates = sorted({found.lr for found in comparison.rates})
     arms = list(dict.fromkeys(found.arm for found in comparison.rates))
     if len(rates) < 2 or len(rates) * len(arms) < 3:
@@ -66,13 +82,15 @@ def glance_table(comparison: Comparison) -> Table | None:
         row.append(_sign(best[arm].accuracy, best[arm]) if arm in best else text(None))
         rows.append(row)
     once = [found.one_seed for found in comparison.judged]
-    signs = ["▲ faster or better", "▼ slower or worse", "○ no detectable difference"] * (not all(once))
+    signs = ["▲ faster or better", "▼ slower or worse", "○ no detectable difference"] * (
+        not all(once)
+    )
     name = "At a glance: " + ", ".join([*signs, *["no sign: one seed"] * any(once)])
     return Table(name, columns, rows)
 
 
 def tone(found: RateComparison | BestRateComparison) -> str:
-    """The class of the style sheet that a verdict is shown in; one seed's word is no finding and has neither colour nor sign."""
+    """The style sheet's class for a verdict; a verdict of one seed has no colour and no sign."""
     return "alone" if found.one_seed else _TONES[found.verdict]
 
 
@@ -81,11 +99,14 @@ def _sign(difference: PairedDifference, found: RateComparison | BestRateComparis
 
 
 def verdict(found: RateComparison | BestRateComparison) -> Value:
+    """Make a cell of a verdict."""
     return Value(found.verdict, tone=tone(found))
 
 
-def convergence_table(found: Sequence[RateComparison], name: str, *, corrected: bool = True) -> Table:
-    """Mean accuracy on the way: what the verdict of each rate is about."""
+def convergence_table(
+    found: Sequence[RateComparison], name: str, *, corrected: bool = True
+) -> Table:
+    """The area under the learning curve, which the verdict of each rate is based on."""
     who = _Who(found)
     columns = [
         *who.columns,
@@ -97,7 +118,9 @@ def convergence_table(found: Sequence[RateComparison], name: str, *, corrected: 
         Column("p", hint="of no difference: below 0.05 the interval leaves out 0"),
     ]
     if corrected:
-        columns.append(Column("p, Holm", hint="corrected for all comparisons with the baseline on this page"))
+        columns.append(
+            Column("p, Holm", hint="corrected for all comparisons with the baseline on this page")
+        )
     columns += [Column("seeds"), Column("pictures", hint="validation pictures")]
     rows = [
         [
@@ -121,26 +144,37 @@ def _mean(pairs: Sequence[PairResult], side: int, key: str = "aulc") -> float:
 
 
 def ends_table(found: Sequence[RateComparison]) -> Table:
-    """Final and best accuracy and final loss."""
+    """Final and best accuracy, and final loss."""
     who = _Who(found)
     columns = [*who.columns]
     for heading in ("final accuracy", "best accuracy", "final loss"):
-        columns += [Column(heading), Column(who.theirs), Column("difference", hint=f"with its {_INTERVAL}")]
+        columns += [
+            Column(heading),
+            Column(who.theirs),
+            Column("difference", hint=f"with its {_INTERVAL}"),
+        ]
     rows = []
     for each in found:
         row = who.row(each)
-        for key, told in (("final_top1", each.final_top1), ("best_top1", each.best_top1), ("final_loss", each.final_loss)):
-            row += [*(number(_mean(each.pairs, side, key)) for side in (0, 1)), difference(told)]
+        for key, change in (
+            ("final_top1", each.final_top1),
+            ("best_top1", each.best_top1),
+            ("final_loss", each.final_loss),
+        ):
+            row += [*(number(_mean(each.pairs, side, key)) for side in (0, 1)), difference(change)]
         rows.append(row)
     return Table("Where training ends, rate by rate", columns, rows)
 
 
 def target_table(found: Sequence[RateComparison]) -> Table:
-    """Steps and seconds to the target, and what the arm costs."""
+    """Steps and seconds to the target, and the arm's cost."""
     who = _Who(found)
     columns = [
         *who.columns,
-        Column("target", hint="validation accuracy: 95% of the baseline’s best at this rate unless it was given"),
+        Column(
+            "target",
+            hint="validation accuracy: 95% of the baseline’s best at this rate unless it was given",
+        ),
         Column("steps", hint="median until the target; runs that never reached it count as such"),
         Column(who.theirs),
         Column("seconds", hint="of training, median until the target"),
@@ -167,17 +201,23 @@ def target_table(found: Sequence[RateComparison]) -> Table:
 
 
 def tests_table(found: Sequence[RateComparison]) -> Table:
-    """What else the seeds' differences in AULC say."""
+    """Further statistics of the seeds' differences in AULC."""
     who = _Who(found)
     columns = [
         *who.columns,
         Column("sd", hint="standard deviation of the seeds’ differences in AULC"),
         Column("error, seeds", hint="standard error of the mean that the seeds cause"),
-        Column("error, pictures", hint="standard error of the mean that the choice of validation pictures causes"),
+        Column(
+            "error, pictures",
+            hint="standard error of the mean that the choice of validation pictures causes",
+        ),
         Column("t-test p", hint="paired, over the seeds alone"),
         Column("Wilcoxon p", hint="signed ranks of the seeds; from six seeds on"),
         Column("effect size", hint="Hedges’ g of the paired differences; from three seeds on"),
-        Column("seeds improved", hint="probability of improvement: share of the seeds in which the arm had more"),
+        Column(
+            "seeds improved",
+            hint="probability of improvement: share of the seeds in which the arm had more",
+        ),
         Column("bootstrap", hint=f"{_INTERVAL} by resampling the seeds; from six seeds on"),
     ]
     rows = [
@@ -198,12 +238,17 @@ def tests_table(found: Sequence[RateComparison]) -> Table:
 
 
 def best_table(comparison: Comparison) -> Table:
-    """Each arm at its best rate beside the baseline at its own."""
+    """Each arm at its best rate beside the baseline at its own best rate."""
     columns = [
         *words("arm", "verdict"),
         Column("seeds"),
-        Column("best rate", hint="the one chosen most often; the shares of all that were chosen follow"),
-        Column("accuracy", hint="cross-fitted: each picture is judged at the rate that the others chose"),
+        Column(
+            "best rate", hint="the one chosen most often; the shares of all that were chosen follow"
+        ),
+        Column(
+            "accuracy",
+            hint="cross-fitted: each picture is judged at the rate that the others chose",
+        ),
         Column(f"{BASELINE}’s rate"),
         Column(f"{BASELINE}’s accuracy"),
         Column("difference"),
@@ -237,14 +282,18 @@ def best_table(comparison: Comparison) -> Table:
 
 
 def _choice(lr: float, choices: dict[float, float]) -> Value:
-    """The rate, and how firmly it was chosen where that is not unanimous."""
-    told = sorted(choices.items(), key=lambda choice: -choice[1])
-    shares = "" if len(told) < 2 else f" ({', '.join(f'{each:g}: {share:.0%}' for each, share in told[:3])})"
+    """The rate, and the shares of all chosen rates if the choice was not unanimous."""
+    ordered = sorted(choices.items(), key=lambda choice: -choice[1])
+    shares = (
+        ""
+        if len(ordered) < 2
+        else f" ({', '.join(f'{each:g}: {share:.0%}' for each, share in ordered[:3])})"
+    )
     return Value(f"{lr:g}{shares}", lr)
 
 
 def cells_table(cells: Sequence[Cell]) -> Table:
-    """Mean ± standard deviation over the seeds, each arm at each rate."""
+    """Mean ± standard deviation over the seeds, for each arm at each rate."""
     columns = [
         Column("rate"),
         *words("arm"),
@@ -290,7 +339,10 @@ def _memory(size: float | None) -> Value:
 
 
 def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]:
-    """The two runs of each seed, and the hashes that all pairs have in common; those of a pair are in its row."""
+    """The two runs of each seed, and the hashes that all pairs share.
+
+    The hashes that differ between pairs are in the rows.
+    """
     who = _Who(found)
     pairs = [(each, pair) for each in found for pair in each.pairs]
     common = {}
@@ -298,12 +350,18 @@ def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]
         values = {pair.proof.get(key) for _, pair in pairs}
         if len(values) == 1 and (value := values.pop()):
             common[key] = value
-    # Of a single pair a p would be read as one of the arms.
+    # With a single pair per arm, its p would be read as the arm's.
     tested = any(not each.one_seed for each in found)
     test = Column(
-        "McNemar p", hint="exact test of the best checkpoints’ predictions on the same pictures: of these nets, not of the arms"
+        "McNemar p",
+        hint="exact test of the best checkpoints’ predictions on the same pictures: of these "
+        "nets, not of the arms",
     )
-    own = [key for key in ("dataset", "weights", "head_init", "order", "augmentation") if key not in common]
+    own = [
+        key
+        for key in ("dataset", "weights", "head_init", "order", "augmentation")
+        if key not in common
+    ]
     columns = [
         *who.columns,
         Column("seed"),
@@ -316,7 +374,14 @@ def pairs_table(found: Sequence[RateComparison]) -> tuple[Table, dict[str, str]]
         Column("steps to target"),
         Column(who.theirs),
         *([test] if tested else []),
-        *(Column(key.replace("_", " "), numeric=False, hint="first characters of the hash that both runs share") for key in own),
+        *(
+            Column(
+                key.replace("_", " "),
+                numeric=False,
+                hint="first characters of the hash that both runs share",
+            )
+            for key in own
+        ),
         *words("state"),
     ]
     rows = [

@@ -1,4 +1,4 @@
-"""What the comparison rests on: surgery, pictures, environments, configurations, as the run and study folders tell them."""
+"""Surgery, pictures, environments and configurations, as the run and study folders record them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,37 @@ from arelu_tl.records.storage import read_json
 from arelu_tl.render.figures.sites import read_site_values
 from arelu_tl.render.report.table import Column, Table, Value, number, text, words
 
-# Of lists without an end (rejected files, classes) a page shows the beginning and names the file with the rest.
+# The page shows the beginning of a long list (rejected files, classes) and names the file with the
+# rest.
 MOST_LISTED = 1000
 
 
 @dataclass(frozen=True)
 class Operated:
-    """What surgery did to one arm, by its first run."""
+    """What surgery did to one arm, taken from the arm's first run."""
 
     arm: str
     run: str
     sites: Table
 
 
-def surgery_tables(comparison: Comparison, runs: Mapping[str, RunRecord]) -> tuple[Table, list[Operated]]:
-    """A row for each arm, and the sites of each."""
+def surgery_tables(
+    comparison: Comparison, runs: Mapping[str, RunRecord]
+) -> tuple[Table, list[Operated]]:
+    """A row for each arm, and a table of the sites of each."""
     columns = [
         *words("arm", "init"),
         Column("sites replaced"),
         Column("sites"),
         Column("parameters added"),
-        Column("drift", hint="relative change of the backbone’s outputs by surgery alone, on training pictures"),
+        Column(
+            "drift",
+            hint="relative change of the backbone’s outputs by surgery alone, on training pictures",
+        ),
         Column("drift before", hint="before BatchNorm was put right"),
-        Column("top-1 kept", hint="share of pictures on which the pretrained net’s first guess stayed"),
+        Column(
+            "top-1 kept", hint="share of pictures on which the pretrained net’s first guess stayed"
+        ),
         Column("strength"),
         Column("drift budget"),
         *words("budget kept", "BatchNorm"),
@@ -46,26 +54,26 @@ def surgery_tables(comparison: Comparison, runs: Mapping[str, RunRecord]) -> tup
     rows, operated = [], []
     for arm in comparison.arms:
         first = runs[next(cell.runs[0] for cell in comparison.cells if cell.arm == arm)]
-        told = first.surgery
-        if arm == BASELINE or told is None:
+        report = first.surgery
+        if arm == BASELINE or report is None:
             continue
-        sites = told.get("sites") or []
-        drift, before = told.get("drift") or {}, told.get("drift_before_calibration") or {}
-        kept = told.get("budget_kept")
+        sites = report.get("sites") or []
+        drift, before = report.get("drift") or {}, report.get("drift_before_calibration") or {}
+        kept = report.get("budget_kept")
         rows.append(
             [
                 text(arm),
-                text(told.get("init")),
+                text(report.get("init")),
                 number(sum(site.get("status") == "replaced" for site in sites), "d"),
                 number(len(sites), "d"),
-                number(told.get("parameters_added"), "d"),
+                number(report.get("parameters_added"), "d"),
                 number(drift.get("relative"), ".3g"),
                 number(before.get("relative"), ".3g"),
                 number(drift.get("top1_agreement"), ".0%"),
-                number(told.get("strength"), ".3g"),
-                number(told.get("drift_budget"), ".3g"),
+                number(report.get("strength"), ".3g"),
+                number(report.get("drift_budget"), ".3g"),
                 text(None if kept is None else "yes" if kept else "no"),
-                text(told.get("batchnorm")),
+                text(report.get("batchnorm")),
             ]
         )
         operated.append(Operated(arm, first.path.name, _sites_table(arm, first, sites)))
@@ -78,7 +86,10 @@ def _sites_table(arm: str, run: RunRecord, sites: Sequence[dict[str, Any]]) -> T
     columns = [
         Column("#"),
         *words("site", "kind", "operator", "after", "shape"),
-        Column("x\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0", hint="share of negative inputs on training pictures"),
+        Column(
+            "x\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0",
+            hint="share of negative inputs on training pictures",
+        ),
         *words("status"),
         *(Column(heading) for heading in ("alpha0", "beta0", "scale", "cap", "pairs")),
     ]
@@ -90,7 +101,13 @@ def _sites_table(arm: str, run: RunRecord, sites: Sequence[dict[str, Any]]) -> T
         row = [
             number(count, "d"),
             text(site.get("name")),
-            text(", ".join(str(part) for part in (site.get("kind"), None if role == "activation" else role) if part)),
+            text(
+                ", ".join(
+                    str(part)
+                    for part in (site.get("kind"), None if role == "activation" else role)
+                    if part
+                )
+            ),
             text(site.get("operator")),
             text(site.get("preceding")),
             text(" × ".join(map(str, (site.get("shape") or [])[1:]))),
@@ -101,14 +118,17 @@ def _sites_table(arm: str, run: RunRecord, sites: Sequence[dict[str, Any]]) -> T
         ]
         if values is not None:
             place = at.get(str(site.get("name")))
-            row += [number(None if place is None else float(told[place, -1]), ".4f") for told in (values.alpha, values.beta)]
+            row += [
+                number(None if place is None else float(parameter[place, -1]), ".4f")
+                for parameter in (values.alpha, values.beta)
+            ]
         rows.append(row)
     return Table(f"Sites of {arm}", columns, rows)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One dataset.json: a folder's classes and files."""
+    """The classes and files of a folder of pictures, from one dataset.json."""
 
     fingerprint: str
     layout: str
@@ -121,7 +141,7 @@ class Pictures:
 
 
 def datasets(runs: Sequence[RunRecord]) -> list[Pictures]:
-    """Each dataset once, of all studies that the runs lie in.
+    """The distinct datasets of all studies that the runs belong to.
 
     Raises:
         ArtefactError: a dataset.json is corrupt.
@@ -129,26 +149,37 @@ def datasets(runs: Sequence[RunRecord]) -> list[Pictures]:
     found = {}
     for study in studies(runs):
         if (study / DATASET).exists():
-            told = read_json(study / DATASET)
-            found[str(told.get("fingerprint"))] = _pictures(told)
+            dataset = read_json(study / DATASET)
+            found[str(dataset.get("fingerprint"))] = _pictures(dataset)
     return list(found.values())
 
 
-def _pictures(told: dict[str, Any]) -> Pictures:
-    counts: dict[str, dict[str, int]] = told.get("counts", {})
-    classes = [str(name) for name in told.get("classes", [])]
+def _pictures(dataset: dict[str, Any]) -> Pictures:
+    counts: dict[str, dict[str, int]] = dataset.get("counts", {})
+    classes = [str(name) for name in dataset.get("classes", [])]
     total = [text("all"), *(number(sum(split.values()), "d") for split in counts.values())]
-    rows = [[text(name), *(number(split.get(name, 0), "d") for split in counts.values())] for name in classes[:MOST_LISTED]]
-    rejected = [[text(file["path"]), text(file["reason"])] for file in told.get("rejected", [])]
-    duplicates = told.get("duplicates_across_splits", [])
+    rows = [
+        [text(name), *(number(split.get(name, 0), "d") for split in counts.values())]
+        for name in classes[:MOST_LISTED]
+    ]
+    rejected = [[text(file["path"]), text(file["reason"])] for file in dataset.get("rejected", [])]
+    duplicates = dataset.get("duplicates_across_splits", [])
     return Pictures(
-        fingerprint=str(told.get("fingerprint")),
-        layout=str(told.get("layout")),
+        fingerprint=str(dataset.get("fingerprint")),
+        layout=str(dataset.get("layout")),
         classes=classes,
-        ignored=int(told.get("ignored_files", 0)),
-        counts=Table("Pictures", [*words("class"), *map(Column, counts)], [total, *rows], _rest(classes, rows)),
+        ignored=int(dataset.get("ignored_files", 0)),
+        counts=Table(
+            "Pictures",
+            [*words("class"), *map(Column, counts)],
+            [total, *rows],
+            _rest(classes, rows),
+        ),
         rejected=Table(
-            "Rejected files", words("file", "reason"), rejected[:MOST_LISTED], _rest(rejected, rejected[:MOST_LISTED])
+            "Rejected files",
+            words("file", "reason"),
+            rejected[:MOST_LISTED],
+            _rest(rejected, rejected[:MOST_LISTED]),
         ),
         duplicates=duplicates[:MOST_LISTED],
         more_duplicates=max(0, len(duplicates) - MOST_LISTED),
@@ -160,7 +191,7 @@ def _rest(every: Sequence[Any], shown: Sequence[Any]) -> str:
 
 
 def environments(runs: Sequence[RunRecord]) -> Table:
-    """Each environment that runs were trained in, a column each.
+    """A column for each distinct environment in which runs were trained.
 
     Raises:
         ArtefactError: an environment.json is corrupt.
@@ -169,15 +200,22 @@ def environments(runs: Sequence[RunRecord]) -> Table:
     for run in runs:
         if (run.path / ENVIRONMENT).exists():
             found[tuple(_flat(read_json(run.path / ENVIRONMENT)).items())] += 1
-    keys = list(dict.fromkeys(key for told in found for key, _ in told))
-    columns = [*words("what")] + [Column(f"{count} {'run' if count == 1 else 'runs'}", numeric=False) for count in found.values()]
-    told = [dict(each) for each in found]
-    return Table("Environments", columns, [[text(key), *(text(each.get(key)) for each in told)] for key in keys])
+    keys = list(dict.fromkeys(key for environment in found for key, _ in environment))
+    columns = [*words("what")] + [
+        Column(f"{count} {'run' if count == 1 else 'runs'}", numeric=False)
+        for count in found.values()
+    ]
+    recorded = [dict(each) for each in found]
+    return Table(
+        "Environments",
+        columns,
+        [[text(key), *(text(each.get(key)) for each in recorded)] for key in keys],
+    )
 
 
-def _flat(told: Mapping[str, Any]) -> dict[str, str]:
+def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
-    for key, value in told.items():
+    for key, value in environment.items():
         if isinstance(value, dict):
             flat |= {str(name): str(version) for name, version in value.items()}
         elif value is not None:
@@ -187,17 +225,17 @@ def _flat(told: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A YAML file: where it lies, and what it says."""
+    """A YAML file: the end of its path, and its content."""
 
     path: str
     content: str
 
 
 def configurations(runs: Sequence[RunRecord], *, most: int = 12) -> list[Configuration]:
-    """The study.yaml of every study; for runs outside of one, the first run.yaml of each arm.
+    """The study.yaml of every study; outside of studies, the first run.yaml of each arm.
 
     Raises:
-        ArtefactError: one cannot be read.
+        ArtefactError: a file cannot be read.
     """
     paths = []
     alone: dict[tuple[Path, str], Path] = {}
@@ -218,12 +256,12 @@ def _configuration(path: Path) -> Configuration:
 
 
 def studies(runs: Sequence[RunRecord]) -> list[Path]:
-    """The folders that the runs lie in."""
+    """The folders that contain the runs."""
     return sorted({run.path.resolve().parent for run in runs})
 
 
 def not_counted(comparison: Comparison) -> Table:
-    """Every run that enters no comparison, with the reason."""
+    """Every run that is left out of the comparison, with the reason."""
     reasons: dict[str, str] = defaultdict(str)
     for paths, reason in (
         (comparison.unpaired, "no partner at its rate and seed"),
@@ -233,4 +271,8 @@ def not_counted(comparison: Comparison) -> Table:
     ):
         reasons |= dict.fromkeys(paths, reason)
     reasons |= {failure.path: f"failed: {failure.reason}" for failure in comparison.failed}
-    return Table("Runs not counted", words("run", "reason"), [[Value(path), Value(why)] for path, why in sorted(reasons.items())])
+    return Table(
+        "Runs not counted",
+        words("run", "reason"),
+        [[Value(path), Value(why)] for path, why in sorted(reasons.items())],
+    )

@@ -1,4 +1,4 @@
-"""Which run or pair stands for the whole where only one can be shown, and what its two best checkpoints said."""
+"""The run or pair that is shown where only one can be, and its best checkpoints' predictions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from arelu_tl.analysis.curves import Predictions, read_predictions
 from arelu_tl.analysis.results import Comparison, PairResult, RateComparison
 from arelu_tl.records.runs import RunRecord
 
-# The arm that the page is about, where it takes part; variants are called "arelu (...)".
+# The arm that the page is about, if it takes part; its variants are called "arelu (...)".
 _SUBJECT = "arelu"
 
 
 def shown_pair(comparison: Comparison) -> tuple[RateComparison, PairResult] | None:
-    """The first seed's pair of the AReLU arm (else of the first arm) at the arm's best rate, else at its first."""
+    """The pair of the first seed, at the arm's best rate or else at its first.
+
+    The arm is AReLU, or else the first one; None if nothing is compared.
+    """
     arms = [found.arm for found in comparison.rates]
     if not arms:
         return None
@@ -26,7 +29,7 @@ def shown_pair(comparison: Comparison) -> tuple[RateComparison, PairResult] | No
 
 
 def learning_run(comparison: Comparison, runs: Mapping[str, RunRecord]) -> RunRecord | None:
-    """The first seed's run at its best rate of the first arm that learns alpha and beta."""
+    """The first seed's run, at its best rate, of the first arm that learns alpha and beta."""
     for cell in comparison.cells:
         if runs[cell.runs[0]].config.arm != _SUBJECT:
             continue
@@ -38,7 +41,10 @@ def learning_run(comparison: Comparison, runs: Mapping[str, RunRecord]) -> RunRe
 
 @dataclass(frozen=True)
 class Judged:
-    """One validation picture as both best checkpoints saw it; probabilities are of the class that each predicted."""
+    """A validation picture with the predictions of both best checkpoints.
+
+    Each probability is that of the predicted class.
+    """
 
     path: str
     label: str
@@ -50,17 +56,24 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What the two best checkpoints of a pair said of the pictures that both were evaluated on, in the run's order."""
+    """Predictions of a pair's best checkpoints for the pictures that both evaluated.
+
+    The pictures are in the run's order.
+    """
 
     pictures: Sequence[Judged]
 
     def gained(self) -> list[Judged]:
-        """Right by the arm alone, those first of which both were surest."""
-        return self._surest([p for p in self.pictures if p.predicted == p.label != p.reference_predicted])
+        """Pictures that only the arm predicts correctly, the most confident first."""
+        return self._surest(
+            [p for p in self.pictures if p.predicted == p.label != p.reference_predicted]
+        )
 
     def lost(self) -> list[Judged]:
-        """Right by the reference alone."""
-        return self._surest([p for p in self.pictures if p.reference_predicted == p.label != p.predicted])
+        """Pictures that only the reference predicts correctly, the most confident first."""
+        return self._surest(
+            [p for p in self.pictures if p.reference_predicted == p.label != p.predicted]
+        )
 
     @staticmethod
     def _surest(pictures: list[Judged]) -> list[Judged]:
@@ -68,7 +81,7 @@ class Verdicts:
 
 
 def read_verdicts(pair: PairResult, runs: Mapping[str, RunRecord]) -> Verdicts | None:
-    """None where a run has left no predictions yet.
+    """Read the predictions of both runs; None if one has not written them yet.
 
     Raises:
         ArtefactError: predictions.csv cannot be read.
@@ -77,10 +90,21 @@ def read_verdicts(pair: PairResult, runs: Mapping[str, RunRecord]) -> Verdicts |
     if arm is None or reference is None:
         return None
     theirs = {path: number for number, path in enumerate(reference.paths)}
-    return Verdicts([_judged(arm, i, reference, theirs[path]) for i, path in enumerate(arm.paths) if path in theirs])
+    return Verdicts(
+        [
+            _judged(arm, i, reference, theirs[path])
+            for i, path in enumerate(arm.paths)
+            if path in theirs
+        ]
+    )
 
 
 def _judged(arm: Predictions, i: int, reference: Predictions, j: int) -> Judged:
     return Judged(
-        arm.paths[i], arm.labels[i], arm.predicted[i], arm.probability[i], reference.predicted[j], reference.probability[j]
+        arm.paths[i],
+        arm.labels[i],
+        arm.predicted[i],
+        arm.probability[i],
+        reference.predicted[j],
+        reference.probability[j],
     )
