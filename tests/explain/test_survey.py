@@ -13,7 +13,7 @@ _, ROWS = read_survey()
 TABLE = {row.name: row for row in ROWS}
 # One of each way in which a ReLU can be there; the slow suite asks about all of them.
 FAMILIES = [
-    "resnet18", "mobilenetv2_100", "efficientvit_b0", "legacy_seresnet18", "caformer_s18", "xception41p",
+    "mobilenetv2_100", "efficientvit_b0", "legacy_seresnet18", "xception41p",
 ]  # fmt: skip
 
 

@@ -265,7 +265,9 @@ def swapped(data: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("format_", "options", "told"),
     [
-        ("onnx", {}, "the ONNX file does not hold the preprocessing"),
+        pytest.param(
+            "onnx", {}, "the ONNX file does not hold the preprocessing", marks=pytest.mark.slow
+        ),
         ("onnx", {"with_preprocessing": True}, "does not give Pillow's pixels"),
         pytest.param(
             "onnx",

@@ -1,6 +1,6 @@
 """Every call that changes a file of a run fails once, or is the process's last: nothing that was saved is lost.
 
-The fast suite takes four of the calls, the slow one (``-m slow``) all of them.
+The fast suite takes four of the calls, the slow one (``-m slow``) all of them and moments between.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def _dies_at_some_moment(place: Place, folder: Path, moment: float) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [200])
 def test_killed_at_random_times_a_run_goes_on_to_the_same_end(
     place: Place, tmp_path: Path, times: int
 ) -> None:

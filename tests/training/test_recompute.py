@@ -21,7 +21,11 @@ from arelu_tl.training.step import Batch, Step, StepSettings
 from arelu_tl.training.trials import check_recomputation
 
 # Residual, inverted residual, pre-activation and concatenating nets.
-NETS = ("test_resnet", "mobilenetv2_035", "regnetx_002", "resnetv2_18", "densenet121")
+# The last one takes longest, and differs in nothing that the others do not have.
+NETS = (
+    "test_resnet", "mobilenetv2_035", "regnetx_002", "resnetv2_18",
+    pytest.param("densenet121", marks=pytest.mark.slow),
+)  # fmt: skip
 
 
 def net(name: str, **options: Any) -> nn.Module:
