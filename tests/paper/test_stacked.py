@@ -189,13 +189,15 @@ def test_training_in_a_stack_is_training_one_by_one(
         for ours, theirs in zip(
             weights_in_order(stack.weights_of(number), net), net.parameters(), strict=True
         ):
-            # Adam's first steps take the sign of gradients, however small, which rounding decides where they are nearly zero.
-            torch.testing.assert_close(
-                ours,
-                theirs.detach(),
-                rtol=1e-3,
-                atol=2e-5 if opt == "sgd" else 2 * lr * 0.05 + 1e-5,
+            off = (ours - theirs.detach()).abs()
+            within = (
+                off <= (2e-5 if opt == "sgd" else 0.1 * lr + 1e-5) + 1e-3 * theirs.detach().abs()
             )
+            # Adam's first steps take the sign of gradients however small, and rounding, each
+            # processor's own, decides those that are nearly zero: such a weight may go the other
+            # way for all five steps, and is one of few.
+            assert within.float().mean() >= (1 if opt == "sgd" else 0.99)
+            assert opt == "sgd" or bool((off <= 2 * 5 * lr).all())
         with torch.no_grad():
             logits = net(test.batch(torch.arange(40)).permute(0, 3, 1, 2))
         torch.testing.assert_close(
