@@ -21,6 +21,20 @@ import threading
 import time
 from pathlib import Path
 
+# Options of a training that takes a second or two.
+ONE_EPOCH = [
+    "--model",
+    "test_resnet",
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "1",
+    "-j",
+    "0",
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 # Where the server listens that whoever started this process shares with it.
 SHARED = "ARELU_TL_TESTS_SERVER"

@@ -233,19 +233,15 @@ class _Loop:
         journal: Journal,
         world: World,
     ) -> None:
-        self.model, self.train, self.val, self.settings, self.device = (
-            model,
-            train,
-            val,
-            settings,
-            device,
-        )
-        self.optimizer, self.schedule, self.journal, self.world = (
-            optimizer,
-            schedule,
-            journal,
-            world,
-        )
+        self.model = model
+        self.train = train
+        self.val = val
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.settings = settings
+        self.device = device
+        self.journal = journal
+        self.world = world
         self.step = Step(model, optimizer, settings, device, journal.note, world)
         self.ema = (
             ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True)
@@ -257,6 +253,7 @@ class _Loop:
         self.window, self.epoch_window = _Window(), _Window()
         self.final: Evaluation | None = None
         self.saved_at = time.monotonic()
+        self.started = 0.0  # of the step at hand, loading included
         self.learns = any(module.alpha.requires_grad for _, module in named_arelus(model))
         if settings.compile:
             # Code compiled for earlier runs counts towards the limit, beyond which torch stops
@@ -290,7 +287,7 @@ class _Loop:
         state = self.state
         self.step.train_mode()
         batches = self.train.epoch(state.epoch, first=state.batch)
-        while state.batch < len(self.train) and not self._enough():
+        while not self._turn_over():
             self.started = time.perf_counter()
             if self.schedule is not None:
                 self.schedule.step(state.step)
@@ -322,7 +319,7 @@ class _Loop:
 
     def log_if_due(self) -> None:
         """Within an epoch, log every ``log_every`` steps and evaluate every ``eval_every``."""
-        if self._epoch_over():
+        if self._turn_over():
             return
         step, every = self.state.step, self.settings.eval_every
         if step % self.settings.log_every == 0:
@@ -332,7 +329,7 @@ class _Loop:
 
     def save_if_due(self, stop: StopRequest | None) -> None:
         """Within an epoch, save if a save is due, and stop if a signal was received."""
-        if self._epoch_over():
+        if self._turn_over():
             return
         self._stop_if_asked(stop)
         if self._save_is_due():
@@ -418,6 +415,10 @@ class _Loop:
 
     def _epoch_over(self) -> bool:
         return self.state.batch >= len(self.train)
+
+    def _turn_over(self) -> bool:
+        """Return whether ``end_epoch`` comes next, which evaluates and saves."""
+        return self._epoch_over() or self._enough()
 
     def _evaluation(self) -> Evaluation | None:
         if self.val is None:

@@ -73,13 +73,11 @@ class Step:
     ) -> None:
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
-        self._model, self._optimizer, self._settings, self._device, self._notify = (
-            model,
-            optimizer,
-            settings,
-            device,
-            notify,
-        )
+        self._model = model
+        self._optimizer = optimizer
+        self._settings = settings
+        self._device = device
+        self._notify = notify
         self._world = world
         # The forward pass of SyncBatchNorm waits for the other processes, so that no process can
         # repeat a step alone.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run_alone, run_command
+from commands import ONE_EPOCH, run_alone, run_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,20 +30,6 @@ from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.data.recipe import Evaluated
 from arelu_tl.errors import DataError
 from arelu_tl.records.settings import AugmentSettings, ScanSettings
-
-FAST = [
-    "--model",
-    "test_resnet",
-    "--no-pretrained",
-    "--img-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "1",
-    "-j",
-    "0",
-]
 
 
 @cache
@@ -142,8 +128,8 @@ def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 COMMANDS: dict[str, tuple[list[str], int]] = {
     "check": (["check", "data", "--quiet", "--json"], 1),
-    "finetune": (["finetune", "data", *FAST], 1),
-    "sweep": (["sweep", "data", *FAST, "--name", "s"], 1),
+    "finetune": (["finetune", "data", *ONE_EPOCH], 1),
+    "sweep": (["sweep", "data", *ONE_EPOCH, "--name", "s"], 1),
     "predict": (["predict", "m.onnx", "data/val/b"], 2),
     "evaluate": (["evaluate", "m.onnx", "data", "--quiet"], 3),
 }
@@ -197,7 +183,7 @@ def test_check_says_all_that_is_wrong_and_passes_what_is_allowed(tmp_path: Path)
     assert "can be trained on" in passed.stdout
     assert "flatter" in passed.stdout
     trained = run_command(
-        "finetune", root, *FAST, "--no-baseline", *allowed, "--name", "x", cwd=tmp_path
+        "finetune", root, *ONE_EPOCH, "--no-baseline", *allowed, "--name", "x", cwd=tmp_path
     )
     assert trained.returncode == 0, trained.stderr
     found = json.loads((tmp_path / "runs" / "x" / "dataset.json").read_text())
@@ -250,7 +236,7 @@ def test_check_imports_no_torch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_bad_picture_is_told_alike_by_a_process_of_its_own(tmp_path: Path) -> None:
     (write(tmp_path / "data") / "train" / "a" / "bomb.png").write_bytes(bomb())
-    told = [run("finetune", "data", *FAST, cwd=tmp_path) for run in (run_alone, run_command)]
+    told = [run("finetune", "data", *ONE_EPOCH, cwd=tmp_path) for run in (run_alone, run_command)]
     assert told[0].stderr == told[1].stderr
     assert {each.returncode for each in told} == {2}
 
@@ -327,7 +313,7 @@ def test_balance_changes_the_training_of_both_arms_alike_and_no_evaluation(tmp_p
     told = {}
     for name, more in (("plain", []), ("balanced", ["--balance"])):
         done = run_command(
-            "finetune", root, *FAST, *more, "--lr", "1e-3", "--name", name, cwd=tmp_path
+            "finetune", root, *ONE_EPOCH, *more, "--lr", "1e-3", "--name", name, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         assert "--balance" in done.stderr

@@ -14,23 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import run_alone, run_command, start_command
+from commands import ONE_EPOCH, run_alone, run_command, start_command
 
 from arelu_tl.cli.app import COMMANDS, _summary
 
-FAST = [
-    "--model",
-    "test_resnet",
-    "--no-pretrained",
-    "--img-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "2",
-    "-j",
-    "0",
-]
+FAST = [*ONE_EPOCH, "--epochs", "2"]
 
 
 def rows_without_seconds(run: Path) -> list[dict[str, Any]]:

@@ -15,26 +15,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from commands import ENVIRONMENT, run_code, run_command
+from commands import ENVIRONMENT, ONE_EPOCH, run_code, run_command
 from PIL import Image
 from safetensors.torch import save_file
 
 from arelu_tl.records.csv_table import read_table
 from arelu_tl.render.text import visible
 
-FAST = [
-    "--model",
-    "test_resnet",
-    "--no-pretrained",
-    "--img-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "1",
-    "-j",
-    "0",
-]
 TRACE = "the payload ran"
 
 
@@ -68,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, and a finished study of them."""
     here = tmp_path_factory.mktemp("place")
     write_pictures(here / "data", ["a", "b"])
-    done = run_command("finetune", "data", *FAST, "--no-baseline", "--name", "study", cwd=here)
+    done = run_command("finetune", "data", *ONE_EPOCH, "--no-baseline", "--name", "study", cwd=here)
     assert done.returncode == 0, done.stderr
     return here
 
@@ -85,13 +72,13 @@ def copied_run(place: Path, there: Path) -> Path:
 def evil_weights(place: Path, there: Path) -> list[str | Path]:
     weights = timm.create_model("test_resnet").state_dict()
     torch.save({"state_dict": weights, "extra": Payload(there / TRACE)}, there / "w.pth")
-    settings = [word for word in FAST if word != "--no-pretrained"]
+    settings = [word for word in ONE_EPOCH if word != "--no-pretrained"]
     return ["finetune", place / "data", *settings, "--pretrained-path", "w.pth"]
 
 
 def evil_pickle(place: Path, there: Path) -> list[str | Path]:
     (there / "w.bin").write_bytes(pickle.dumps(Payload(there / TRACE)))
-    settings = [word for word in FAST if word != "--no-pretrained"]
+    settings = [word for word in ONE_EPOCH if word != "--no-pretrained"]
     return ["finetune", place / "data", *settings, "--pretrained-path", "w.bin"]
 
 
@@ -304,7 +291,7 @@ def test_nasty_names_are_harmless_from_the_first_look_to_the_last_file_and_the_n
         ["explain", "activations", run],
         ["explain", "features", run, data / "val" / NASTY[1] / f"0 {NASTY[1]}.png"],
         ["inspect", "test_resnet", "--no-pretrained", "--plot", tmp_path / "[red]sites.png"],
-        ["sweep", data, *FAST, "--output", PLACE, "--name", "wider", "--arms", "arelu"],
+        ["sweep", data, *ONE_EPOCH, "--output", PLACE, "--name", "wider", "--arms", "arelu"],
     ):
         done = run_code(OFFLINE, *words, cwd=tmp_path, env=environment)
         assert done.returncode == 0, (words, done.stderr)

@@ -437,3 +437,12 @@ def test_nobody_need_listen(batches: tuple[Batches, Batches]) -> None:
     result = fit(model, *batches, optimizer, None, FitSettings(epochs=1), device=CPU)
     assert result.final is not None
     assert result.state.step == 4
+
+
+def test_where_max_steps_ends_it_nothing_is_evaluated_or_saved_twice(
+    batches: tuple[Batches, Batches],
+) -> None:
+    settings = FitSettings(epochs=1, max_steps=2, eval_every=2, save_every_steps=2)
+    _, journal, _ = run(batches, settings)
+    assert [row["step"] for row in journal.rows if row["split"] == "val"] == [0, 2]
+    assert [step for step, *_ in journal.saved] == [2]
