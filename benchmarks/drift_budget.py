@@ -1,6 +1,6 @@
 """What a drift budget costs and gives: pretrained top-1 kept on photographs, and convergence on the demo's digits.
 
-    python benchmarks/drift_budget.py          # README's table; a quarter of an hour on two cores
+    python benchmarks/drift_budget.py          # the table in docs; a quarter of an hour on two cores
     python benchmarks/drift_budget.py --quick  # without the fine-tunes
 
 Photographs: 48 crops of the six that scikit-image and scikit-learn ship, half to calibrate on and half to judge by. Digits:

@@ -1,10 +1,11 @@
-"""Every benchmark one after the other, and README's performance tables from what they measured.
+"""Every benchmark one after the other, and the performance tables of docs/explanation/cost.md from what they measured.
 
     make bench        (or: python benchmarks/report.py [--only operator step ...] [--quick])
 
-Writes docs/performance.json and docs/performance.md, and the same tables into README between its two marks; where there is a GPU
-it is measured instead, into docs/performance-gpu.*, and README is left alone. Each benchmark runs in a process of its own. Use a
-machine that does nothing else: the ratios are taken in turns, so that a slower minute slows both sides, but they scatter.
+Writes docs/performance.json and docs/performance.md, and the same tables into docs/explanation/cost.md
+between its two marks; where there is a GPU it is measured instead, into docs/performance-gpu.*, and
+that page is left alone. Each benchmark runs in a process of its own. Use a machine that does nothing
+else: the ratios are taken in turns, so that a slower minute slows both sides, but they scatter.
 """
 
 from __future__ import annotations
@@ -152,9 +153,9 @@ def main() -> None:
     record.write_text(json.dumps({"machine": about, "tables": tables}, indent=1) + "\n")
     target.with_suffix(".md").write_text(f"# Performance\n\nWritten by `make bench`.\n\n{text}")
     if not about["gpu"]:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
+        page = ROOT / "docs" / "explanation" / "cost.md"
+        before, rest = page.read_text().split(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":
