@@ -89,10 +89,14 @@ def _add_commands(
     app: typer.Typer, package: str, names: Sequence[str], words: Sequence[str]
 ) -> None:
     """Add the commands of ``package``: all listed, only the one that ``words`` ask for runnable."""
+    asked = words[0] if words else None
+    # Reading the summaries takes a sixtieth of a second, which a command that runs need not wait.
+    listed = asked not in names or names is not COMMANDS
     for name in names:
         module = f"{package}.{name}"
-        if not words or name != words[0]:
-            app.command(name, cls=Command, help=_summary(module))(_not_asked)
+        if name != asked:
+            summary = _summary(module) if listed else ""
+            app.command(name, cls=Command, help=summary)(_not_asked)
         elif name in VERBS:
             verbs = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
             _add_commands(verbs, module, VERBS[name], words[1:])
@@ -116,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        words = [word for word in arguments if not word.startswith("-")]
+        # An option before any command shows the list of commands, or the version.
+        on_top = arguments[:1] and arguments[0].startswith("-")
+        words = [] if on_top else [word for word in arguments if not word.startswith("-")]
         code = _application(words)(args=arguments, standalone_mode=False)
     except BrokenPipeError:
         code = 0

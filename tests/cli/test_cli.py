@@ -462,6 +462,9 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
         assert len(summary) > 20
         assert summary in first
         assert summary in page
+    # Whatever comes after it, as long as it comes first.
+    beside = " ".join(run_command("--help", "sweep", cwd=tmp_path).stdout.split())
+    assert all(_summary(f"arelu_tl.cli.{name}") in beside for name in COMMANDS)
     version = run_alone("--version", cwd=tmp_path)
     assert version.stdout.startswith("arelu-tl ")
 
