@@ -273,7 +273,7 @@ def make_activation(
         if num_parameters > 1 and channel_dim != 1:
             raise ConfigError(
                 "prelu learns a slope a channel only where channels are dimension 1: use "
-                "--granularity site"
+                "`granularity='site'`"
             )
         return SiteActivation(
             _PReLU(num_parameters, slope, device=device, dtype=dtype), cap=cap, inplace=inplace
@@ -284,7 +284,7 @@ def make_activation(
         )
     if arm in _LEARNING:
         if num_parameters > 1:
-            raise ConfigError(f"{arm} learns once a site: use --granularity site")
+            raise ConfigError(f"{arm} learns once a site: use `granularity='site'`")
         return SiteActivation(_LEARNING[arm](device=device, dtype=dtype), cap=cap, inplace=inplace)
     if arm not in _FIXED:
         raise ConfigError(f"unknown arm {arm!r}: relu, {', '.join(SURGERY_ARMS)}")

@@ -59,7 +59,10 @@ CONTROLS = ("leaky", "prelu", "arelu-frozen")
 
 
 def compare(
-    paths: Sequence[Path | str], *, target: float | None = None, allow: Collection[str] = ()
+    paths: Sequence[Path | str],
+    *,
+    target: float | None = None,
+    allow_difference: Collection[str] = (),
 ) -> Comparison:
     """Compare every arm with the baseline among the runs at ``paths``.
 
@@ -67,25 +70,28 @@ def compare(
         paths: runs, studies, or folders of studies.
         target: validation accuracy for steps-to-target; if None, 95% of the baseline's best at each
             rate.
-        allow: settings (or dataset, head_init, weights, order) in which runs may differ.
+        allow_difference: settings (or dataset, head_init, weights, order) in which runs may differ.
 
     Raises:
         DataError: a path holds no run, or none has been evaluated.
         ComparisonError: the runs differ in more than arm, rate and seed, or there is no pair; the
             message names the differences.
-        ConfigError: ``allow`` contains something that is not a setting.
+        ConfigError: ``allow_difference`` contains something that is not a setting.
     """
-    return compare_runs(find_runs(*paths), target=target, allow=allow)
+    return compare_runs(find_runs(*paths), target=target, allow_difference=allow_difference)
 
 
 def compare_runs(
-    runs: Sequence[RunRecord], *, target: float | None = None, allow: Collection[str] = ()
+    runs: Sequence[RunRecord],
+    *,
+    target: float | None = None,
+    allow_difference: Collection[str] = (),
 ) -> Comparison:
     """Do as ``compare`` does, for runs that have already been read."""
-    given = gather(runs, allow)
+    given = gather(runs, allow_difference)
     entrants, unfinished = _far_enough(given.entrants)
     arms = sorted({each.arm for each in entrants} - {BASELINE})
-    pairs = {arm: match(entrants, arm, BASELINE, allow, given.spare) for arm in arms}
+    pairs = {arm: match(entrants, arm, BASELINE, allow_difference, given.spare) for arm in arms}
     if not any(pairs.values()):
         raise ComparisonError(_why_no_pair(entrants, given))
     targets = _targets(entrants, target)
@@ -106,7 +112,9 @@ def compare_runs(
         for swap in swaps
         for control in arms
         if kinds[control] in CONTROLS
-        for found in at_each_rate(swap, control, match(entrants, swap, control, allow, given.spare))
+        for found in at_each_rate(
+            swap, control, match(entrants, swap, control, allow_difference, given.spare)
+        )
     ]
     rates, best = _corrected(
         [found for arm in arms for found in at_each_rate(arm, BASELINE, pairs[arm])],
@@ -121,7 +129,7 @@ def compare_runs(
     used = {pair.reference.run.path for pair in matched}
     apart = (
         {text for pair in matched for text in differences(pair.arm.run, pair.reference.run)}
-        if allow
+        if allow_difference
         else set()
     )
     # One line per key, in whichever order the two values were found.

@@ -136,7 +136,7 @@ def gather(runs: Sequence[RunRecord], allow: Collection[str] = ()) -> Field:
         raise ComparisonError(
             f"{_short(first)} and {_short(nearest)} differ in more than the arm: "
             f"{'; '.join(apart)} (name runs that belong together, or insist with "
-            "--allow-difference KEY)"
+            "`allow_difference=KEY`)"
         )
     insisted = {text for run in others for text in differences(first, run, _GRID)}
     broken = [run for run in runs if run.status == "failed"]
@@ -152,7 +152,7 @@ def gather(runs: Sequence[RunRecord], allow: Collection[str] = ()) -> Field:
         if apart := differences(before.run, run):
             raise ComparisonError(
                 f"{_short(before.run)} and {_short(run)} are one arm at one rate and seed, and "
-                f"differ: {'; '.join(apart)} (--allow-difference lets arms differ from each "
+                f"differ: {'; '.join(apart)} (`allow_difference` lets arms differ from each "
                 "other, not one from itself: name one of the two)"
             )
         spare.append(each)
@@ -177,12 +177,12 @@ def _check_allowed(allow: Collection[str], runs: Sequence[RunRecord]) -> None:
     for key in allow:
         if key in _GRID:
             raise ConfigError(
-                f"--allow-difference {key}: rates and seeds are compared each with itself, and "
+                f"`allow_difference` {key}: rates and seeds are compared each with itself, and "
                 "rates best with best"
             )
         if key not in known:
             raise ConfigError(
-                f"--allow-difference {key}: no such setting; also {', '.join([*SHARED, _ORDER])}"
+                f"`allow_difference` {key}: no such setting; also {', '.join([*SHARED, _ORDER])}"
             )
 
 
@@ -351,7 +351,7 @@ def match(
         if apart := differences(each.run, chosen.run, allow):
             raise ComparisonError(
                 f"{_short(each.run)} and {_short(chosen.run)} differ in more than the arm: "
-                f"{'; '.join(apart)} (insist with --allow-difference KEY)"
+                f"{'; '.join(apart)} (insist with `allow_difference=KEY`)"
             )
         end = common_steps(each.curve.steps, chosen.curve.steps)
         pairs.append(Pair(each, chosen, each.curve.until(end), chosen.curve.until(end)))

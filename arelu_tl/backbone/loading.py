@@ -247,7 +247,7 @@ def _place(name: str) -> str:
             "predict or export"
         )
     return (
-        "a file of weights is given as --pretrained-path, its architecture as --model"
+        "a file of weights is given as `pretrained_path`, its architecture as `model`"
         if Path(name).is_file()
         else ""
     )
@@ -266,8 +266,8 @@ def _download(
         config = timm.get_pretrained_cfg(location, allow_unregistered=False)
         if config is None or not config.has_weights:
             raise BackboneError(
-                f"timm has no pretrained weights for {name!r}: give --pretrained-path FILE or "
-                "start from --no-pretrained"
+                f"timm has no pretrained weights for {name!r}: give `pretrained_path=FILE` or "
+                "start from `pretrained=False`"
             )
     try:
         _probe_hub(_hub_file(scheme, location))
@@ -285,7 +285,7 @@ def _unreachable(name: str, scheme: str, location: str, error: Exception) -> Bac
         return BackboneError(f"{name!r} is no model name: {_one_line(error)}")
     return BackboneError(
         f"the weights of {name} cannot be downloaded ({_wanted_file(scheme, location)}; "
-        f"{_reason(error)}): connect to the network once, or give them with --pretrained-path FILE"
+        f"{_reason(error)}): connect to the network once, or give them with `pretrained_path=FILE`"
     )
 
 

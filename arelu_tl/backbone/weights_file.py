@@ -46,7 +46,7 @@ def load_weights_file(
             infinite values.
     """
     if not path.is_file():
-        raise BackboneError(f"--pretrained-path {path}: no such file")
+        raise BackboneError(f"`pretrained_path` {path}: no such file")
     given, done = _read(path)
     wanted = model.state_dict()
     heads = tuple(f"{n}." for n in classifier)
@@ -74,11 +74,11 @@ def load_weights_file(
     faults = _faults(given, wanted, left)
     if faults:
         raise BackboneError(
-            f"--pretrained-path {path} does not fit {name}: "
+            f"`pretrained_path` {path} does not fit {name}: "
             f"{'; '.join(faults)}{_looks(given, body)}"
         )
     taken = {key: value for key, value in given.items() if key not in left}
-    require_finite(taken, f"--pretrained-path {path}", lambda: wanted)
+    require_finite(taken, f"`pretrained_path` {path}", lambda: wanted)
     model.load_state_dict(taken, strict=False)
     return done
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> tuple[State, list[str]]:
         # Each reader of foreign files raises errors of its own; here all mean the same.
         message = " ".join(str(error).split())
         raise ArtefactError(
-            f"--pretrained-path {path}: not weights that can be loaded safely: {message[:300]}"
+            f"`pretrained_path` {path}: not weights that can be loaded safely: {message[:300]}"
         ) from error
     if _is_state(found):
         return found, []
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[State, list[str]]:
     )
     if len(nested) > 1:
         raise ArtefactError(
-            f"--pretrained-path {path}: holds several nets' weights ({_some(nested)}): save the "
+            f"`pretrained_path` {path}: holds several nets' weights ({_some(nested)}): save the "
             "one alone"
         )
     if not nested:
@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[State, list[str]]:
             if isinstance(found, dict)
             else f"it is a {type(found).__name__}"
         )
-        raise ArtefactError(f"--pretrained-path {path}: holds no state dict of tensors; {holds}")
+        raise ArtefactError(f"`pretrained_path` {path}: holds no state dict of tensors; {holds}")
     return clean_state_dict(found[nested[0]]), [f"under {nested[0]!r}"]
 
 
@@ -137,7 +137,7 @@ def _prefix(given: State, body: set[str], path: Path) -> str:
     whole = [prefix for prefix, count in found.items() if count == len(body)]
     if len(whole) > 1:
         raise BackboneError(
-            f"--pretrained-path {path}: holds several nets' weights ({_some(whole)}): save the "
+            f"`pretrained_path` {path}: holds several nets' weights ({_some(whole)}): save the "
             "one alone"
         )
     # If only some keys fit, report the rest as missing.

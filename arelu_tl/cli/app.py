@@ -153,7 +153,9 @@ def _tell(error: Exception, debug: bool) -> int:
             int(getattr(error, "exit_code", 2)),
         )
     if isinstance(error, AreluTlError):
-        return _say(_one_line(_unwrap(str(error))), error.exit_code)
+        from arelu_tl.render.text import as_options
+
+        return _say(as_options(_one_line(_unwrap(str(error)))), error.exit_code)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return _say(
             f"{_one_line(str(error.filename))[:80]}...: the name is longer than a file's can be", 2

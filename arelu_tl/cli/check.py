@@ -22,7 +22,7 @@ from arelu_tl.cli.options import (
 )
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
-from arelu_tl.render.console import Shown, line
+from arelu_tl.render.console import Shown, line, message
 from arelu_tl.render.grid import Column, Grid
 
 if TYPE_CHECKING:  # the command's help must not import them
@@ -112,12 +112,12 @@ def check_report(check: Check) -> list[Shown]:
         if passed := folder.passed.line():
             parts.append(line(passed))
         # The refusal below says it already.
-        refused = any("--allow-duplicates" in problem for problem in check.problems)
+        refused = any("`allow_duplicates`" in problem for problem in check.problems)
         warnings = [
             text for text in folder.warnings() if not (refused and "more than one split" in text)
         ]
-        parts += [line(text, style="yellow") for text in warnings]
-    parts += [line(("refused:", "red"), f" {problem}") for problem in check.problems]
+        parts += [message(text, style="yellow") for text in warnings]
+    parts += [message(("refused:", "red"), f" {problem}") for problem in check.problems]
     if not check.problems:
         parts.append(line(f"{check.root} can be trained on", style="green"))
     return parts

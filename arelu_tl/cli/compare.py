@@ -73,7 +73,9 @@ def compare(
     for path in paths:
         _require_one_study(path)
     runs = find_runs(*paths)
-    comparison = compare_runs(runs, target=target, allow=frozenset(allow_difference or ()))
+    comparison = compare_runs(
+        runs, target=target, allow_difference=frozenset(allow_difference or ())
+    )
 
     from arelu_tl.cli.reporting import show_comparison
     from arelu_tl.render.console import Output

@@ -63,7 +63,7 @@ def _open(kind: CacheKind, limit: int) -> Iterator[PictureStore | None]:
             if isinstance(error, OSError) and not isinstance(error, StorageError):
                 reason = os.strerror(error.errno or 0)
                 raise StorageError(
-                    f"--cache {place}: {root or 'no home folder'}: {reason}: pass --cache off"
+                    f"`cache` {place}: {root or 'no home folder'}: {reason}: pass `cache='off'`"
                 ) from error
             raise
         try:
@@ -90,14 +90,15 @@ def _disk_folder() -> Path:
         home = Path(configured) if Path(configured).is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         raise StorageError(
-            "--cache disk: this user has no home folder: set XDG_CACHE_HOME, or pass --cache off"
+            "`cache='disk'`: this user has no home folder: set XDG_CACHE_HOME, or pass "
+            "`cache='off'`"
         ) from None
     return home / "arelu-tl" / "pictures"
 
 
 def _memory_folder() -> Path:
     if sys.platform == "win32" or not MEMORY.is_dir():
-        raise ConfigError(f"--cache ram: this system has no {MEMORY}: pass --cache disk")
+        raise ConfigError(f"`cache='ram'`: this system has no {MEMORY}: pass `cache='disk'`")
     return MEMORY / f"arelu-tl-pictures-{os.getuid()}"
 
 
@@ -112,7 +113,7 @@ def _enter(root: Path) -> int:
             if root.is_symlink()
             else who_else_writes(root)
         ):
-            raise StorageError(f"{fault}: pass another --cache")
+            raise StorageError(f"{fault}: pass another `cache`")
         try:
             descriptor = os.open(root / _HELD, os.O_RDWR | os.O_CREAT, 0o600)
             _lock(descriptor, alone=False)

@@ -60,7 +60,7 @@ def write_digits(root: Path) -> None:
     if foreign:
         raise DataError(
             f"{root} holds something else already ({foreign[0].name}): name another folder with "
-            "--data"
+            "`data`"
         )
     for digit in range(10):
         members = np.flatnonzero(labels == digit)

@@ -145,7 +145,7 @@ class PictureFolder:
         if train and train[most] > _IMBALANCE * train[least]:
             messages.append(
                 f"classes of {train[least]} ({least}) to {train[most]} training pictures ({most}): "
-                "accuracy speaks for the large ones; --balance makes every class weigh the same"
+                "accuracy speaks for the large ones; `balance` makes every class weigh the same"
             )
         twins = [" and ".join(names) for names in same_but_for_case(self.classes)]
         if twins:
@@ -374,7 +374,7 @@ def _refuse_links(links: Sequence[Link], found: _Problems) -> None:
             way = "follow them" if leads == "outside" else "pass them over"
             found.add(
                 f"{counted(len(paths), 'link')} {words} ({some(paths)}): remove, or pass "
-                f"--follow-links to {way}"
+                f"`follow_links` to {way}"
             )
 
 
@@ -382,7 +382,7 @@ def _refuse_bad(rejected: Sequence[Rejected], good: int, found: _Problems) -> No
     if rejected:
         found.add(
             f"{len(rejected)} of {good + len(rejected)} pictures cannot be decoded: "
-            f"{by_reason(rejected)}: mend or remove them, or pass --on-bad-image skip"
+            f"{by_reason(rejected)}: mend or remove them, or pass `on_bad_image='skip'`"
         )
 
 
@@ -391,7 +391,7 @@ def _refuse_copies(copies: Sequence[Copies], found: _Problems) -> None:
     if across:
         found.add(
             f"{_describe_copies(across)} in more than one split, which makes validation accuracy "
-            "too good: remove one of each, or pass --allow-duplicates"
+            "too good: remove one of each, or pass `allow_duplicates`"
         )
 
 

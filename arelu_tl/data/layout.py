@@ -59,7 +59,7 @@ def find_splits(
         if other is not None and any(map(is_folder, entries_of(other))):
             raise DataError(
                 f"{root}: has {other.name!r} but no 'train': name the training folder with "
-                f"--train-split, or, where {other.name!r} is a class, pass --layout flat"
+                f"`train_split`, or, where {other.name!r} is a class, pass `layout='flat'`"
             )
         return Splits("flat", {"train": root}, PassedOver())
     val = here.folder((val_split,) if val_split is not None else _VAL_NAMES)
@@ -162,6 +162,6 @@ def _both_readings(root: Path, train: Path, splits: Collection[Path], beside: Se
     flat = sorted([*(path.name for path in splits), *beside])
     return (
         f"{root}: {train.name!r} may be the training pictures or a class, for {some(beside)} "
-        f"{'has' if len(beside) == 1 else 'have'} pictures too: --layout split takes {split}; "
-        f"--layout flat takes the classes {some(flat)}"
+        f"{'has' if len(beside) == 1 else 'have'} pictures too: `layout='split'` takes {split}; "
+        f"`layout='flat'` takes the classes {some(flat)}"
     )

@@ -91,7 +91,7 @@ def _draw(
         (files,) = units.values()
         count = f"{len(files)} copies of one picture" if len(files) > 1 else "one picture only"
         way = (
-            " (--allow-duplicates takes those of other bytes for different)"
+            " (`allow_duplicates` takes those of other bytes for different)"
             if len({s.digest for s in files}) > 1
             else ""
         )

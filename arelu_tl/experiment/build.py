@@ -230,8 +230,8 @@ def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.
     if config.freeze == "backbone":
         if not head:
             raise BackboneError(
-                f"{config.model} names no classifier, so there is nothing to train with --freeze "
-                "backbone"
+                f"{config.model} names no classifier, so there is nothing to train with "
+                "`freeze='backbone'`"
             )
         freeze_backbone(model, head)
     return make_optimizer(model, head, config.optimizer())

@@ -27,12 +27,12 @@ def device_of(config: FinetuneConfig, world: World) -> torch.device:
         name = best.type if best is not None else "cpu"
     if name not in ("cpu", "cuda"):
         raise ConfigError(
-            f"--device {name}: several processes train on cuda, one GPU each, or on cpu"
+            f"`device` {name}: several processes train on cuda, one GPU each, or on cpu"
         )
     if name == "cpu":
         if config.sync_bn:
             raise ConfigError(
-                "--sync-bn needs GPUs; on the CPU each process normalises by its own slice: leave "
+                "`sync_bn` needs GPUs; on the CPU each process normalises by its own slice: leave "
                 "it out"
             )
         return torch.device("cpu")
@@ -40,7 +40,7 @@ def device_of(config: FinetuneConfig, world: World) -> torch.device:
     if world.local_rank >= found:
         raise ConfigError(
             f"{world.local_size} processes and {found} GPUs: start as many processes as GPUs, or "
-            "pass --device cpu"
+            "pass `device='cpu'`"
         )
     device = choose_device(f"cuda:{world.local_rank}")
     torch.cuda.set_device(device)
@@ -64,14 +64,14 @@ def check_batches(config: FinetuneConfig, world: World, pictures: int | None = N
     )
     if most < world.size:
         few = (
-            f"--batch-size {size}"
+            f"`batch_size` {size}"
             if pictures is None or size <= pictures
             else f"{pictures} training pictures"
         )
         raise ConfigError(f"{few} for {world.size} processes: start fewer of them")
     if size % world.size or size > most:
         raise ConfigError(
-            f"--batch-size {size} is all processes' pictures in a step, and {world.size} of them "
+            f"`batch_size` {size} is all processes' pictures in a step, and {world.size} of them "
             "cannot share it evenly"
             + (f" out of {pictures}" if size > most else "")
             + f": pass {most // world.size * world.size}, or start another number of processes"
@@ -115,6 +115,6 @@ def slow_mixed_precision(device: torch.device, config: FinetuneConfig) -> str | 
     if any(torch.cpu.get_capabilities().get(unit) for unit in units):
         return None
     return (
-        "--amp: this processor has no bfloat16 units, so that training is slower with it than "
+        "`amp`: this processor has no bfloat16 units, so that training is slower with it than "
         "without"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from arelu_tl.experiment.tensorboard import TensorBoardLog
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
 from arelu_tl.records.csv_table import csv_text
-from arelu_tl.records.rows import EPOCH_COLUMNS, EpochRow, MetricRow
-from arelu_tl.records.storage import RowWriter, storage_errors, write_text
+from arelu_tl.records.rows import EpochRow, MetricRow
+from arelu_tl.records.run_log import RunLog
+from arelu_tl.records.storage import write_text
 from arelu_tl.records.weights import save_weights
 from arelu_tl.training.checkpoint import save_checkpoint
 from arelu_tl.training.evaluate import Evaluation
@@ -50,17 +50,11 @@ class RunJournal:
         self.observer = observer
         self._kept = kept or {}
         self._tensorboard = tensorboard
-        self._metrics = RowWriter(path / runs.METRICS, keep=keep["metrics"] if keep else None)
-        self._results = path / runs.RESULTS
-        if keep is None:
-            write_text(self._results, ",".join(EPOCH_COLUMNS) + "\n")
-        else:
-            with storage_errors(self._results), open(self._results, "ab") as file:
-                file.truncate(keep["results"])
+        self._log = RunLog(path, keep=keep)
 
     def row(self, row: MetricRow) -> None:
         """Append a row to metrics.jsonl."""
-        self._metrics.append(row)
+        self._log.metric(row)
         if self._tensorboard is not None:
             self._tensorboard.row(row)
         if row["split"] == "val":
@@ -81,19 +75,13 @@ class RunJournal:
 
     def epoch_end(self, row: EpochRow) -> None:
         """Append a row to results.csv."""
-        with (
-            storage_errors(self._results),
-            open(self._results, "a", encoding="utf-8", newline="") as file,
-        ):
-            csv.DictWriter(file, EPOCH_COLUMNS, lineterminator="\n").writerow(row)
+        self._log.epoch(row)
         self.observer.epoch_end(self.card.arm, row)
 
     def checkpoint(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Save a checkpoint, with the lengths of the logs in its state."""
-        lengths = {"metrics": self._metrics.length(), "results": self._results.stat().st_size}
-        save_checkpoint(
-            self.path / runs.CHECKPOINTS, step, weights, {**state, **self._kept, "lengths": lengths}
-        )
+        state = {**state, **self._kept, "lengths": self._log.lengths()}
+        save_checkpoint(self.path / runs.CHECKPOINTS, step, weights, state)
 
     def note(self, text: str) -> None:
         """Pass a message on to the observer."""
@@ -102,7 +90,7 @@ class RunJournal:
     def close(self) -> None:
         """Close the files."""
         try:
-            self._metrics.close()
+            self._log.close()
         finally:
             if self._tensorboard is not None:
                 self._tensorboard.close()

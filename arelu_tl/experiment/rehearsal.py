@@ -78,7 +78,7 @@ def rehearse(
     if config.tensorboard:
         require_tensorboard()
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
-        raise ConfigError("--amp-dtype float16 needs a GPU; on the CPU use bfloat16")
+        raise ConfigError("`amp_dtype='float16'` needs a GPU; on the CPU use bfloat16")
     began = time.perf_counter()
     backbone, _, _ = prepare_model(
         config.model_copy(update={"calibration_images": 2, "drift_budget": 0.0}), folder, device
@@ -89,8 +89,8 @@ def rehearse(
         raise
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"{device} has not the memory for a single picture: lower --img-size, or pass --amp or "
-            "--grad-checkpointing"
+            f"{device} has not the memory for a single picture: lower `img_size`, or pass `amp` or "
+            "`grad_checkpointing`"
         ) from error
     except Exception as error:
         # timm, torch and their plug-ins reject combinations of settings with errors of any class.
@@ -183,5 +183,5 @@ def agree(config: _Config, rehearsals: Sequence[Rehearsal], note: Callable[[str]
     faults = [each.not_compiled for each in rehearsals if each.not_compiled is not None]
     if faults:
         settled["compile"] = False
-        note(f"--compile is left out for every arm: {faults[0]}")
+        note(f"`compile` is left out for every arm: {faults[0]}")
     return config.model_copy(update=settled)

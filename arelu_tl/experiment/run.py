@@ -22,12 +22,10 @@ from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
 from arelu_tl.records.config import FinetuneConfig, dump_yaml
 from arelu_tl.records.rows import Summary
-from arelu_tl.records.runs import aulc
 from arelu_tl.records.storage import (
     hold_folder,
     make_folder,
     read_json,
-    remove_file,
     write_json,
     write_text,
 )
@@ -154,7 +152,6 @@ class RunFolder:
         write_json(self.path / runs.ENVIRONMENT, describe_environment(device, self.world.size))
         if start.report is not None:
             write_json(self.path / runs.SURGERY, start.report.to_json())
-        remove_file(self.path / runs.METRICS)
 
     @contextmanager
     def journal(
@@ -283,8 +280,8 @@ def _explained(error: Exception, device: torch.device) -> Exception:
     """Return ``error`` with advice for the user if torch gives none."""
     if isinstance(error, torch.OutOfMemoryError):
         return AreluTlError(
-            f"out of memory on {device}: lower --img-size or --batch-size, or pass --amp or "
-            "--grad-checkpointing"
+            f"out of memory on {device}: lower `img_size` or `batch_size`, or pass `amp` or "
+            "`grad_checkpointing`"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch's words
         return AreluTlError(
@@ -297,10 +294,7 @@ def _explained(error: Exception, device: torch.device) -> Exception:
 def _summary(
     config: FinetuneConfig, path: Path, result: FitResult, training: Training, start: RunStart
 ) -> Summary:
-    state, final = result.state, result.final
-    if final is None:
-        raise ValueError("a run is evaluated")
-    curve = runs.load_run(path).curve("val")
+    state = result.state
     return {
         "arm": config.arm,
         "lr": config.lr,
@@ -309,11 +303,7 @@ def _summary(
         "steps": state.step,
         "epochs": state.epoch,
         "stopped_early": state.stopped_early,
-        "final_top1": final.top1,
-        "final_loss": final.loss,
-        "best_top1": state.best_top1,
-        "best_step": state.best_step,
-        "aulc": aulc([row["step"] for row in curve], [row["top1"] for row in curve]),
+        **runs.curve_results(runs.load_run(path).curve()),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 3) if state.seconds else None,
         "peak_memory_bytes": peak_memory_bytes(training.device),

@@ -83,7 +83,7 @@ def sweep(
         raise ConfigError("no folder of pictures: arelu-tl sweep DATA")
     if is_one_of_many():
         raise ConfigError(
-            "a sweep starts its processes itself: run it without torchrun, with --jobs to train "
+            "a sweep starts its processes itself: run it without torchrun, with `jobs` to train "
             "several at once"
         )
     config = absolute(config)
@@ -125,7 +125,7 @@ def sweep(
             if not schedule.fits(late):
                 duration = told_duration(late + schedule.block_seconds(late))
                 raise ConfigError(
-                    f"--time-budget {config.time_budget}: a run of every arm takes about "
+                    f"`time_budget` {config.time_budget}: a run of every arm takes about "
                     f"{duration}: allow more"
                 )
             if retry_failed:
@@ -288,7 +288,7 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     """
     before = runs.study_config(path)
     if not isinstance(before, SweepConfig):
-        raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another --name")
+        raise ConfigError(f"{path} is the study of a finetune, not a sweep: choose another `name`")
     # Settings that were chosen automatically when the study began stay fixed.
     found = {
         "batch_size": config.batch_size == "auto",
@@ -309,7 +309,7 @@ def _grown(path: Path, config: SweepConfig) -> SweepConfig:
     ]
     if apart:
         raise ConfigError(
-            f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name"
+            f"{path} was begun with other settings ({'; '.join(apart)}): choose another `name`"
         )
     joined = {
         key: list(dict.fromkeys([*getattr(before, key), *getattr(config, key)]))

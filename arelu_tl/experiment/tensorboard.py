@@ -128,7 +128,7 @@ def _writer_class() -> type[SummaryWriter]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(
-            "--tensorboard needs the package tensorboard: pip install 'arelu-tl[tensorboard]'"
+            "`tensorboard` needs the package tensorboard: pip install 'arelu-tl[tensorboard]'"
         ) from None
     return SummaryWriter
 

@@ -117,25 +117,25 @@ def export(
             on disk.
     """
     if quantize not in (None, "dynamic", "static"):
-        raise ConfigError(f"--quantize {quantize}: dynamic or static")
+        raise ConfigError(f"`quantize` {quantize}: dynamic or static")
     if quantize is not None and fp16:
-        raise ConfigError("--quantize and --fp16: choose one")
+        raise ConfigError("`quantize` and `fp16`: choose one")
     precision = "fp16" if fp16 else _PRECISIONS[quantize]
     options = ExportOptions(folding, trainable, with_preprocessing, precision)
     check_options(format, options)
     if push_to_hub is not None:
         hub.check_hub(push_to_hub)
     elif private:
-        raise ConfigError("--private: with --push-to-hub only")
+        raise ConfigError("`private`: with `push_to_hub` only")
     place = Path(data) if data is not None else None
     if place is not None and not place.is_dir():
-        raise DataError(f"--data {place}: no such folder")
+        raise DataError(f"`data` {place}: no such folder")
     say: Say = note or (lambda text: None)
     source = _best_of_study(Path(path), say)
     target = Path(output) if output is not None else _place(source, format)
     require_free(target)
     if format != "safetensors" and target.exists():
-        raise StorageError(f"{target} is a folder: choose another --output")
+        raise StorageError(f"{target} is a folder: choose another `output`")
     model, card = load_model(source)
     if card.form != "trained" or not (runs.is_run(run_of(source))):
         raise DataError(f"{source}: is an export already; name the run that it was made of")
@@ -170,16 +170,17 @@ def check_options(format: str, options: ExportOptions) -> None:  # noqa: A002
         ConfigError: it does not.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format {format}: one of {', '.join(FORMATS)}")
+        raise ConfigError(f"`format` {format}: one of {', '.join(FORMATS)}")
     for name, asked in (
-        ("--with-preprocessing", options.preprocessing),
-        ("--quantize and --fp16", options.precision != "float32"),
+        ("`with_preprocessing`", options.preprocessing),
+        ("`quantize` and `fp16`", options.precision != "float32"),
     ):
         if asked and format != "onnx":
-            raise ConfigError(f"{name}: with --format onnx only")
+            raise ConfigError(f"{name}: with `format='onnx'` only")
     if options.trainable and format != "safetensors":
         raise ConfigError(
-            "--trainable: with --format safetensors only; a file of operators has nothing to train"
+            "`trainable`: with `format='safetensors'` only; a file of operators has nothing to "
+            "train"
         )
     if format == "onnx":
         require_onnx()

@@ -33,20 +33,20 @@ def _token(repo: str) -> str:
     from huggingface_hub import constants, get_token
 
     if repo.count("/") != 1:
-        raise ConfigError(f"--push-to-hub {repo!r}: give it as USER/NAME")
+        raise ConfigError(f"`push_to_hub` {repo!r}: give it as USER/NAME")
     if problem := repo_problem(repo):
-        raise ConfigError(f"--push-to-hub: {_one_line(problem)}")
+        raise ConfigError(f"`push_to_hub`: {_one_line(problem)}")
     if constants.HF_HUB_OFFLINE:
-        raise ConfigError("--push-to-hub: HF_HUB_OFFLINE is set: unset it to upload")
+        raise ConfigError("`push_to_hub`: HF_HUB_OFFLINE is set: unset it to upload")
     try:
         token = get_token()
     except Exception as error:  # renewing a token in CI raises its own classes of error
         raise ConfigError(
-            f"--push-to-hub: there is no token for the hub: {_one_line(error)}"
+            f"`push_to_hub`: there is no token for the hub: {_one_line(error)}"
         ) from error
     if not token:
         raise ConfigError(
-            "--push-to-hub: not logged in to the hub: log in with `hf auth login` or set HF_TOKEN"
+            "`push_to_hub`: not logged in to the hub: log in with `hf auth login` or set HF_TOKEN"
         )
     return token
 
@@ -96,10 +96,10 @@ def push_to_hub(report: ExportReport, card: ModelCard, repo: str, *, private: bo
         # The client's network library and its upload library raise their own classes of error.
         reason = _reason(error, repo, api.endpoint).replace(token, "***")
         raise StorageError(
-            f"--push-to-hub: {reason}; the export itself is at {report.path}"
+            f"`push_to_hub`: {reason}; the export itself is at {report.path}"
         ) from error
     raise StorageError(
-        f"--push-to-hub: {repo} exists and is public, nothing was uploaded: choose another name, "
+        f"`push_to_hub`: {repo} exists and is public, nothing was uploaded: choose another name, "
         f"or make it private on the hub; the export itself is at {report.path}"
     )
 
@@ -115,7 +115,7 @@ def _hub_file(report: ExportReport) -> HubFile:
             kind = "pt2" if stream.read(4) == b"PK\x03\x04" else "onnx"
     except OSError as error:
         raise StorageError(
-            f"--push-to-hub: {path} cannot be read: {os.strerror(error.errno or 0)}"
+            f"`push_to_hub`: {path} cannot be read: {os.strerror(error.errno or 0)}"
         ) from error
     name = path.name if path.suffix.lower() == f".{kind}" else f"{path.name}.{kind}"
     if kind == "pt2":

@@ -36,7 +36,7 @@ def require_onnx() -> None:
             importlib.import_module(package)
         except ImportError:
             raise ConfigError(
-                f"--format onnx needs the package {package}: pip install 'arelu-tl[export]'"
+                f"`format='onnx'` needs the package {package}: pip install 'arelu-tl[export]'"
             ) from None
 
 
@@ -131,7 +131,7 @@ def require_slopes(content: bytes, module: fx.GraphModule) -> None:
 
 def _serialised(model: Any) -> bytes:
     if model.ByteSize() > _LARGEST:
-        raise ArtefactError("the file would exceed ONNX's 2 GB: export --format safetensors")
+        raise ArtefactError("the file would exceed ONNX's 2 GB: export `format='safetensors'`")
     return bytes(model.SerializeToString())
 
 

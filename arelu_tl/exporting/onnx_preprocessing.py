@@ -110,7 +110,7 @@ def _pixel_graph(data_config: Mapping[str, Any]) -> tuple[list[Any], dict[str, A
     kind = _FILTERS.get(data_config["interpolation"])
     if kind is None:
         raise ConfigError(
-            f"--with-preprocessing: ONNX has no resize like Pillow's {data_config['interpolation']}"
+            f"`with_preprocessing`: ONNX has no resize like Pillow's {data_config['interpolation']}"
         )
     if (
         mode not in ("center", "squash")
@@ -118,7 +118,7 @@ def _pixel_graph(data_config: Mapping[str, Any]) -> tuple[list[Any], dict[str, A
         or crop_pct > 1
     ):
         raise ConfigError(
-            f"--with-preprocessing: crop mode {mode} at {height} x {width} and {crop_pct} "
+            f"`with_preprocessing`: crop mode {mode} at {height} x {width} and {crop_pct} "
             "is not supported"
         )
     node = onnx.helper.make_node

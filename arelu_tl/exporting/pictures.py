@@ -91,14 +91,14 @@ class ExportPictures:
             if not (root / path).is_file():
                 raise DataError(
                     f"{root}: {path} is not there; "
-                    "fewer bits need the run's pictures (--data FOLDER)"
+                    "fewer bits need the run's pictures (`data=FOLDER`)"
                 )
 
     def _found(self) -> RunPictures:
         if self._pictures is None or not self._pictures.train or not self._pictures.val:
             raise DataError(
                 "fewer bits need the run's own pictures, which are gone: "
-                "say with --data where they are now"
+                "say with `data` where they are now"
             )
         return self._pictures
 

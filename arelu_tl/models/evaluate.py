@@ -200,7 +200,7 @@ def evaluate(
         if len(trained_on) == len(listed):
             raise DataError(
                 f"{data}: all {len(listed)} pictures were trained on: name others, "
-                "or pass --include-training"
+                "or pass `include_training`"
             )
         listed = [(path, label) for path, label in listed if path not in trained_on]
     bad: list[Rejected] = []

@@ -46,13 +46,13 @@ def require_free(path: Path) -> None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StorageError(
                 f"{path} exists{' and is not empty' if path.is_dir() else ''}: "
-                "choose another --output"
+                "choose another `output`"
             )
         around = next(p for p in path.resolve().parents if p.exists())
     if not around.is_dir() or not os.access(around, os.W_OK):
         raise StorageError(
             f"{path}: {around} is {'read-only' if around.is_dir() else 'no folder'}: "
-            "choose another --output"
+            "choose another `output`"
         )
 
 

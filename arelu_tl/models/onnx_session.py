@@ -69,7 +69,7 @@ class OnnxSession:
             raise ArtefactError(f"{path}: onnxruntime cannot open it: {_one_line(error)}") from None
         # Without a driver or a library it falls back to the CPU silently.
         if len(providers) > 1 and len(self._session.get_providers()) < 2:
-            raise ConfigError(f"--device {device}: onnxruntime cannot use it here")
+            raise ConfigError(f"`device` {device}: onnxruntime cannot use it here")
         self._read_metadata(self._session.get_modelmeta().custom_metadata_map)
         self._read_ports()
 
@@ -157,10 +157,10 @@ def _providers(runtime: ModuleType, device: str | None) -> list[Any]:
     if kind == "cpu" and not number:
         return ["CPUExecutionProvider"]
     if kind != "cuda" or (number and not number.isdecimal()):
-        raise ConfigError(f"--device {device}: an .onnx file runs on cpu, cuda or cuda:N")
+        raise ConfigError(f"`device` {device}: an .onnx file runs on cpu, cuda or cuda:N")
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise ConfigError(
-            f"--device {device}: this onnxruntime knows the processor only: "
+            f"`device` {device}: this onnxruntime knows the processor only: "
             "pip install onnxruntime-gpu"
         )
     return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]

@@ -136,7 +136,7 @@ def predict(
         ArtefactError: an answer of the model is NaN or infinite.
     """
     if top < 1 or batch_size < 1:
-        raise ConfigError("--top and --batch-size must be at least 1")
+        raise ConfigError("`top` and `batch_size` must be at least 1")
     return _predict(classifier, paths, min(top, len(classifier.classes)), batch_size, progress)
 
 

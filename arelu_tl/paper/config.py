@@ -113,21 +113,21 @@ class ReproduceConfig(BaseModel):
         if self.dataset not in (None, "digits") and self.data is None:
             raise ValueError(
                 f"dataset {self.dataset} is read from a folder of torchvision's: name it with "
-                "--data"
+                "`data`"
             )
         if self.dataset == "digits" and self.data is not None:
             raise ValueError(
-                "digits come with a package and are in no folder: leave out --data, or name "
-                "another --dataset"
+                "digits come with a package and are in no folder: leave out `data`, or name "
+                "another `dataset`"
             )
         if self.download and self.data is None:
-            raise ValueError("download needs the folder to fetch into: --data")
+            raise ValueError("download needs the folder to fetch into: `data`")
         if self.transfer and self.dataset is not None:
             raise ValueError(
-                "transfer goes between two sets of digits of its own: leave out --dataset"
+                "transfer goes between two sets of digits of its own: leave out `dataset`"
             )
         if not self.transfer and self.pretrain_epochs != 1:
-            raise ValueError("pretrain_epochs are those before a --transfer")
+            raise ValueError("pretrain_epochs are those before a `transfer`")
         if self.transfer and len(self.opts) > 1:
             raise ValueError("transfer fine-tunes with one optimiser")
         return self

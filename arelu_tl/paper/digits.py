@@ -113,7 +113,7 @@ def load_digit_set(name: str, root: Path | None = None, *, download: bool = Fals
     if name == "sklearn-digits":
         return _sklearn()
     if root is None:
-        raise DataError(f"{name} is read from a folder of torchvision's: name it with --data")
+        raise DataError(f"{name} is read from a folder of torchvision's: name it with `data`")
     return _torchvision(name, root, download=download)
 
 
@@ -219,7 +219,7 @@ def _torchvision(name: str, root: Path, *, download: bool) -> DigitSet:
         pickle.UnpicklingError,
     ) as error:
         # torchvision checks a file's content by assertions.
-        hint = "" if download else " (--download fetches it)"
+        hint = "" if download else " (`download` fetches it)"
         raise DataError(
             f"{root}: torchvision cannot read {kind} there: "
             f"{' '.join(str(error).split())[:160]}{hint}"

@@ -132,7 +132,7 @@ def _grown(path: Path, config: ReproduceConfig) -> ReproduceConfig:
             settings, which the message names.
     """
     if not (path / reproduction.CONFIG).is_file():
-        raise ConfigError(f"{path} is there already and no reproduction: choose another --name")
+        raise ConfigError(f"{path} is there already and no reproduction: choose another `name`")
     before = resumed(path)
     ours, theirs = (
         {**each.model_dump(mode="json"), "dataset": each.chosen_dataset}
@@ -148,7 +148,7 @@ def _grown(path: Path, config: ReproduceConfig) -> ReproduceConfig:
     ]
     if apart:
         raise ConfigError(
-            f"{path} was begun with other settings ({'; '.join(apart)}): choose another --name"
+            f"{path} was begun with other settings ({'; '.join(apart)}): choose another `name`"
         )
     joined = {
         key: list(dict.fromkeys([*getattr(before, key), *getattr(config, key)]))

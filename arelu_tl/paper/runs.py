@@ -5,10 +5,6 @@ They have the form of every other run's, so that ``compare`` can read them.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +18,9 @@ from arelu_tl.paper.units import Outcome, Task
 from arelu_tl.records import runs
 from arelu_tl.records.config import SweepConfig, check_config, dump_yaml
 from arelu_tl.records.format import FORMAT, require_format
-from arelu_tl.records.rows import EPOCH_COLUMNS
-from arelu_tl.records.runs import aulc, pack_flags
+from arelu_tl.records.rows import MetricRow, Summary, epoch_row, metric_row
+from arelu_tl.records.run_log import RunLog
+from arelu_tl.records.runs import pack_flags
 from arelu_tl.records.storage import make_folder, read_json, write_json, write_text
 
 MODEL = "mnist-conv"
@@ -106,16 +103,18 @@ def write_runs(
     for number, (lr, seed) in enumerate(outcome.unit.nets):
         run = make_folder(path / runs.run_name(outcome.unit.activation, lr, seed))
         own = {"arm": outcome.unit.activation, "lr": lr, "seed": seed, "baseline": False}
-        rows, epochs = _rows(outcome, number, lr), _epochs(outcome, number, lr)
+        rows = _rows(outcome, number, lr)
         write_text(
             run / runs.RUN_CONFIG,
             dump_yaml(check_config({**_shared(config, outcome.unit.task), **own})),
         )
         write_json(run / runs.ENVIRONMENT, environment)
-        write_text(
-            run / runs.METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        )
-        write_text(run / runs.RESULTS, _csv(epochs))
+        evaluations = {row["step"]: row for row in rows if row["split"] == "val"}
+        with RunLog(run) as log:
+            for row in rows:
+                log.metric(row)
+                if row["split"] == "train":
+                    log.epoch(epoch_row(row, evaluations[row["step"]]))
         write_json(
             run / runs.SUMMARY, _summary(outcome, number, rows, fingerprint, environment["device"])
         )
@@ -146,76 +145,40 @@ def _share(outcome: Outcome, seconds: float) -> float:
     return round(seconds / len(outcome.unit.nets), 4)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _rows(outcome: Outcome, net: int, lr: float) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl: the evaluations, in order of steps.
-
-    At an epoch's last step, the training row comes before the evaluation.
-    """
-    rows: list[dict[str, Any]] = []
+def _rows(outcome: Outcome, net: int, lr: float) -> list[MetricRow]:
+    """Return the rows of metrics.jsonl in order of steps; at an epoch's end, training first."""
+    rows = []
     for each in outcome.curves.evaluations:
         correct = each.correct[net]
-        row = {
-            "step": each.step,
-            "epoch": round(each.epoch, 6),
-            "split": "val",
-            "loss": _finite(float(each.loss[net])),
-        }
-        row |= {
-            "top1": float(correct.float().mean()),
-            "lr": lr,
-            "seconds": _share(outcome, each.seconds),
-        }
+        row = metric_row(
+            "val",
+            step=each.step,
+            epoch=round(each.epoch, 6),
+            loss=float(each.loss[net]),
+            top1=float(correct.float().mean()),
+            lr=lr,
+            seconds=_share(outcome, each.seconds),
+        )
         rows.append(row | {"correct": pack_flags(correct.numpy())})
     for mean in outcome.curves.epochs:
-        row = {
-            "step": mean.step,
-            "epoch": mean.epoch,
-            "split": "train",
-            "loss": _finite(float(mean.loss[net])),
-        }
-        rows.append(
-            row
-            | {"top1": float(mean.top1[net]), "lr": lr, "seconds": _share(outcome, mean.seconds)}
+        row = metric_row(
+            "train",
+            step=mean.step,
+            epoch=mean.epoch,
+            loss=float(mean.loss[net]),
+            top1=float(mean.top1[net]),
+            lr=lr,
+            seconds=_share(outcome, mean.seconds),
         )
+        rows.append(row)
     return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
-def _epochs(outcome: Outcome, net: int, lr: float) -> list[dict[str, Any]]:
-    """Return the rows of results.csv."""
-    at = {each.step: each for each in outcome.curves.evaluations}
-    return [
-        {
-            "epoch": mean.epoch,
-            "step": mean.step,
-            "train_loss": _finite(float(mean.loss[net])),
-            "train_top1": float(mean.top1[net]),
-            "val_loss": _finite(float(at[mean.step].loss[net])),
-            "val_top1": float(at[mean.step].correct[net].float().mean()),
-            "lr": lr,
-            "seconds": _share(outcome, mean.seconds),
-        }
-        for mean in outcome.curves.epochs
-    ]
-
-
-def _csv(epochs: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, EPOCH_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(epochs)
-    return out.getvalue()
-
-
 def _summary(
-    outcome: Outcome, net: int, rows: list[dict[str, Any]], fingerprint: str, device: str
-) -> dict[str, Any]:
+    outcome: Outcome, net: int, rows: list[MetricRow], fingerprint: str, device: str
+) -> Summary:
     lr, seed = outcome.unit.nets[net]
     val = [row for row in rows if row["split"] == "val"]
-    best = max(val, key=lambda row: (row["top1"], -row["step"]))
     seconds = _share(outcome, outcome.curves.seconds)
     source = outcome.unit.task.source
     began = (
@@ -224,7 +187,7 @@ def _summary(
         else f"trained on {source.name}, each arm by itself"
     )
     broken = int(outcome.curves.broken[net])
-    outcome_fields: dict[str, Any] = {"status": "finished"}
+    ended: Summary = {"status": "finished"}
     if broken >= 0:
         when = (
             f"at step {broken}"
@@ -234,20 +197,16 @@ def _summary(
         error = (
             f"the loss became no finite number {when}; its accuracies are those of what was left"
         )
-        outcome_fields = {"status": "failed", "error": error, "exit_code": NonFiniteError.exit_code}
+        ended = {"status": "failed", "error": error, "exit_code": NonFiniteError.exit_code}
     return {
         "arm": outcome.unit.activation,
         "lr": lr,
         "seed": seed,
-        **outcome_fields,
+        **ended,
         "steps": val[-1]["step"],
         "epochs": len(outcome.curves.epochs),
         "stopped_early": False,
-        "final_top1": val[-1]["top1"],
-        "final_loss": val[-1]["loss"],
-        "best_top1": best["top1"],
-        "best_step": best["step"],
-        "aulc": aulc([row["step"] for row in val], [row["top1"] for row in val]),
+        **runs.curve_results(val),
         "seconds": seconds,
         "images_per_second": round(outcome.pictures / seconds, 3) if seconds else None,
         "peak_memory_bytes": None,

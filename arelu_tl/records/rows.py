@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeVar, cast
 
@@ -57,16 +58,44 @@ class EpochRow(TypedDict):
     seconds: float
 
 
-EPOCH_COLUMNS = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_top1",
-    "val_loss",
-    "val_top1",
-    "lr",
-    "seconds",
-)
+EPOCH_COLUMNS = tuple(EpochRow.__annotations__)
+
+
+def metric_row(
+    split: Literal["train", "val"],
+    *,
+    step: int,
+    epoch: float,
+    loss: float,
+    top1: float,
+    lr: float,
+    seconds: float,
+) -> MetricRow:
+    """Make a line of metrics.jsonl."""
+    return {
+        "step": step,
+        "epoch": epoch,
+        "split": split,
+        "loss": loss if math.isfinite(loss) else None,
+        "top1": top1,
+        "lr": lr,
+        "seconds": round(seconds, 4),
+    }
+
+
+def epoch_row(train: MetricRow, val: MetricRow | None) -> EpochRow:
+    """Make a line of results.csv from the means over an epoch and the evaluation at its end."""
+    row: EpochRow = {
+        "epoch": int(train["epoch"]),
+        "step": train["step"],
+        "train_loss": train["loss"],
+        "train_top1": train["top1"],
+        "lr": train["lr"],
+        "seconds": train["seconds"],
+    }
+    if val is not None:
+        row |= {"val_loss": val["loss"], "val_top1": val["top1"]}
+    return row
 
 
 @with_config(_OPEN)
@@ -83,6 +112,7 @@ class Summary(TypedDict, total=False):
         seconds: training time.
         micro_batch: pictures that memory held at a time; None if it held the whole batch.
         on_features: whether only the head was trained, on cached features.
+        stack: number of nets that ``reproduce`` trained together.
         pairing: what both runs of a pair must share.
     """
 
@@ -106,6 +136,7 @@ class Summary(TypedDict, total=False):
     micro_batch: int | None
     on_features: bool
     device: str
+    stack: int
     pairing: dict[str, Any]
 
 

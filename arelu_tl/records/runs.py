@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -309,6 +310,22 @@ def unpack_flags(texts: Sequence[str]) -> NDArray[np.bool_]:
         raise ValueError("not packed flags: their count does not fit them")
     rows = np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(texts), width)
     return np.unpackbits(rows, axis=1, count=int(count)).astype(bool)
+
+
+def curve_results(curve: Sequence[MetricRow]) -> Summary:
+    """Return the part of summary.json that follows from a run's evaluations, in order of steps."""
+    last = curve[-1]
+    # Of equal accuracies, the one with the smallest loss, then the earliest: as training keeps it.
+    best = max(
+        curve, key=lambda row: (row["top1"], -math.inf if row["loss"] is None else -row["loss"])
+    )
+    return {
+        "final_top1": last["top1"],
+        "final_loss": last["loss"],
+        "best_top1": best["top1"],
+        "best_step": best["step"],
+        "aulc": aulc([row["step"] for row in curve], [row["top1"] for row in curve]),
+    }
 
 
 def aulc(steps: Sequence[int], accuracy: Sequence[float]) -> float:

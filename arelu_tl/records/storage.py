@@ -48,11 +48,11 @@ def require_room(folder: Path, report: str) -> None:
         StorageError: it is a file, or contains other files.
     """
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file: choose another --output")
+        raise StorageError(f"{folder} is a file: choose another `output`")
     with storage_errors(folder):
         if folder.exists() and any(folder.iterdir()) and not (folder / report).is_file():
             raise StorageError(
-                f"{folder} exists, is not empty and holds no {report}: choose another --output"
+                f"{folder} exists, is not empty and holds no {report}: choose another `output`"
             )
 
 
@@ -245,6 +245,11 @@ class RowWriter:
         with storage_errors(self.path):
             self._file.write((json.dumps(row, allow_nan=False) + "\n").encode())
             self._file.flush()
+
+    def truncate(self) -> None:
+        """Remove every row."""
+        with storage_errors(self.path):
+            self._file.truncate(0)
 
     def length(self) -> int:
         """Return the number of bytes so far, all of them flushed."""

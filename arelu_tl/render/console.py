@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arelu_tl.render.grid import Grid
-from arelu_tl.render.text import Part, visible
+from arelu_tl.render.text import Part, as_options, visible
 
 # What can be printed: a command or path to copy, never wrapped; a sentence; a table.
 Shown = str | Text | Grid
@@ -33,6 +33,12 @@ def line(*parts: Part, style: str = "") -> Text:
         text, own = part if isinstance(part, tuple) else (part, "")
         made.append(visible(text), own or None)
     return made
+
+
+def message(*parts: Part, style: str = "") -> Text:
+    """``line`` of a message that may come from the library, which names parameters."""
+    texts = [(part, "") if isinstance(part, str) else part for part in parts]
+    return line(*((as_options(text), own) for text, own in texts), style=style)
 
 
 class Output:
@@ -61,13 +67,13 @@ class Output:
                 otherwise the last.
             whole: never wrap it, because it holds a command or a path.
         """
-        texts = [line(*parts), *map(line, shorter)]
+        texts = [message(*parts), *map(message, shorter)]
         fitting = next((each for each in texts if each.cell_len <= self.err.width), texts[-1])
         _print(self.err, fitting, whole=whole)
 
     def warn(self, *parts: Part) -> None:
         """Print a sentence on stderr, even if ``quiet``."""
-        _print(self._warnings, line(*parts))
+        _print(self._warnings, message(*parts))
 
     def report(self, *shown: Shown, data: Any, paged: bool = False) -> None:
         """Print the command's result.

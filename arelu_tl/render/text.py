@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import unicodedata
 from pathlib import Path
@@ -19,6 +20,26 @@ def visible(text: object) -> str:
     if raw.isprintable():
         return raw
     return "".join(c if unicodedata.category(c) not in UNSEEN else repr(c)[1:-1] for c in raw)
+
+
+# What the library's messages write in backticks: a parameter, or one with its value.
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=('?)([^`']*)\2)?`")
+
+
+def as_options(message: str) -> str:
+    """The library's ``message`` with its parameters written as options of the command line.
+
+    >>> as_options("lower `lr`, or start with `init='near-relu'` and `pretrained=False`")
+    'lower --lr, or start with --init near-relu and --no-pretrained'
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[3]
+        if value == "False":
+            return f"--no-{name}"
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return _PARAMETER.sub(option, message)
 
 
 def shorten(text: str, length: int) -> str:

@@ -285,7 +285,7 @@ def _check(
     if arm == RECALIBRATED and not batches:
         raise SurgeryError(
             f"arm {arm} re-estimates BatchNorm from calibration pictures: give some (inspect: "
-            "--images FOLDER)"
+            "`images=FOLDER`)"
         )
     if batchnorm not in BATCHNORM_MODES:
         raise SurgeryError(f"unknown batchnorm {batchnorm!r}: {', '.join(BATCHNORM_MODES)}")

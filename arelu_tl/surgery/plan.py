@@ -208,7 +208,7 @@ def make_plan(
             f"beta must lie in [-20, 20], beyond which its sigmoid has no gradient: {beta}"
         )
     include, exclude = ([p] if isinstance(p, str) else list(p or ()) for p in (include, exclude))
-    for option, patterns in (("--include", include), ("--exclude", exclude)):
+    for option, patterns in (("`include`", include), ("`exclude`", exclude)):
         for pattern in patterns:
             _require_match(option, pattern, sites)
     last = sum(site.runs for site in sites) - 1
@@ -227,7 +227,7 @@ def make_plan(
     _require_one_width(planned)
     plan = SurgeryPlan(init, _with_routes(planned))
     if not plan.replaced:
-        raise SurgeryError("the patterns leave no site to replace: loosen --include or --exclude")
+        raise SurgeryError("the patterns leave no site to replace: loosen `include` or `exclude`")
     return plan
 
 

@@ -52,7 +52,7 @@ class _HandOut(TorchFunctionMode):
             raise SurgeryError(
                 f"{self._where} runs a ReLU where no gradients are recorded (checkpointing inside "
                 "its forward pass, or an autograd.Function), so its activation could not learn: "
-                "leave its sites out with --exclude"
+                "leave its sites out with `exclude`"
             )
         activation = self._activations[self._position]
         self._position += 1
@@ -68,7 +68,7 @@ class _HandOut(TorchFunctionMode):
         raise SurgeryError(
             f"{self._where} ran {how} ReLUs than the {len(self._activations)} that it ran when "
             "surgery examined it: its forward pass depends on its input or mode; leave its sites "
-            "out with --exclude"
+            "out with `exclude`"
         )
 
 

@@ -21,6 +21,6 @@ def choose_device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"--device {name}: not usable here: {str(error).splitlines()[0]}"
+            f"`device` {name}: not usable here: {str(error).splitlines()[0]}"
         ) from None
     return device

@@ -102,8 +102,8 @@ def evaluate(
     loss = loss_of.double().mean().item()
     if not torch.isfinite(torch.tensor(loss)):
         raise NonFiniteError(
-            f"the validation loss is {loss}: lower --lr, or start closer to ReLU with --init "
-            "calibrated"
+            f"the validation loss is {loss}: lower `lr`, or start closer to ReLU with "
+            "`init='calibrated'`"
         )
     return Evaluation(
         loss=loss,

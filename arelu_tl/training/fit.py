@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from arelu_tl.activation.arelu import named_arelus, site_values
 from arelu_tl.data.loader import Batches, batch_digest
 from arelu_tl.errors import Interrupted, NonFiniteError
-from arelu_tl.records.rows import EpochRow, MetricRow
+from arelu_tl.records.rows import EpochRow, MetricRow, epoch_row, metric_row
 from arelu_tl.records.runs import pack_flags
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import Evaluation, evaluate
@@ -345,16 +345,7 @@ class _Loop:
         final = self.evaluate()
         if over:
             means, self.epoch_window = self.epoch_window.means(), _Window()
-            row: EpochRow = {
-                "epoch": state.epoch,
-                "step": state.step,
-                "train_loss": means["loss"],
-                "train_top1": means["top1"],
-                "lr": self._learning_rate(),
-                "seconds": round(state.seconds, 3),
-            }
             if final is not None:
-                row |= {"val_loss": final.loss, "val_top1": final.top1}
                 state.stale_epochs = (
                     0 if final.top1 > state.best_epoch_top1 else state.stale_epochs + 1
                 )
@@ -362,7 +353,8 @@ class _Loop:
                 state.stopped_early = (
                     settings.patience is not None and state.stale_epochs >= settings.patience
                 )
-            self.journal.epoch_end(row)
+            val = None if final is None else self._row("val", final.loss, final.top1)
+            self.journal.epoch_end(epoch_row(self._row("train", **means), val))
         if due := settings.save_epochs or self._save_is_due():
             self.save()
         else:
@@ -375,16 +367,8 @@ class _Loop:
         if (result := self._evaluation()) is None:
             return None
         state = self.state
-        row: MetricRow = {
-            "step": state.step,
-            "epoch": state.epoch,
-            "split": "val",
-            "loss": result.loss,
-            "top1": result.top1,
-            "lr": self._learning_rate(),
-            "seconds": round(state.seconds, 3),
-            "correct": pack_flags(result.correct.numpy()),
-        }
+        row = self._row("val", result.loss, result.top1)
+        row["correct"] = pack_flags(result.correct.numpy())
         if self.learns:
             row["sites"] = site_values(self.evaluated)
         self.journal.row(row)
@@ -434,21 +418,21 @@ class _Loop:
         )
 
     def _log_training(self) -> None:
-        state = self.state
         if self.window.images:
-            means = self.window.means()
-            self.journal.row(
-                {
-                    "step": state.step,
-                    "epoch": state.epoch,
-                    "split": "train",
-                    "loss": means["loss"],
-                    "top1": means["top1"],
-                    "lr": self._learning_rate(),
-                    "seconds": round(state.seconds, 3),
-                }
-            )
+            self.journal.row(self._row("train", **self.window.means()))
         self.window = _Window()
+
+    def _row(self, split: Literal["train", "val"], loss: float, top1: float) -> MetricRow:
+        state = self.state
+        return metric_row(
+            split,
+            step=state.step,
+            epoch=state.epoch,
+            loss=loss,
+            top1=top1,
+            lr=self._learning_rate(),
+            seconds=state.seconds,
+        )
 
     def _learning_rate(self) -> float:
         """Return the backbone's rate if it trains, else the head's, else that of alpha and beta."""
@@ -474,7 +458,7 @@ class _Loop:
         if (name := nonfinite_parameter(self.model)) is not None:
             raise NonFiniteError(
                 f"parameter {name} became infinite or undefined at step {self.state.step}: lower "
-                "--lr"
+                "`lr`"
             )
 
     def _save_is_due(self) -> bool:

@@ -25,7 +25,7 @@ def enable_grad_checkpointing(model: nn.Module) -> None:
     except (AssertionError, NotImplementedError):  # what timm's unsupported architectures raise
         raise ConfigError(
             f"{type(model).__name__} has no gradient checkpointing: leave out "
-            "--grad-checkpointing, or lower --batch-size"
+            "`grad_checkpointing`, or lower `batch_size`"
         ) from None
 
 

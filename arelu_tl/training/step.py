@@ -182,8 +182,8 @@ class Step:
         what = "a gradient" if bad is None else "the training loss"
         raise NonFiniteError(
             f"{what} became {'infinite or undefined' if bad is None else bad} at step {step + 1}, "
-            f"first in {self._culprit(batches)}: lower --lr, clip with --clip-grad, or start "
-            "closer to ReLU with --init calibrated"
+            f"first in {self._culprit(batches)}: lower `lr`, clip with `clip_grad`, or start "
+            "closer to ReLU with `init='calibrated'`"
         )
 
     def _culprit(self, batches: Sequence[Batch]) -> str:

@@ -76,7 +76,7 @@ def check_recomputation(
                 raise
             raise ConfigError(
                 f"{type(model).__name__} cannot be checkpointed "
-                f"({' '.join(str(error).split())[:150]}): leave out --grad-checkpointing"
+                f"({' '.join(str(error).split())[:150]}): leave out `grad_checkpointing`"
             ) from error
     for plain, ours in zip(*gradients, strict=True):
         if not torch.allclose(
@@ -84,7 +84,7 @@ def check_recomputation(
         ):
             raise ConfigError(
                 f"{type(model).__name__} has other gradients with checkpointing than without: "
-                "leave out --grad-checkpointing"
+                "leave out `grad_checkpointing`"
             )
 
 

@@ -321,7 +321,7 @@ def test_evaluations_at_other_steps_are_cut_where_both_were_evaluated(tmp_path: 
         steps=(0, 5, 10, 15, 20, 25),
         right=1000,
     )
-    found = only_rate(compare([tmp_path], allow=["eval_every"]))
+    found = only_rate(compare([tmp_path], allow_difference=["eval_every"]))
     assert (found.steps, found.cut) == (20, True)
     assert found.aulc.mean == pytest.approx(0)
     assert "up to step 20" in found.sentence

@@ -216,11 +216,13 @@ def test_runs_of_two_experiments_are_refused_with_what_parts_them(tmp_path: Path
     for study, epochs in (("short", 3), ("long", 30)):
         for arm, curve in (("arelu", FAST), ("relu", SLOW)):
             write_run(tmp_path / study, arm, curve, epochs=epochs)
-    with pytest.raises(ComparisonError, match=r"epochs (3 and 30|30 and 3) .*--allow-difference"):
+    with pytest.raises(
+        ComparisonError, match=r"epochs (3 and 30|30 and 3) .*`allow_difference=KEY`"
+    ):
         compare([tmp_path])
     # One seed in two studies is no two seeds, whatever is allowed.
     with pytest.raises(ComparisonError, match="one arm at one rate and seed, and differ: epochs"):
-        compare([tmp_path], allow=["epochs"])
+        compare([tmp_path], allow_difference=["epochs"])
 
 
 def test_a_difference_between_the_arms_can_be_insisted_on_and_is_told(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_a_difference_between_the_arms_can_be_insisted_on_and_is_told(tmp_path: 
     write_run(tmp_path, "relu", SLOW)
     with pytest.raises(ComparisonError, match="batch_size"):
         compare([tmp_path])
-    comparison = compare([tmp_path], allow=["batch_size"])
+    comparison = compare([tmp_path], allow_difference=["batch_size"])
     assert comparison.allowed == ["batch_size 64 and 32", "order or augmentation in epoch 1"]
     assert any(
         text.startswith("Compared although they differ: batch_size") for text in comparison.warnings
@@ -245,7 +247,7 @@ def test_another_head_is_refused_whatever_else_is_allowed(tmp_path: Path) -> Non
     write_run(tmp_path, "arelu", FAST, epochs=4, pairing={**PAIRING, "head_init": "x" * 64})
     write_run(tmp_path, "relu", SLOW)
     with pytest.raises(ComparisonError, match="head initialisation"):
-        compare([tmp_path], allow=["epochs"])
+        compare([tmp_path], allow_difference=["epochs"])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_another_head_is_refused_whatever_else_is_allowed(tmp_path: Path) -> Non
 def test_only_settings_can_be_allowed_to_differ(key: str, told: str, tmp_path: Path) -> None:
     write_run(tmp_path, "arelu", FAST)
     with pytest.raises(ConfigError, match=told):
-        compare([tmp_path], allow=[key])
+        compare([tmp_path], allow_difference=[key])
 
 
 def test_two_variants_of_an_arm_are_told_apart_by_what_parts_them(tmp_path: Path) -> None:

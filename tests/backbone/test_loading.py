@@ -385,7 +385,7 @@ def test_an_unknown_tag_gets_the_tags_there_are() -> None:
 
 def test_a_model_without_pretrained_weights_says_so() -> None:
     name = next(n for n in timm.list_models() if not timm.get_pretrained_cfg(n).has_weights)
-    with pytest.raises(BackboneError, match=r"no pretrained weights.*--pretrained-path"):
+    with pytest.raises(BackboneError, match=r"no pretrained weights.*`pretrained_path=FILE`"):
         load_backbone(name)
 
 
@@ -475,7 +475,7 @@ def test_a_folder_or_a_file_in_the_place_of_a_name_is_told_where_it_goes(
         with pytest.raises(BackboneError, match=f"local-dir:{name}"):
             load_backbone(name)
     monkeypatch.chdir(local_model)
-    with pytest.raises(BackboneError, match="--pretrained-path"):
+    with pytest.raises(BackboneError, match="`pretrained_path`"):
         load_backbone("model.safetensors")
 
 
@@ -517,7 +517,7 @@ except BackboneError as error:
         "model.safetensors",
         "network",
         "HF_HUB_OFFLINE",
-        "--pretrained-path",
+        "`pretrained_path=FILE`",
     ):
         assert part in line
 

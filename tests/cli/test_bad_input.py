@@ -166,7 +166,7 @@ def test_check_says_all_that_is_wrong_and_passes_what_is_allowed(tmp_path: Path)
     told = json.loads(done.stdout)
     assert told == json.loads((tmp_path / "report" / "check.json").read_text())
     assert not told["accepted"]
-    words = ("circle", "decoded", "--allow-duplicates")
+    words = ("circle", "decoded", "`allow_duplicates`")
     assert [[word in problem for word in words] for problem in told["problems"]] == np.eye(
         3, dtype=bool
     ).tolist()

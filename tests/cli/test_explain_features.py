@@ -71,7 +71,7 @@ def test_json_tells_every_site_and_both_arms(place: Path) -> None:
         (["nowhere", "grey.png"], 2, "nowhere: no such folder"),
         (["file", "grey.png"], 2, "file: not a folder"),
         ([RUN, "grey.png", "--site", "conv7"], 2, "--site 'conv7' matches no site"),
-        ([RUN, "grey.png", "--class", "cat"], 2, "--class 'cat': no class of this run"),
+        ([RUN, "grey.png", "--class", "cat"], 2, "class 'cat': no class of this run"),
         ([RUN, "grey.png", "--output", "page.svg"], 2, "ends in .png"),
         ([RUN, "grey.png", "--output", "file/page.png"], 5, "file"),
         ([RUN, "grey.png", "--channels", "9"], 2, "equal to 8"),

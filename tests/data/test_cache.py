@@ -507,7 +507,7 @@ def test_a_folder_in_memory_that_is_somebody_elses_is_refused(place: Path) -> No
 
 def test_a_system_without_memory_folder_says_so(place: Path) -> None:
     (place / "shm").rmdir()
-    with pytest.raises(ConfigError, match="--cache disk"), open_cache("ram", ROOM):
+    with pytest.raises(ConfigError, match="`cache='disk'`"), open_cache("ram", ROOM):
         pass
 
 
@@ -516,7 +516,7 @@ def test_a_cache_folder_that_cannot_be_made_says_so_and_auto_does_without(
 ) -> None:
     (place / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "file"))
-    with pytest.raises(StorageError, match="--cache off"), open_cache("disk", ROOM):
+    with pytest.raises(StorageError, match="`cache='off'`"), open_cache("disk", ROOM):
         pass
     with open_cache("auto", ROOM) as cache:
         assert cache is not None

@@ -269,7 +269,7 @@ def test_copies_across_given_splits_are_refused_unless_allowed(tmp_path: Path) -
         },
     )
     with pytest.raises(
-        DataError, match=r"train/dog/1\.png = val/dog/leak\.png.*--allow-duplicates"
+        DataError, match=r"train/dog/1\.png = val/dog/leak\.png.*`allow_duplicates`"
     ):
         scan_folder(root)
     folder = scan_folder(root, ScanSettings(allow_duplicates=True))
@@ -371,7 +371,7 @@ def test_copies_are_the_same_without_a_cache_in_a_cold_and_in_a_warm_one_and_for
 def test_a_class_of_one_film_cannot_be_split_unless_allowed(tmp_path: Path) -> None:
     root = write(tmp_path, pictures("a") | {"b/1.png": view(5), "b/2.jpg": view(5, copy=True)})
     with pytest.raises(
-        DataError, match=r"class b has 2 copies of one picture; .*--allow-duplicates"
+        DataError, match=r"class b has 2 copies of one picture; .*`allow_duplicates`"
     ):
         scan_folder(root)
     assert len(scan_folder(root, ScanSettings(allow_duplicates=True)).splits["val"]) == 2
@@ -463,7 +463,7 @@ def test_a_link_out_of_the_folder_is_refused_unless_followed(
         link(root / place, outside)
     else:
         link(root / place, outside / "more")
-    with pytest.raises(DataError, match=rf"1 link out of the folder \({place}\): .*--follow-links"):
+    with pytest.raises(DataError, match=rf"1 link out of the folder \({place}\): .*`follow_links`"):
         scan_folder(root)
     folder = scan_folder(root, ScanSettings(follow_links=True))
     assert f"{place}/cat/1.png" if place == "val" else f"{place}/1.png" in every_path(folder)
@@ -492,7 +492,7 @@ def test_links_in_a_circle_end(target: str, tmp_path: Path) -> None:
         assert len(every_path(scan_folder(root))) == len(SPLIT)
         return
     with pytest.raises(
-        DataError, match=r"1 link in a circle \(train/cat/again\): .*--follow-links"
+        DataError, match=r"1 link in a circle \(train/cat/again\): .*`follow_links`"
     ):
         scan_folder(root)
     assert every_path(scan_folder(root, ScanSettings(follow_links=True))) == sorted(SPLIT)
@@ -562,7 +562,7 @@ def test_classes_of_very_different_sizes_and_of_one_picture_are_told(tmp_path: P
         "no validation picture of b",
         "one training picture only of b",
         "classes of 1 (b) to 11 training pictures (a): accuracy speaks for the large ones; "
-        "--balance makes every class weigh the same",
+        "`balance` makes every class weigh the same",
     ]
     (root / "train/a/10.png").unlink()
     assert len(scan_folder(root).warnings()) == 2
@@ -770,7 +770,7 @@ def test_where_results_will_go_is_a_class_only_where_pictures_are(tmp_path: Path
             {**pictures("train/cat", "train/dog"), "val/cat/notes.txt": TEXT},
             "no readable validation picture",
         ),
-        (pictures("learn/a", "learn/b", "val/a", "val/b"), "--train-split"),
+        (pictures("learn/a", "learn/b", "val/a", "val/b"), "`train_split`"),
     ],
     ids=[
         "empty folder",
@@ -803,7 +803,7 @@ def test_a_missing_folder_and_a_file_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_corrupt_picture_is_an_error_that_names_it_and_the_way_out(tmp_path: Path) -> None:
     root = write(tmp_path, FLAT | {"dog/broken.jpg": TEXT})
-    with pytest.raises(DataError, match=r"1 of 11 .*dog/broken\.jpg .*--on-bad-image skip"):
+    with pytest.raises(DataError, match=r"1 of 11 .*dog/broken\.jpg .*`on_bad_image='skip'`"):
         scan_folder(root)
 
 

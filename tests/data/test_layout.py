@@ -53,9 +53,9 @@ def test_folders_of_pictures_beside_train_are_refused_with_both_readings(
     with pytest.raises(DataError) as refused:
         scan_folder(root)
     told = str(refused.value)
-    assert "--layout split takes " in told
+    assert "`layout='split'` takes " in told
     assert split in told
-    assert f"--layout flat takes the classes {flat}" in told
+    assert f"`layout='flat'` takes the classes {flat}" in told
     problems: list[str] = []
     with pytest.raises(DataError) as checked:
         scan_folder(root, problems=problems)
@@ -127,7 +127,7 @@ def test_a_class_called_val_or_test_is_one_where_there_is_no_train(tmp_path: Pat
     assert scan_folder(root).classes == ["bus", "test", "val"]
     assert len(list_evaluation(root, ["bus", "test", "val"])) == 12
     deep = write(tmp_path / "deep", pictures("bus", "val/a", "val/b", each=4))
-    with pytest.raises(DataError, match="where 'val' is a class, pass --layout flat"):
+    with pytest.raises(DataError, match="where 'val' is a class, pass `layout='flat'`"):
         scan_folder(deep)
     assert scan_folder(deep, ScanSettings(layout="flat")).classes == ["bus", "val"]
 

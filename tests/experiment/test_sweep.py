@@ -154,7 +154,7 @@ def test_a_time_budget_ends_with_whole_blocks_and_the_same_command_goes_on(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     too_long = grid(pictures, tmp_path, epochs=10**6, time_budget="1h")
-    with pytest.raises(ConfigError, match="time-budget 1h: a run of every arm takes about"):
+    with pytest.raises(ConfigError, match="`time_budget` 1h: a run of every arm takes about"):
         sweep(too_long)
     assert list(tmp_path.iterdir()) == []
     seen = Watching()

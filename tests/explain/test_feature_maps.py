@@ -119,7 +119,7 @@ def test_evidence_is_the_share_of_what_speaks_for_the_class_that_is_asked_for(
 
 def test_sites_and_channels_can_be_chosen(study: Path, picture: Path) -> None:
     found = explain_features(
-        study / "relu-lr0.0001-s0", picture, patterns=["layer1.*", "conv1.2"], channels=2
+        study / "relu-lr0.0001-s0", picture, site=["layer1.*", "conv1.2"], channels=2
     )
     assert [site.site.name for site, _ in found.shown] == [
         site.site.name
@@ -128,7 +128,7 @@ def test_sites_and_channels_can_be_chosen(study: Path, picture: Path) -> None:
     ]
     assert all(len(each.channels) == 2 for _, each in found.shown)
     with pytest.raises(SurgeryError, match="matches no site"):
-        explain_features(study / "relu-lr0.0001-s0", picture, patterns=["conv9*"])
+        explain_features(study / "relu-lr0.0001-s0", picture, site=["conv9*"])
     with pytest.raises(ConfigError, match="no class of this run; there are class 1"):
         explain_features(study / "relu-lr0.0001-s0", picture, label="clas 1")
 
@@ -136,7 +136,7 @@ def test_sites_and_channels_can_be_chosen(study: Path, picture: Path) -> None:
 def test_a_page_has_an_end(picture: Path, tmp_path: Path) -> None:
     run = write_trained_run(tmp_path, "resnet18", arm="relu", size=32)
     with pytest.raises(ConfigError, match="matches 17 sites; a page holds 12"):
-        explain_features(run, picture, patterns=["*"])
+        explain_features(run, picture, site=["*"])
 
 
 def test_a_run_alone_has_the_sites_that_it_runs_and_says_that_it_is_alone(
@@ -180,7 +180,7 @@ def test_tokens_are_laid_out_and_an_activation_without_attention_is_said(
 
 def test_one_value_a_channel_is_no_map(picture: Path, tmp_path: Path) -> None:
     run = write_trained_run(tmp_path, "mobilenetv3_small_050", arm="arelu", size=64)
-    found = explain_features(run, picture, patterns=["*.se.*"])
+    found = explain_features(run, picture, site=["*.se.*"])
     assert found.shown
     for site, each in found.shown:
         assert (each.maps, each.channels) == ({}, [])

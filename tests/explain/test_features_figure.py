@@ -130,7 +130,7 @@ def test_the_table_tells_the_same_and_no_name_is_markup(
 def test_one_line_stands_for_what_cannot_be_drawn(place: Path, tmp_path: Path) -> None:
     run = write_trained_run(tmp_path, "mobilenetv3_small_050", arm="softplus", size=32)
     report = explain_features(
-        run, place / "a $picture$.png", patterns=["blocks.0.0.se.act1", "blocks.0.0.bn1.act"]
+        run, place / "a $picture$.png", site=["blocks.0.0.se.act1", "blocks.0.0.bn1.act"]
     )
     told = words(features_figure(report))
     assert "not drawn: its channels are no maps over the picture" in told

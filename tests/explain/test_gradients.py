@@ -200,5 +200,5 @@ def test_a_study_of_several_pairs_has_to_be_told_which_and_relu_has_no_partner_o
     shutil.copytree(copied / "arelu-lr0.01-s0", copied / "again")
     with pytest.raises(DataError, match=r"name one of its runs \(again, arelu-lr0\.01-s0\)"):
         gradients_of_run(copied)
-    with pytest.raises(ConfigError, match="choose another --arm"):
+    with pytest.raises(ConfigError, match="choose another `arm`"):
         gradients_of_training(tiny(pictures, tmp_path, arm="relu"))

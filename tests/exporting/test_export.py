@@ -229,7 +229,7 @@ def test_fewer_bits_say_what_they_cost(run: Path, tmp_path: Path, options: dict[
 
 def test_fewer_bits_need_the_pictures(run: Path, tmp_path: Path) -> None:
     lonely = write_trained_run(tmp_path / "study", "test_resnet")
-    with pytest.raises(DataError, match="--data"):
+    with pytest.raises(DataError, match="`data`"):
         arelu_tl.export(lonely, "onnx", tmp_path / "out.onnx", quantize="static")
     with pytest.raises(DataError, match="no such folder"):
         arelu_tl.export(run, "onnx", tmp_path / "out.onnx", data=tmp_path / "nowhere")
@@ -242,13 +242,13 @@ def test_fewer_bits_need_the_pictures(run: Path, tmp_path: Path) -> None:
         (
             "safetensors",
             {"with_preprocessing": True},
-            "--with-preprocessing: with --format onnx only",
+            "`with_preprocessing`: with `format='onnx'` only",
         ),
-        ("pt2", {"fp16": True}, "--quantize and --fp16: with --format onnx only"),
-        ("onnx", {"trainable": True}, "--trainable"),
+        ("pt2", {"fp16": True}, "`quantize` and `fp16`: with `format='onnx'` only"),
+        ("onnx", {"trainable": True}, "`trainable`"),
         ("onnx", {"fp16": True, "quantize": "static"}, "choose one"),
-        ("onnx", {"private": True}, "--private"),
-        ("gguf", {}, "--format gguf"),
+        ("onnx", {"private": True}, "`private`"),
+        ("gguf", {}, "`format` gguf"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -367,7 +367,7 @@ def test_a_place_that_cannot_be_is_told_before_anything_is_loaded(
     run: Path, tmp_path: Path, format_: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="no folder: choose another --output"):
+    with pytest.raises(StorageError, match="no folder: choose another `output`"):
         arelu_tl.export(run, format_, tmp_path / "file" / "out")
 
 

@@ -361,7 +361,7 @@ def test_a_server_that_is_down_is_told(
     ],
 )
 def test_a_name_that_the_hub_would_not_take(hub: Hub, folder: ExportReport, repo: str) -> None:
-    with pytest.raises(ConfigError, match="--push-to-hub") as told:
+    with pytest.raises(ConfigError, match="`push_to_hub`") as told:
         check_hub(repo)
     assert "\n" not in str(told.value)
     with pytest.raises(ConfigError):

@@ -121,7 +121,7 @@ def test_the_whole_takes_pictures_and_gives_probabilities(core: bytes, trained: 
 def test_preprocessing_without_a_form_in_onnx_is_refused(
     core: bytes, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError, match="with-preprocessing"):
+    with pytest.raises(ConfigError, match="`with_preprocessing`"):
         with_preprocessing(core, settings_of(**changes))
 
 

@@ -264,7 +264,7 @@ def test_where_all_were_trained_on_the_option_is_named(
         row["path"] for row in read_table(path.parent / "split.csv") if row["split"] == "val"
     ]:
         (tmp_path / "data" / "train" / name).unlink()
-    with pytest.raises(DataError, match=r"all 21 pictures were trained on.*--include-training"):
+    with pytest.raises(DataError, match=r"all 21 pictures were trained on.*`include_training`"):
         evaluate(open_classifier(path, "cpu"), tmp_path / "data", split="train")
 
 
@@ -348,7 +348,7 @@ def test_an_earlier_evaluation_is_replaced_whole_and_nothing_else(tmp_path: Path
     require_room(tmp_path / "mine", EVALUATION)
     (tmp_path / "mine" / "letter.txt").write_text("")
     for place in ("mine", "mine/letter.txt"):
-        with pytest.raises(StorageError, match="--output"):
+        with pytest.raises(StorageError, match="`output`"):
             write_evaluation(report, tmp_path / place)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 

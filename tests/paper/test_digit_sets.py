@@ -66,7 +66,7 @@ def test_torchvisions_folders_are_read_without_network(
 
 @pytest.mark.parametrize("name", ["mnist", "svhn"])
 def test_a_folder_without_the_set_is_one_line(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="--download"):
+    with pytest.raises(DataError, match="`download`"):
         load_digit_set(name, tmp_path)
     assert not list(tmp_path.rglob("*.gz"))
 

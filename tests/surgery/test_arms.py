@@ -446,7 +446,7 @@ def test_prelu_has_a_slope_a_channel_of_a_convolution(build: Callable[[], nn.Mod
 
 
 def test_prelu_a_channel_of_tokens_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match="--granularity site"):
+    with pytest.raises(ConfigError, match="`granularity='site'`"):
         operate(TokenNet(), arm="prelu", granularity="channel")
 
 

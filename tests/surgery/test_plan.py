@@ -255,7 +255,7 @@ def test_a_module_that_does_not_run_is_neither_replaced_nor_left() -> None:
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing_gets_near_names(option: str) -> None:
     with pytest.raises(
-        SurgeryError, match=rf"--{option} 'layr2.act' matches no site; near ones: .*layer2\.act"
+        SurgeryError, match=rf"`{option}` 'layr2.act' matches no site; near ones: .*layer2\.act"
     ):
         make_plan(chain(4), **{option: ["layer1.*", "layr2.act"]})  # type: ignore[arg-type]
 
@@ -351,10 +351,10 @@ def test_a_record_that_lacks_something_is_refused_with_its_name(key: str) -> Non
 def test_patterns_choose_sites_that_run_by_any_of_their_names() -> None:
     sites = find_sites(Net(), torch.zeros(1, 2))
     running = [number for number, site in enumerate(sites) if site.runs]
-    assert matching_sites("--site", ["*"], sites) == running
+    assert matching_sites("`site`", ["*"], sites) == running
     shared = [number for number in running if "shared" in sites[number].names]
     assert len(shared) == 2
     expected = [number for number in running if number in shared or sites[number].name == "capped"]
-    assert matching_sites("--site", ["shared", "capped"], sites) == expected
-    with pytest.raises(SurgeryError, match="--site 'unused' matches no site"):
-        matching_sites("--site", ["unused"], sites)
+    assert matching_sites("`site`", ["shared", "capped"], sites) == expected
+    with pytest.raises(SurgeryError, match="`site` 'unused' matches no site"):
+        matching_sites("`site`", ["unused"], sites)

@@ -213,7 +213,7 @@ def test_inspection_needs_pictures_and_shows_one_drift_because_no_init_changes_i
     make_folder: Any,
 ) -> None:
     config = arelu_tl.FinetuneConfig(**TINY, arm=RECALIBRATED, calibration_images=8)
-    with pytest.raises(SurgeryError, match="--images"):
+    with pytest.raises(SurgeryError, match="`images=FOLDER`"):
         inspect_backbone(config)
     inspection = inspect_backbone(config, make_folder(train=4, val=1))
     assert list(inspection.inits) == ["calibrated"]

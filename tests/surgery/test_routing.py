@@ -195,7 +195,7 @@ def test_a_forward_that_runs_another_number_of_relus_than_examined_is_an_error(
     model = nn.Sequential(nn.Linear(4, 4), Changing())
     convert(model, example_input=torch.zeros(1, 4))
     model[1].calls = calls
-    with pytest.raises(SurgeryError, match=f"Changing ran {told} ReLUs than the 2 .* --exclude"):
+    with pytest.raises(SurgeryError, match=f"Changing ran {told} ReLUs than the 2 .* `exclude`"):
         model(torch.zeros(1, 4))
     model[1].calls = 2
     assert model(torch.zeros(1, 4)).shape == (1, 4)

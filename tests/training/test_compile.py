@@ -114,7 +114,7 @@ def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(
     )
     watching = Watching()
     whole = finetune(config, observer=watching)
-    assert not [note for note in watching.notes if "--compile" in note]
+    assert not [note for note in watching.notes if "`compile`" in note]
     assert [run.config.compile for run in whole.runs] == [True, True]
     with pytest.raises(Interrupted):
         finetune(config.model_copy(update={"name": "halved"}), observer=Interrupting())

@@ -258,7 +258,7 @@ def test_infinite_loss_ends_the_training_before_the_step(batches: tuple[Batches,
         model.get_submodule("fc").weight.fill_(math.inf)
     train, val = batches
     optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="sgd", lr=0.1))
-    with pytest.raises(NonFiniteError, match="--lr"):
+    with pytest.raises(NonFiniteError, match="`lr`"):
         fit(
             model, train, val, optimizer, None, FitSettings(epochs=1), device=CPU, journal=Memory(), stop=StopRequest()
         )  # fmt: skip

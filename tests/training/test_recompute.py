@@ -147,7 +147,7 @@ def test_gradients_that_checkpointing_would_change_are_refused_before_training(
     model = kind()
     convert(model, example_input=torch.zeros(1, 3, 64, 64))
     enable_grad_checkpointing(model)
-    with pytest.raises(ConfigError, match="leave out --grad-checkpointing") as caught:
+    with pytest.raises(ConfigError, match="leave out `grad_checkpointing`") as caught:
         check_recomputation(model, some(torch.float32), StepSettings(grad_checkpointing=True), CPU)
     assert "\n" not in str(caught.value)
 

@@ -85,7 +85,7 @@ def features(
     sink = Output(as_json=json, quiet=quiet, wide=wide)
     with PictureBar(sink, "checking pictures", hidden=at == "best") as bar:
         report = explain_features(
-            run, image, patterns=site or (), channels=channels, label=class_, at=at, progress=bar
+            run, image, site=site or (), channels=channels, label=class_, at=at, progress=bar
         )
     target = output or report.answers[0].run.parent / _page_name(image)
     make_folder(target.parent)

@@ -44,7 +44,7 @@ def require_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError:
         raise ConfigError(
-            "--launcher ray needs the package ray: pip install 'arelu-tl[ray]'"
+            "`launcher='ray'` needs the package ray: pip install 'arelu-tl[ray]'"
         ) from None
 
 
@@ -109,7 +109,7 @@ class RayTasks:
                 nodes, jobs=self._jobs, use_gpus=not (self._device or "").startswith("cpu")
             )
             if (self._device or "").startswith("cuda") and not share.gpus:
-                raise ConfigError(f"--device {self._device}: the Ray cluster has no GPU")
+                raise ConfigError(f"`device` {self._device}: the Ray cluster has no GPU")
             self.slots = share.slots
             self._task_device = "cuda" if share.gpus else self._device
             self._cpus = share.cpus

@@ -220,7 +220,7 @@ def explain_features(
     path: Path,
     image: Path,
     *,
-    patterns: Sequence[str] = (),
+    site: Sequence[str] = (),
     channels: int = 4,
     label: str | None = None,
     at: At = "best",
@@ -231,7 +231,7 @@ def explain_features(
     Args:
         path: a study or a run folder; see ``find_pair``.
         image: the picture's file.
-        patterns: globs over the names of the sites to show; if empty, three sites spread over the
+        site: globs over the names of the sites to show; if empty, three sites spread over the
             depth are shown.
         channels: number of channels to show per site; see ``most_active``.
         label: the class whose evidence is wanted; None for the prediction of each arm.
@@ -256,11 +256,11 @@ def explain_features(
     card = nets[0][1]
     if label is not None and label not in card.classes:
         near = difflib.get_close_matches(label, card.classes, n=3, cutoff=0.4) or card.classes[:5]
-        raise ConfigError(f"--class {label!r}: no class of this run; there are {', '.join(near)}")
+        raise ConfigError(f"class {label!r}: no class of this run; there are {', '.join(near)}")
     prepare = Preprocessing(card.data_config)
     picture, x = _prepared(image, prepare)
     sites = _sites(nets)
-    chosen, sizes = _choose(nets[0][0], sites, x, patterns)
+    chosen, sizes = _choose(nets[0][0], sites, x, site)
     answers = []
     statistics: dict[int, dict[str, SiteStatistics]] = {}
     passages: dict[int, dict[str, Passage]] = {number: {} for number in chosen}
@@ -369,10 +369,10 @@ def _choose(
 
     _answer(model, sites, x, seen)
     if patterns:
-        chosen = matching_sites("--site", patterns, sites)
+        chosen = matching_sites("`site`", patterns, sites)
         if len(chosen) > MOST_SITES:
             raise ConfigError(
-                f"--site matches {len(chosen)} sites; a page holds {MOST_SITES}: "
+                f"`site` matches {len(chosen)} sites; a page holds {MOST_SITES}: "
                 "narrow the patterns"
             )
         return chosen, sizes

@@ -153,7 +153,7 @@ def _finite(square: float, name: str) -> float:
     if not math.isfinite(square):
         raise NonFiniteError(
             f"the gradient at {name} is infinite or undefined: "
-            "start closer to ReLU with --init calibrated"
+            "start closer to ReLU with `init='calibrated'`"
         )
     return square
 

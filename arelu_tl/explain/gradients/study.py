@@ -274,7 +274,7 @@ def _require_pair(arm: str) -> None:
     if arm == BASELINE:
         raise ConfigError(
             "arm relu is the unmodified backbone, beside which the other is measured: choose "
-            "another --arm"
+            "another `arm`"
         )
 
 

@@ -15,6 +15,7 @@ from arelu_tl.records.runs import DATASET, ENVIRONMENT, RUN_CONFIG, STUDY_CONFIG
 from arelu_tl.records.storage import read_json
 from arelu_tl.render.figures.sites import read_site_values
 from arelu_tl.render.report.table import Column, Table, Value, number, text, words
+from arelu_tl.render.text import as_options
 
 # The page shows the beginning of a long list (rejected files, classes) and names the file with the
 # rest.
@@ -270,7 +271,9 @@ def not_counted(comparison: Comparison) -> Table:
         (comparison.repeated, "another run stands for the same cell"),
     ):
         reasons |= dict.fromkeys(paths, reason)
-    reasons |= {failure.path: f"failed: {failure.reason}" for failure in comparison.failed}
+    reasons |= {
+        failure.path: f"failed: {as_options(failure.reason)}" for failure in comparison.failed
+    }
     return Table(
         "Runs not counted",
         words("run", "reason"),
