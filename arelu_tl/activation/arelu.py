@@ -168,11 +168,6 @@ def project(alphas: Sequence[Tensor]) -> None:
         torch._foreach_clamp_max_(list(alphas), ALPHA_MAX)
 
 
-def project_alphas(model: nn.Module) -> None:
-    """Call ``project_`` on every AReLU of ``model``."""
-    project([module.alpha for _, module in named_arelus(model)])
-
-
 def site_values(model: nn.Module) -> dict[str, list[float]]:
     """Return {site name: [alpha, beta]}, with means over the channels of a site with several pairs.
 

@@ -17,11 +17,11 @@ from arelu_tl.cli.options import (
     Quiet,
     Wide,
     merge_config,
-    require_folder,
     with_config_options,
 )
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.records.storage import require_folder
 from arelu_tl.render.console import Shown, line, message
 from arelu_tl.render.grid import Column, Grid
 

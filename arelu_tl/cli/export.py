@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
-from arelu_tl.records.storage import refuse_executable
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
+from arelu_tl.records.storage import refuse_executable, require_folder
 
 _ONNX = "ONNX only"
 _HUB = "Hugging Face Hub"

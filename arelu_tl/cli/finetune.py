@@ -15,10 +15,10 @@ from arelu_tl.cli.options import (
     Wide,
     merge_config,
     one_folder,
-    require_folder,
     with_config_options,
 )
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.storage import require_folder
 
 
 @with_config_options(leave_out=["data"])

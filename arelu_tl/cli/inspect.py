@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, with_config_options
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config
+from arelu_tl.records.storage import require_folder
 
 _SHOWN = (
     "pretrained", "pretrained_path", "img_size", "arm", "init", "alpha", "beta", "include",

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from arelu_tl.errors import ConfigError, DataError
+from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import FinetuneConfig, check_config, read_yaml
 
 Json = Annotated[
@@ -141,16 +141,6 @@ def one_folder(argument: Path | None, option: Path | None) -> Path | None:
     if argument is not None:
         raise ConfigError(f"the folder of pictures is named twice: {argument} and {option}")
     return option
-
-
-def require_folder(path: Path) -> None:
-    """Report a mistyped path at once, before the seconds that importing torch takes.
-
-    Raises:
-        DataError: ``path`` is not a folder.
-    """
-    if not path.is_dir():
-        raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -11,7 +11,7 @@ from arelu_tl.data.folder import PictureFolder
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.explain.sites.show import KERNEL_WARNING
 from arelu_tl.models.tables import rejected_line
-from arelu_tl.records.amounts import told_duration
+from arelu_tl.records.amounts import format_duration
 from arelu_tl.records.rows import EpochRow, MetricRow, Summary
 from arelu_tl.render.bar import stderr_bars
 from arelu_tl.render.console import Output
@@ -43,7 +43,7 @@ class StudyView(Observer):
 
     def _begin(self, description: str, total: int) -> None:
         self._end()
-        self._task = self._bars.add_task(description, total=total, told=[])
+        self._task = self._bars.add_task(description, total=total, fields=[])
 
     def _end(self) -> None:
         if self._task is not None:
@@ -77,7 +77,7 @@ class StudyView(Observer):
     def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:
         trained = f", {cells - waiting} of them trained already" if waiting < cells else ""
         self.output.note(
-            f"{cells} runs{trained}; about {told_duration(seconds)} to go, from a measured step"
+            f"{cells} runs{trained}; about {format_duration(seconds)} to go, from a measured step"
             if waiting
             else f"{cells} runs{trained}"
         )
@@ -99,7 +99,7 @@ class StudyView(Observer):
         if status != "interrupted":
             parts.append(
                 f"; {done} of {cells}"
-                + (f", about {told_duration(to_go)} to go" if done < cells else "")
+                + (f", about {format_duration(to_go)} to go" if done < cells else "")
             )
         self.output.note(f"  {name}: ", *parts)
 
@@ -150,7 +150,7 @@ class StudyView(Observer):
         )
         if self._task is not None:
             fields = [f"loss {loss:.3f}", f"acc {top1:.2f}", f"{self._speed:.1f} img/s"]
-            self._bars.update(self._task, completed=step, told=fields)
+            self._bars.update(self._task, completed=step, fields=fields)
 
     def evaluated(self, arm: str, row: MetricRow) -> None:
         if row["step"] == 0:

@@ -13,12 +13,12 @@ from arelu_tl.cli.options import (
     Quiet,
     Wide,
     merge_config,
-    require_folder,
     with_config_options,
 )
 from arelu_tl.errors import ConfigError
 from arelu_tl.paper.config import GRID_KEYS, QUICK, TRANSFER, ReproduceConfig
 from arelu_tl.records.config import check_config
+from arelu_tl.records.storage import require_folder
 
 _PANEL = "Grid"
 

@@ -15,11 +15,11 @@ from arelu_tl.cli.options import (
     Wide,
     merge_config,
     one_folder,
-    require_folder,
     with_config_options,
 )
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.config import GRID_KEYS, WHERE_KEYS, SweepConfig
+from arelu_tl.records.storage import require_folder
 
 _GRID_PANEL = "Grid"
 

@@ -16,7 +16,6 @@ from arelu_tl.data.listing import (
     Listing,
     list_split,
     natural_key,
-    require_folder,
     same_but_for_case,
     same_letters,
 )
@@ -28,6 +27,7 @@ from arelu_tl.data.store import PictureStore
 from arelu_tl.errors import DataError
 from arelu_tl.records.csv_table import csv_text
 from arelu_tl.records.settings import Layout, ScanSettings
+from arelu_tl.records.storage import require_folder
 
 # Warn if a class has this many times the pictures of another.
 _IMBALANCE = 10

@@ -58,16 +58,6 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(p), "") if i % 2 else (1, 0, p) for i, p in enumerate(parts)], text
 
 
-def require_folder(root: Path) -> None:
-    """Check that the folder exists.
-
-    Raises:
-        DataError: ``root`` is not a folder.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-
-
 def list_split(
     root: Path, folder: Path, *, leave_out: Collection[Path] = (), follow_links: bool = False
 ) -> Listing:

@@ -16,7 +16,7 @@ from arelu_tl.errors import ConfigError, DataError, Interrupted, PeerError
 from arelu_tl.experiment.devices import check_batches, device_of, own_slice, slow_mixed_precision
 from arelu_tl.experiment.environment import rebuilt_kernels
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.experiment.pictures import scanned_pictures, told_cache
+from arelu_tl.experiment.pictures import describe_cache, scanned_pictures
 from arelu_tl.experiment.rehearsal import agree, rehearse
 from arelu_tl.experiment.run import finished_summary, train_run
 from arelu_tl.models.run_pictures import require_pictures
@@ -192,7 +192,7 @@ def _train(
     world: World,
 ) -> runs.StudyRecord:
     observer.study_started(study, folder, _arms(config))
-    for message in (told_cache(config, folder), rebuilt_kernels()) if world.leads else ():
+    for message in (describe_cache(config, folder), rebuilt_kernels()) if world.leads else ():
         if message:
             observer.note(message)
     program = (

@@ -15,7 +15,7 @@ from arelu_tl.data.loader import View, eval_view, train_view
 from arelu_tl.data.recipe import Evaluated, Recipe, for_crops
 from arelu_tl.errors import ArtefactError, ConfigError
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.records.amounts import parse_size, told_size
+from arelu_tl.records.amounts import format_size, parse_size
 from arelu_tl.records.config import FinetuneConfig
 
 
@@ -71,7 +71,7 @@ def _recipes(config: FinetuneConfig) -> dict[str, Recipe]:
     }
 
 
-def told_cache(config: FinetuneConfig, folder: PictureFolder) -> str:
+def describe_cache(config: FinetuneConfig, folder: PictureFolder) -> str:
     """Describe how many pictures are cached, where, and how full the cache is; "" if it is off."""
     if folder.cache is None:
         return (
@@ -87,12 +87,12 @@ def told_cache(config: FinetuneConfig, folder: PictureFolder) -> str:
     }
     sizes = [size for recipe, digest in wanted if (size := cache.size(recipe, digest))]
     place = _short(cache.root)
-    room = f"{told_size(cache.used())} of at most {told_size(cache.limit)} used there"
+    room = f"{format_size(cache.used())} of at most {format_size(cache.limit)} used there"
     if not recipes:
         return f"reduced pictures are kept in {place} as they are needed ({room})"
     fewer = f"{len(sizes):,} of {len(wanted):,}" if len(sizes) < len(wanted) else f"{len(sizes):,}"
     rest = "; the others are decoded whenever they are needed" if len(sizes) < len(wanted) else ""
-    return f"reduced pictures: {fewer} kept, {told_size(sum(sizes))} in {place} ({room}){rest}"
+    return f"reduced pictures: {fewer} kept, {format_size(sum(sizes))} in {place} ({room}){rest}"
 
 
 def _short(path: Path) -> str:

@@ -25,14 +25,14 @@ from arelu_tl.experiment.environment import rebuilt_kernels
 from arelu_tl.experiment.finetune import absolute, check_pictures, open_study, record_pictures
 from arelu_tl.experiment.launch.cell import Cell, InProcess, Launcher, Outcome
 from arelu_tl.experiment.launch.processes import Processes
-from arelu_tl.experiment.launch.ray_tasks import RayTasks, require_ray
+from arelu_tl.experiment.launch.ray_tasks import RayTasks, ray_tasks, require_ray
 from arelu_tl.experiment.launch.schedule import Schedule
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.experiment.pictures import scanned_pictures, told_cache
+from arelu_tl.experiment.pictures import describe_cache, scanned_pictures
 from arelu_tl.experiment.rehearsal import Rehearsal, agree
 from arelu_tl.models.run_pictures import require_pictures
 from arelu_tl.records import runs
-from arelu_tl.records.amounts import parse_duration, told_duration
+from arelu_tl.records.amounts import format_duration, parse_duration
 from arelu_tl.records.config import (
     GRID_KEYS,
     PLACE_KEYS,
@@ -123,7 +123,7 @@ def sweep(
             schedule = Schedule(cells, seconds, slots=launcher.slots, budget=budget)
             late = time.monotonic() - began
             if not schedule.fits(late):
-                duration = told_duration(late + schedule.block_seconds(late))
+                duration = format_duration(late + schedule.block_seconds(late))
                 raise ConfigError(
                     f"`time_budget` {config.time_budget}: a run of every arm takes about "
                     f"{duration}: allow more"
@@ -139,7 +139,7 @@ def sweep(
             else:
                 write_text(path / runs.STUDY_CONFIG, dump_yaml(config))
             observer.study_started(path, folder, list(config.arms))
-            for message in (told_cache(config, folder), rebuilt_kernels()):
+            for message in (describe_cache(config, folder), rebuilt_kernels()):
                 if message:
                     observer.note(message)
             observer.sweep_planned(len(cells), len(waiting), schedule.to_go(late))
@@ -178,7 +178,7 @@ def _launcher(
 ) -> AbstractContextManager[InProcess | Processes | RayTasks]:
     """Return the launcher; none that starts processes if there is nothing left to train."""
     if config.launcher == "ray" and waiting:
-        return RayTasks(folder, config.device, jobs=config.jobs, address=config.ray_address)
+        return ray_tasks(folder, config.device, jobs=config.jobs, address=config.ray_address)
     jobs = min(config.jobs or 1, waiting)
     if config.launcher == "local" and jobs > 1:
         return Processes(folder, config.device, jobs)
@@ -349,21 +349,3 @@ def resumed_config(path: Path, where: Mapping[str, Any]) -> SweepConfig:
     resumed = check_config({**config.model_dump(), **place, **elsewhere, **where}, SweepConfig)
     require_pictures(path, resumed.data)
     return resumed
-
-
-def resume_sweep(
-    path: Path,
-    *,
-    where: Mapping[str, Any] | None = None,
-    retry_failed: bool = False,
-    observer: Observer | None = None,
-) -> runs.StudyRecord:
-    """Resume the sweep in ``path`` under its own configuration.
-
-    Args:
-        where: new values of ``jobs``, ``launcher``, ``ray_address``, ``time_budget`` or ``data``.
-
-    Raises:
-        DataError: there is no sweep at ``path``, or its pictures are gone or have changed.
-    """
-    return sweep(resumed_config(path, where or {}), retry_failed=retry_failed, observer=observer)

@@ -65,13 +65,13 @@ class DigitSet:
 
     Attributes:
         name: the requested name.
-        told: its source and split, in words.
+        description: its source and split, in words.
         whole: whether it is the set that the paper's epoch goes through once, so that an epoch is
             one pass.
     """
 
     name: str
-    told: str
+    description: str
     train: Pictures
     test: Pictures
     whole: bool
@@ -96,7 +96,9 @@ class DigitSet:
             Pictures(p.pixels.expand(*p.pixels.shape[:-1], 3).contiguous(), p.labels)
             for p in (self.train, self.test)
         )
-        return replace(self, told=f"{self.told}, grey as three channels", train=train, test=test)
+        return replace(
+            self, description=f"{self.description}, grey as three channels", train=train, test=test
+        )
 
 
 def load_digit_set(name: str, root: Path | None = None, *, download: bool = False) -> DigitSet:

@@ -112,7 +112,7 @@ def reproduction_notes(config: ReproduceConfig, tasks: Sequence[Task]) -> list[s
     """Describe the experiment in sentences."""
     sets = {task.target.name: task.target for task in tasks}.values()
     notes = [
-        f"{each.told}: {len(each.train):,} pictures to train on, {len(each.test):,} to test."
+        f"{each.description}: {len(each.train):,} pictures to train on, {len(each.test):,} to test."
         for each in sets
     ]
     notes += [_epoch(config, each) for each in sets]

@@ -60,7 +60,7 @@ def open_task(path: Path, config: ReproduceConfig, task: Task) -> None:
     record = {
         "format": FORMAT,
         "classes": [str(digit) for digit in range(10)],
-        "layout": digits.told,
+        "layout": digits.description,
         "counts": {
             name: {str(digit): count for digit, count in enumerate(each)}
             for name, each in counts.items()

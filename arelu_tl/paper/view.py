@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arelu_tl.paper.reproduce import Watcher
 from arelu_tl.paper.units import Task, Unit
-from arelu_tl.records.amounts import told_duration
+from arelu_tl.records.amounts import format_duration
 from arelu_tl.render.bar import stderr_bars
 from arelu_tl.render.console import Output
 
@@ -25,7 +25,7 @@ class ReproductionView(Watcher):
     def __init__(self, output: Output) -> None:
         self.output = output
         self._bar = stderr_bars(output, share=True)
-        self._task = self._bar.add_task("training", total=None, told=[])
+        self._task = self._bar.add_task("training", total=None, fields=[])
         self._began = self._printed = time.monotonic()
         self._done, self._total = 0, 0
 
@@ -44,7 +44,7 @@ class ReproductionView(Watcher):
         self._bar.update(self._task, total=net_steps)
         self.output.note("study folder: ", (str(path), "bold"), whole=True)
         for digits in {task.target.name: task.target for task in tasks}.values():
-            self.output.note((digits.name, "bold"), f": {digits.told}")
+            self.output.note((digits.name, "bold"), f": {digits.description}")
         before = f", {done} of them trained already" if done else ""
         self.output.note(f"{runs} trainings{before}; {net_steps:,} steps to take")
 
@@ -55,12 +55,12 @@ class ReproductionView(Watcher):
     def unit_done(self, unit: Unit) -> None:
         rates = ", ".join(f"{lr:g}" for lr in unit.lrs)
         self._bar.update(
-            self._task, told=[f"{unit.task.folder} {unit.activation}", f"rates {rates}"]
+            self._task, fields=[f"{unit.task.folder} {unit.activation}", f"rates {rates}"]
         )
         now = time.monotonic()
         if self._bar.disable and self._done and now - self._printed > _LINE_EVERY:
             self._printed = now
             left = (now - self._began) * (self._total - self._done) / self._done
             self.output.note(
-                f"{self._done / self._total:.0%} of the steps; about {told_duration(left)} to go"
+                f"{self._done / self._total:.0%} of the steps; about {format_duration(left)} to go"
             )

@@ -23,7 +23,7 @@ def parse_size(text: str) -> int:
     return size
 
 
-def told_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Format a size with at least two significant digits.
 
     Examples: ``0 B``, ``700 B``, ``12 kB``, ``376 MB``, ``1.5 GB``, ``16 GB``.
@@ -72,7 +72,7 @@ def parse_interval(text: str) -> tuple[int, None] | tuple[None, float]:
     return steps, None
 
 
-def told_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration, to the second below an hour, to the minute above.
 
     Examples: ``2 h 5 min``, ``3 min 20 s``, ``7 s``.

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from pydantic_core import from_json
 
-from arelu_tl.errors import ArtefactError, StorageError
+from arelu_tl.errors import ArtefactError, DataError, StorageError
 
 if sys.platform != "win32":
     import fcntl
@@ -54,6 +54,16 @@ def require_room(folder: Path, report: str) -> None:
             raise StorageError(
                 f"{folder} exists, is not empty and holds no {report}: choose another `output`"
             )
+
+
+def require_folder(path: Path) -> None:
+    """Check that the folder exists.
+
+    Raises:
+        DataError: ``path`` is not a folder.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
 
 
 def remove_file(path: Path) -> None:

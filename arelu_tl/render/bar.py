@@ -63,7 +63,7 @@ class _Bar(BarColumn):
 
 class _Texts(ProgressColumn):
     def render(self, task: Task) -> _Fitting:
-        return _Fitting(task.fields.get("told", ()))
+        return _Fitting(task.fields.get("fields", ()))
 
 
 class _Fitting:

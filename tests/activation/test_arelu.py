@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from arelu_tl.activation.arelu import AReLU, named_arelus, project_alphas, site_values
+from arelu_tl.activation.arelu import AReLU, named_arelus, project, site_values
 from arelu_tl.activation.catalogue import activation_parameters
 from arelu_tl.activation.functional import arelu
 from arelu_tl.errors import ConfigError
@@ -342,12 +342,12 @@ def test_projection_brings_alpha_back_to_where_it_learns() -> None:
     assert to_alpha.tolist() == [-1, -1, -1]
 
 
-def test_project_alphas_projects_every_site_and_leaves_beta() -> None:
+def test_project_projects_every_alpha_and_leaves_beta() -> None:
     model = nn.Sequential(AReLU(), nn.Sequential(nn.Linear(2, 2), AReLU()))
     with torch.no_grad():
         for parameter in activation_parameters(model):
             parameter.fill_(5.0)
-    project_alphas(model)
+    project([module.alpha for _, module in named_arelus(model)])
     assert site_values(model) == {
         "0": [pytest.approx(0.99), 5.0],
         "1.1": [pytest.approx(0.99), 5.0],

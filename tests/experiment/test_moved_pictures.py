@@ -13,7 +13,7 @@ import arelu_tl
 from arelu_tl.analysis.comparison import compare_runs
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.experiment.finetune import resume_study
-from arelu_tl.experiment.sweep import resume_sweep, resumed_config, sweep
+from arelu_tl.experiment.sweep import resumed_config, sweep
 from arelu_tl.exporting.export import export
 from arelu_tl.models.run_pictures import run_pictures
 from arelu_tl.records import runs
@@ -77,7 +77,7 @@ def test_a_sweep_goes_on_where_its_pictures_are_now(make_folder: Any, tmp_path: 
         DataError,
         match=r"old: the pictures of .*grid are not there any more.*sweep --resume .*grid --data",
     ):
-        resume_sweep(path)
+        resumed_config(path, {})
     assert resumed_config(path, {"data": new}).data == new
     watching = Watching()
     study = sweep(grid(new, tmp_path, **settings), observer=watching)
@@ -86,7 +86,7 @@ def test_a_sweep_goes_on_where_its_pictures_are_now(make_folder: Any, tmp_path: 
     assert compare_runs(study.runs).rates[0].pairs
     next(new.rglob("*.png")).unlink()
     with pytest.raises(DataError, match="the pictures are not those"):
-        resume_sweep(path, where={"data": new})
+        sweep(resumed_config(path, {"data": new}))
     weights = grid(new, tmp_path, **settings).model_copy(
         update={"pretrained": True, "pretrained_path": new}
     )

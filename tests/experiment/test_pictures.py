@@ -22,11 +22,11 @@ from arelu_tl.records.config import FinetuneConfig
 
 class Notes(Observer):
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.description: list[str] = []
         self.checked = 0
 
     def note(self, text: str) -> None:
-        self.told.append(text)
+        self.description.append(text)
 
     def checking_pictures(self, done: int, total: int) -> None:
         self.checked = done

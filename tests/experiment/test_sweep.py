@@ -18,7 +18,7 @@ from arelu_tl.data.folder import scan_folder
 from arelu_tl.errors import ConfigError, DataError, Interrupted, StorageError
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.run import train_run
-from arelu_tl.experiment.sweep import plan_cells, resume_sweep, resumed_config, sweep
+from arelu_tl.experiment.sweep import plan_cells, resumed_config, sweep
 from arelu_tl.records.config import SweepConfig
 from arelu_tl.records.storage import hold_folder
 
@@ -70,7 +70,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
     cells = plan_cells(path, grid(pictures, tmp_path / "halved"))
     assert [cell.status for cell in cells] == ["finished", "interrupted", "missing", "missing"]
     again = Watching()
-    resumed = resume_sweep(path, observer=again)
+    resumed = sweep(resumed_config(path, {}), observer=again)
     assert again.trained == [cell.path.name for cell in cells[1:]]
     assert [run.status for run in resumed.runs] == ["finished"] * 4
     for one, other in zip(whole.runs, resumed.runs, strict=True):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.amounts import parse_duration, told_duration
+from arelu_tl.records.amounts import format_duration, parse_duration
 from arelu_tl.records.config import SweepConfig, check_config
 
 
@@ -37,9 +37,9 @@ def test_what_is_no_time_is_told_the_form(written: object) -> None:
     ],
 )
 def test_a_time_is_told_as_people_say_it(seconds: float, told: str) -> None:
-    assert told_duration(seconds) == told
+    assert format_duration(seconds) == told
 
 
 @given(st.integers(1, 3599))
 def test_what_is_told_below_an_hour_reads_back(seconds: int) -> None:
-    assert parse_duration(told_duration(seconds).replace("min", "m").replace(" ", "")) == seconds
+    assert parse_duration(format_duration(seconds).replace("min", "m").replace(" ", "")) == seconds

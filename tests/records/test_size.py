@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arelu_tl.errors import ConfigError
-from arelu_tl.records.amounts import parse_size, told_size
+from arelu_tl.records.amounts import format_size, parse_size
 from arelu_tl.records.config import check_config
 
 
@@ -46,9 +46,9 @@ def test_what_is_no_size_is_told_the_form(written: object) -> None:
     ],
 )
 def test_a_size_is_told_as_people_say_it(size: int, told: str) -> None:
-    assert told_size(size) == told
+    assert format_size(size) == told
 
 
 @given(st.integers(1, 10**15))
 def test_what_is_told_reads_back_within_its_digits(size: int) -> None:
-    assert parse_size(told_size(size)) == pytest.approx(size, rel=0.051)
+    assert parse_size(format_size(size)) == pytest.approx(size, rel=0.051)

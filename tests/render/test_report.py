@@ -19,7 +19,7 @@ from arelu_tl.analysis.comparison import compare_runs
 from arelu_tl.analysis.statistics import PairedDifference
 from arelu_tl.records.runs import find_runs
 from arelu_tl.render.report.pictures import SIDE, thumbnails
-from arelu_tl.render.report.report import write_report, write_report_files
+from arelu_tl.render.report.report import write_report_files
 from arelu_tl.render.report.subjects import Judged
 from arelu_tl.render.report.table import difference, number, probability, when
 from arelu_tl.render.text import visible
@@ -194,7 +194,7 @@ def test_pictures_that_are_not_to_be_had_say_so(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_information(tmp_path: Path) -> None:
     write_grid(tmp_path / "study", ("relu", "arelu"), (1e-3,), (0,), data=tmp_path / "moved")
     runs = find_runs(tmp_path / "study")
-    write_report(compare_runs(runs), runs, tmp_path / "report.html", title="t")
+    write_report_files(compare_runs(runs), runs, tmp_path, title="t")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert f"The folder of pictures, {tmp_path / 'moved'}, is not there any more" in page.text
     assert picture_path(0) in page.text or picture_path(1) in page.text
@@ -219,7 +219,7 @@ def test_a_page_of_one_seed_has_no_signs(study: Study, tmp_path: Path) -> None:
     runs = find_runs(tmp_path / "study")
     comparison = compare_runs(runs)
     assert {found.verdict for found in comparison.judged} > {"ahead in this run"}
-    write_report(comparison, runs, tmp_path / "report.html", title="t")
+    write_report_files(comparison, runs, tmp_path, title="t")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     told = html[html.index("<main>") : html.index('<section id="reading">')]
     assert "At a glance: no sign: one seed" in told
@@ -234,7 +234,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path: Path)
     runs = find_runs(tmp_path / "study")
     for run in runs:
         write_predictions(run.path, [number % 3 > 0 for number in range(140)], classes)
-    write_report(compare_runs(runs), runs, tmp_path / "report.html", title="t")
+    write_report_files(compare_runs(runs), runs, tmp_path, title="t")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "The most frequent confusions" in page.text
     assert "22 rarer ones are left out." in page.text

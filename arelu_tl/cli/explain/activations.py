@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 from arelu_tl.errors import ConfigError
+from arelu_tl.records.storage import require_folder
 
 
 def activations(

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide
 from arelu_tl.errors import ConfigError, DataError
-from arelu_tl.records.storage import refuse_executable
+from arelu_tl.records.storage import refuse_executable, require_folder
 
 
 def features(

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from arelu_tl.cli.options import Debug, Json, Quiet, Wide, require_folder, with_config_options
+from arelu_tl.cli.options import Debug, Json, Quiet, Wide, with_config_options
 from arelu_tl.errors import ConfigError, DataError
 from arelu_tl.explain.gradients.report import THRESHOLD
 from arelu_tl.records import runs
 from arelu_tl.records.config import check_config
+from arelu_tl.records.storage import require_folder
 
 _NOT_ASKED = (
     "data", "model", "baseline", "model_ema", "model_ema_decay", "patience", "eval_every",

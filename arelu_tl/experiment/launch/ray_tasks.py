@@ -10,10 +10,10 @@ import os
 import platform
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -82,73 +82,64 @@ def share_cluster(
     return Share(each, 1 if with_gpus else 0, jobs or max(1, room))
 
 
+@contextmanager
+def ray_tasks(
+    folder: PictureFolder, device: str | None, *, jobs: int | None, address: str | None
+) -> Iterator[RayTasks]:
+    """Join a Ray cluster or start a local one, and leave it at the end.
+
+    Raises:
+        ConfigError: there is no cluster at ``address``, or it has no GPU though ``device`` is one.
+    """
+    ray = require_ray()
+    # Ray installs a handler that would end the process at once.
+    handler = signal.getsignal(signal.SIGTERM)
+    joins = not ray.is_initialized()
+    try:
+        if joins:
+            _join(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+        yield RayTasks(ray, folder, device, jobs)
+    finally:
+        if joins:
+            ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _join(ray: Any, address: str) -> None:
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    try:
+        _knock(address)
+        ray.init(address=address, **settings)
+    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {_in_a_line(error)}") from None
+
+
 class RayTasks:
-    """Joins a Ray cluster or starts a local one; a context manager that leaves it on exit."""
+    """A ``Launcher`` on the cluster that the package ``ray`` has joined."""
 
     parallel = True
 
     def __init__(
-        self, folder: PictureFolder, device: str | None, *, jobs: int | None, address: str | None
+        self, ray: Any, folder: PictureFolder, device: str | None, jobs: int | None
     ) -> None:
-        self._folder, self._device, self._jobs = folder, device, jobs
-        self._address = address
-        self._ray = require_ray()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        share = share_cluster(nodes, jobs=jobs, use_gpus=not (device or "").startswith("cpu"))
+        if (device or "").startswith("cuda") and not share.gpus:
+            raise ConfigError(f"`device` {device}: the Ray cluster has no GPU")
+        self.slots = share.slots
+        self._ray = ray
+        self._task_device = "cuda" if share.gpus else device
+        self._cpus = share.cpus
+        # A dead task is recorded as failed; a retry could run while the first still holds the run's
+        # folder.
+        options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_retries": 0}
+        self._train, self._rehearse = (ray.remote(**options)(task) for task in (_train, _rehearse))
+        self._shared = ray.put(folder)
         self._tasks: dict[Any, Cell] = {}
         self._stopped = False
-        self.slots = 1
-
-    def __enter__(self) -> RayTasks:
-        # Ray installs a handler that would end the process at once; ours is restored later.
-        self._handler = signal.getsignal(signal.SIGTERM)
-        self._joined = not self._ray.is_initialized()
-        if self._joined:
-            self._join()
-        try:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            share = share_cluster(
-                nodes, jobs=self._jobs, use_gpus=not (self._device or "").startswith("cpu")
-            )
-            if (self._device or "").startswith("cuda") and not share.gpus:
-                raise ConfigError(f"`device` {self._device}: the Ray cluster has no GPU")
-            self.slots = share.slots
-            self._task_device = "cuda" if share.gpus else self._device
-            self._cpus = share.cpus
-            # A dead task is recorded as failed; a retry could run while the first still holds
-            # the run's folder.
-            options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_retries": 0}
-            self._train, self._rehearse = (
-                self._ray.remote(**options)(task) for task in (_train, _rehearse)
-            )
-            self._shared = self._ray.put(self._folder)
-        except BaseException:
-            self._leave()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leave()
-
-    def _join(self) -> None:
-        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address == "local":
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            settings |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        try:
-            _knock(address)
-            self._ray.init(address=address, **settings)
-        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ConfigError(f"no Ray cluster at {address}: {_in_a_line(error)}") from None
-
-    def _leave(self) -> None:
-        if self._joined:
-            self._ray.shutdown()
-        signal.signal(signal.SIGTERM, self._handler)
 
     @property
     def running(self) -> int:

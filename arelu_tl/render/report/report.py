@@ -50,15 +50,6 @@ def write_report_files(
     return paths
 
 
-def write_report(
-    comparison: Comparison, runs: Sequence[RunRecord], path: Path, *, title: str
-) -> None:
-    """Write only the page, to ``path``; see ``write_report_files``."""
-    figure = convergence_figure(comparison, title)
-    shown = drawings.convergence_drawing(comparison, figure, svg(figure), png(figure))
-    write_text(path, _page(comparison, runs, title, shown))
-
-
 @dataclass(frozen=True)
 class _ArmVerdicts:
     arm: str
@@ -82,11 +73,12 @@ def _page(
         )
         for arm in arms
     ]
+    made = datetime.now().astimezone()
     content: dict[str, Any] = {
         "title": title,
         "version": __version__,
-        "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "facts": _facts(comparison),
+        "made": made.strftime("%Y-%m-%d %H:%M %Z"),
+        "facts": _facts(comparison, made),
         "reference": BASELINE,
         "verdicts": verdicts,
         "tone": results.tone,
@@ -123,7 +115,7 @@ def _page(
     return render_page(**content, contents=_contents(content))
 
 
-def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+def _facts(comparison: Comparison, made: datetime) -> list[tuple[str, str]]:
     """The size of the comparison, as (number, unit)."""
     cells = comparison.cells
     rates, seeds = {cell.lr for cell in cells}, {seed for cell in cells for seed in cell.seeds}
@@ -142,7 +134,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         facts.append((f"{max(count for count in pictures if count):,}", "validation pictures"))
     return [
         *facts,
-        (datetime.now().astimezone().strftime("%Y-%m-%d"), ""),
+        (made.strftime("%Y-%m-%d"), ""),
         (f"arelu-tl {__version__}", ""),
     ]
 
