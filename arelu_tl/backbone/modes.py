@@ -19,6 +19,15 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
+def train_mode(model: nn.Module, *, frozen_statistics: bool) -> None:
+    """Set training mode; with ``frozen_statistics``, BatchNorm normalises by its running ones."""
+    model.train()
+    if frozen_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Eval mode within the block; afterwards each module's own mode is restored.
 

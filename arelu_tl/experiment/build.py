@@ -45,18 +45,24 @@ class RunStart:
         backbone: its model after surgery, with the new head.
         report: surgery report; None for the unmodified arm.
         pairing: what both runs of a pair must share: dataset, head_init, weights.
+        head_lr: what ``head_lr: auto`` has come to; None if it was not chosen.
     """
 
     backbone: Backbone
     report: SurgeryReport | None
     pairing: dict[str, Any]
+    head_lr: float | None = None
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint stores in addition to surgery.json.
 
         It is stored because another machine would compute slightly different values.
         """
-        return {"backbone": record_backbone(self.backbone), "pairing": self.pairing}
+        return {
+            "backbone": record_backbone(self.backbone),
+            "pairing": self.pairing,
+            "head_lr": self.head_lr,
+        }
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,8 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
     """
     try:
         recorded = saved.state["start"]
-        backbone, pairing = (
-            rebuild_backbone(recorded["backbone"], saved.checkpoint),
-            dict(recorded["pairing"]),
-        )
+        backbone = rebuild_backbone(recorded["backbone"], saved.checkpoint)
+        pairing, head_lr = dict(recorded["pairing"]), recorded["head_lr"]
         model = backbone.model.to(device)
         report = None
         if saved.surgery is not None:
@@ -119,7 +123,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         model.load_state_dict(saved.weights, strict=True)
     except RuntimeError as error:
         raise _unfit(saved, error) from None
-    return RunStart(backbone, report, pairing)
+    return RunStart(backbone, report, pairing, head_lr)
 
 
 _UNFIT = (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
@@ -220,8 +224,13 @@ def make_run_schedule(
     )
 
 
-def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_run_optimizer(
+    config: FinetuneConfig, model: nn.Module, head_lr: float | None = None
+) -> torch.optim.Optimizer:
     """Make the optimiser of ``config``, and freeze the backbone if ``config`` says so.
+
+    Args:
+        head_lr: what ``head_lr: auto`` has come to; None for the backbone's rate.
 
     Raises:
         BackboneError: the backbone is to be frozen, but the model names no classifier.
@@ -234,7 +243,7 @@ def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.
                 "`freeze='backbone'`"
             )
         freeze_backbone(model, head)
-    return make_optimizer(model, head, config.optimizer())
+    return make_optimizer(model, head, config.optimizer(head_lr))
 
 
 def make_run_batches(
@@ -294,7 +303,7 @@ def fit_settings(
         eval_every=config.eval_every,
         patience=config.patience,
         ema_decay=config.model_ema_decay if config.model_ema else None,
-        frozen_backbone=config.freeze == "backbone",
+        frozen_statistics=config.freeze == "backbone",
         # On the CPU channels_last reduced the time of a step to 0.74 to 0.97 with two threads, and
         # made little difference with one. On GPUs it is the layout that mixed-precision units
         # prefer (not measured).
@@ -340,23 +349,23 @@ class Training:
 def build_training(
     config: FinetuneConfig,
     folder: PictureFolder,
-    backbone: Backbone,
+    start: RunStart,
     device: torch.device,
     processors: int | None = None,
     world: World = ALONE,
 ) -> Training:
-    """Build batches, optimiser, schedule and settings for the model of ``backbone``.
+    """Build batches, optimiser, schedule and settings for the model that ``start`` holds.
 
     Args:
-        backbone: its model is already on ``device``.
+        start: its model is already on ``device``.
         processors: number of CPUs that may load pictures; None for all of the machine's.
         world: the processes that train together; they start with the weights of rank 0.
     """
-    model = backbone.model
+    model = start.backbone.model
     if config.sync_bn and world.size > 1:
         convert_sync_batchnorm(model)
-    optimizer = make_run_optimizer(config, model)
-    train, val = make_run_batches(config, folder, backbone, device, processors, world)
+    optimizer = make_run_optimizer(config, model, start.head_lr)
+    train, val = make_run_batches(config, folder, start.backbone, device, processors, world)
     schedule = make_run_schedule(
         config, optimizer, steps_per_epoch(len(train), config.grad_accum_steps)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from arelu_tl.errors import AreluTlError, ArtefactError, Interrupted, NonFiniteE
 from arelu_tl.experiment.build import RunStart, SavedRun, Training, begin, build_training, go_on
 from arelu_tl.experiment.environment import changed_environment, describe_environment
 from arelu_tl.experiment.head_only import on_features
+from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.journal import RunJournal
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.tensorboard import TensorBoardLog, log_summary
@@ -75,7 +77,9 @@ def train_run(
             start = go_on(config, len(folder.classes), device, saved)
         elif start is None:  # every checkpoint is damaged
             start = begin(config, folder, device)
-        training = build_training(config, folder, start.backbone, device, processors, world)
+        if saved is None:
+            start = run.with_head_rate(start, folder, device)
+        training = build_training(config, folder, start, device, processors, world)
         if saved is None:
             run.record_start(start, device)
         observer.run_started(
@@ -143,6 +147,18 @@ class RunFolder:
             self.observer.note(f"{change}: resumable, not bitwise")
         surgery = None if self.config.arm == "relu" else read_json(self.path / runs.SURGERY)
         return SavedRun(checkpoint, weights, state, surgery)
+
+    def with_head_rate(
+        self, start: RunStart, folder: PictureFolder, device: torch.device
+    ) -> RunStart:
+        """Settle what ``head_lr: auto`` stands for, and record how it was chosen."""
+        rate = self.world.lead(lambda: find_head_rate(self.config, folder, start.backbone, device))
+        if rate is None:
+            return start
+        if self.world.leads:
+            write_json(self.path / runs.HEAD_RATE, rate.to_json())
+            self.observer.note(f"{self.config.arm}: {rate.line()}")
+        return replace(start, head_lr=rate.lr)
 
     def record_start(self, start: RunStart, device: torch.device) -> None:
         """Write what is known before the first step."""
@@ -298,6 +314,7 @@ def _summary(
     return {
         "arm": config.arm,
         "lr": config.lr,
+        "head_lr": config.optimizer(start.head_lr).head_lr or config.lr,
         "seed": config.seed,
         "status": "finished",
         "steps": state.step,

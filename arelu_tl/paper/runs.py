@@ -131,6 +131,7 @@ def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "opt": task.opt,
+        "head_lr": None,
         "weight_decay": 0.0,
         "sched": "none",
         "eval_every": config.eval_every,
@@ -201,6 +202,7 @@ def _summary(
     return {
         "arm": outcome.unit.activation,
         "lr": lr,
+        "head_lr": lr,
         "seed": seed,
         **ended,
         "steps": val[-1]["step"],

@@ -22,6 +22,7 @@ from arelu_tl.records.config_values import (
     Duration,
     FilePath,
     Float,
+    FloatOrAuto,
     FolderName,
     Fraction,
     Int,
@@ -217,11 +218,16 @@ class FinetuneConfig(BaseModel):
     )
     lr: Float = option(
         1e-4,
-        "Learning rate of the backbone and, unless told otherwise, of all else.",
+        "Learning rate of the backbone, and of what sites learn unless told otherwise.",
         "Training",
         gt=0,
     )
-    head_lr: Float | None = option(None, "Learning rate of the new classifier.", "Training", gt=0)
+    head_lr: FloatOrAuto | None = option(
+        "auto",
+        "Learning rate of the new classifier; auto: each arm's is chosen by cross-validation on "
+        "features of training pictures.",
+        "Training",
+    )
     arelu_lr: Float | None = option(
         None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0
     )
@@ -364,12 +370,16 @@ class FinetuneConfig(BaseModel):
             inplace=self.inplace,
         )
 
-    def optimizer(self) -> OptimizerSettings:
-        """Return the optimiser, its learning rates and its weight decay."""
+    def optimizer(self, head_lr: float | None = None) -> OptimizerSettings:
+        """Return the optimiser, its learning rates and its weight decay.
+
+        Args:
+            head_lr: what ``auto`` has come to.
+        """
         return OptimizerSettings(
             opt=self.opt,
             lr=self.lr,
-            head_lr=self.head_lr,
+            head_lr=head_lr if self.head_lr == "auto" else self.head_lr,
             arelu_lr=self.arelu_lr,
             weight_decay=self.weight_decay,
             momentum=self.momentum,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,6 +78,20 @@ def _number_or_auto(value: Any) -> Any:
         raise ValueError("a whole number of at least 1 is wanted, or auto") from None
 
 
+def _positive_or_auto(value: Any) -> Any:
+    """Convert the command line's text; a number of the wrong sign is as wrong as a word."""
+    if value == "auto":
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < math.inf:
+        raise ValueError("a number above 0 is wanted, or auto")
+    return number
+
+
+FloatOrAuto = Annotated[float | Literal["auto"], BeforeValidator(_positive_or_auto)]
 IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
 
 

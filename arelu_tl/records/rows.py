@@ -113,11 +113,13 @@ class Summary(TypedDict, total=False):
         micro_batch: pictures that memory held at a time; None if it held the whole batch.
         on_features: whether only the head was trained, on cached features.
         stack: number of nets that ``reproduce`` trained together.
+        head_lr: the classifier's learning rate, also where it was chosen.
         pairing: what both runs of a pair must share.
     """
 
     arm: str
     lr: float
+    head_lr: float
     seed: int
     status: Literal["finished", "interrupted", "failed"]
     error: str

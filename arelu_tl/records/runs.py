@@ -45,6 +45,7 @@ SUMMARY = "summary.json"
 PREDICTIONS = "predictions.csv"
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
+HEAD_RATE = "head-rate.json"
 TENSORBOARD = "tensorboard"
 
 # Sets of files that identify a folder written by a command: a study, a run, or an --output.

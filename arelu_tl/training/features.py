@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.backbone.modes import evaluating
+from arelu_tl.backbone.modes import evaluating, train_mode, training
 from arelu_tl.data.loader import Batches
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.step import Batch, StepSettings
@@ -31,11 +32,14 @@ class HeadOnFeatures(nn.Module):
         super().__init__()
         self.model, self.name, self.drop = model, name, drop
 
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier itself."""
+        return self.model.get_submodule(self.name)
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits of ``features``."""
-        logits: Tensor = self.model.get_submodule(self.name)(
-            F.dropout(features, self.drop, self.training)
-        )
+        logits: Tensor = self.classifier(F.dropout(features, self.drop, self.training))
         return logits
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -47,19 +51,47 @@ class HeadOnFeatures(nn.Module):
         return self.model.load_state_dict(*args, **kwargs)
 
     @torch.inference_mode()
-    def features(self, pictures: Tensor, device: torch.device, settings: StepSettings) -> Tensor:
-        """Return the classifier's input for ``pictures`` (B, C, H, W): float32, on the CPU."""
+    def features(
+        self,
+        pictures: Tensor,
+        device: torch.device,
+        settings: StepSettings,
+        *,
+        as_in_training: bool = False,
+    ) -> Tensor:
+        """Return the classifier's input for ``pictures`` (B, C, H, W): float32, on the CPU.
+
+        Args:
+            as_in_training: in the mode that training has, with batch statistics and stochastic
+                depth; the model's buffers stay as they are.
+        """
         seen: list[Tensor] = []
-        hook = self.model.get_submodule(self.name).register_forward_pre_hook(
-            lambda _, given: seen.append(given[0])
-        )
+        mode = learning(self.model, settings) if as_in_training else evaluating(self.model)
+        hook = self.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
-            with evaluating(self.model), autocast(device, settings.amp):
+            with mode, autocast(device, settings.amp):
                 for part in torch.split(pictures, settings.micro_batch or len(pictures)):
                     self.model(to_device(part, device, channels_last=settings.channels_last))
         finally:
             hook.remove()
         return torch.cat(seen).float().cpu()
+
+
+@contextmanager
+def learning(model: nn.Module, settings: StepSettings) -> Iterator[None]:
+    """The mode of a training step within the block; it changes neither buffers nor the generators.
+
+    Dropout and stochastic depth depend on the settings' seed.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with training(model), torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        train_mode(model, frozen_statistics=settings.frozen_statistics)
+        try:
+            yield
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def head_on_features(
@@ -86,10 +118,7 @@ def head_on_features(
     alone = HeadOnFeatures(model, head[0], drop)
     features = alone.features(pictures, device, StepSettings()).to(device)
     with torch.random.fork_rng(), torch.no_grad():
-        model.train()
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        train_mode(model, frozen_statistics=True)
         whole, drawn = _under_a_seed(model, pictures.to(device))
         ours, drawn_by_head = _under_a_seed(alone, features)
     # Randomness that rarely changes the output is detected by the random numbers it consumes.

@@ -95,9 +95,27 @@ def make_optimizer(
     Raises:
         ConfigError: timm has no such optimiser.
     """
+    check_optimizer(settings.opt)
+    return _create(parameter_groups(model, head, settings), settings)
+
+
+def make_head_optimizer(
+    head: nn.Module, settings: OptimizerSettings, lr: float
+) -> torch.optim.Optimizer:
+    """Make the same optimiser for a classifier alone, with the rate ``lr``."""
+    groups = [
+        {
+            "params": [p for p in head.parameters() if (p.ndim > 1) == decays],
+            "lr": lr,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    return _create([group for group in groups if group["params"]], settings)
+
+
+def _create(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
     opt = settings.opt
-    check_optimizer(opt)
-    groups = parameter_groups(model, head, settings)
     fused: dict[str, Any] = (
         {"fused": True}
         if _has_fused(opt, {p.device.type for group in groups for p in group["params"]})

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from arelu_tl.activation.arelu import named_arelus, project
+from arelu_tl.backbone.modes import train_mode
 from arelu_tl.errors import NonFiniteError
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
@@ -36,7 +37,7 @@ class StepSettings:
     Attributes:
         class_weights: weight of each class in the loss; None for equal weights.
         amp: dtype of mixed precision, None for none.
-        frozen_backbone: keep every BatchNorm in eval mode.
+        frozen_statistics: keep every BatchNorm in eval mode.
         channels_last: use the channels-last memory format.
         grad_checkpointing: the model recomputes its activations in the backward pass.
         micro_batch: pictures at a time, whose gradients are summed; None for the whole batch.
@@ -47,7 +48,7 @@ class StepSettings:
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     amp: torch.dtype | None = None
-    frozen_backbone: bool = False
+    frozen_statistics: bool = False
     channels_last: bool = False
     grad_checkpointing: bool = False
     micro_batch: int | None = None
@@ -93,12 +94,8 @@ class Step:
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
 
     def train_mode(self) -> None:
-        """Set the model to training mode, except the BatchNorm layers of a frozen backbone."""
-        self._model.train()
-        if self._settings.frozen_backbone:
-            for module in self._model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        """Set the model to training mode; see ``backbone.modes.train_mode``."""
+        train_mode(self._model, frozen_statistics=self._settings.frozen_statistics)
 
     def gradients(self, batches: Sequence[Batch], step: int) -> list[tuple[float, float]]:
         """Accumulate the mean gradient of ``batches`` (pictures (B, C, H, W), labels (B,)).

@@ -43,7 +43,7 @@ class Together:
     """``torchrun --nproc-per-node 2 -m arelu_tl ARGUMENTS`` under way; its output is read at its end."""
 
     def __init__(self, *arguments: str | Path, cwd: Path) -> None:
-        self.description = cwd / "told"
+        self.told = cwd / "told"
         run = [
             sys.executable,
             "-m",
@@ -54,7 +54,7 @@ class Together:
             "-m",
             "arelu_tl",
         ]
-        with open(cwd / "out", "wb") as out, open(self.description, "wb") as err:
+        with open(cwd / "out", "wb") as out, open(self.told, "wb") as err:
             self.process = subprocess.Popen(
                 [*run, *map(str, arguments)],
                 cwd=cwd,
@@ -67,11 +67,9 @@ class Together:
         """(exit code, standard output, our own lines of standard error) once it has ended."""
         code = self.process.wait(seconds)
         lines = [
-            line
-            for line in self.description.read_text().splitlines()
-            if line.startswith("arelu-tl: ")
+            line for line in self.told.read_text().splitlines() if line.startswith("arelu-tl: ")
         ]
-        return code, (self.description.parent / "out").read_text(), lines
+        return code, (self.told.parent / "out").read_text(), lines
 
     def process_of(self, rank: int) -> int:
         """Its process number."""

@@ -22,11 +22,11 @@ from arelu_tl.records.config import FinetuneConfig
 
 class Notes(Observer):
     def __init__(self) -> None:
-        self.description: list[str] = []
+        self.told: list[str] = []
         self.checked = 0
 
     def note(self, text: str) -> None:
-        self.description.append(text)
+        self.told.append(text)
 
     def checking_pictures(self, done: int, total: int) -> None:
         self.checked = done
@@ -64,6 +64,7 @@ def study(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> St
             "batch_size": 4,
             "epochs": 2,
             "workers": 0,
+            "head_lr": 1e-3,
         }
         notes = Notes()
         config = FinetuneConfig(

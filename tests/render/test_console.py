@@ -106,7 +106,7 @@ def test_a_study_that_runs_shows_names_as_they_are(
     with StudyView(Output()) as view:
         Told(name).to(view)
     with ReproductionView(Output()) as shown:
-        target: Any = SimpleNamespace(name=name, told=name)
+        target: Any = SimpleNamespace(name=name, description=name)
         shown.planned(Path(name), [SimpleNamespace(target=target)], 3, 1, 12345)  # type: ignore[list-item]
     told = capsys.readouterr().err
     assert told.count(visible(name)) == 14
@@ -178,7 +178,7 @@ def test_a_bar_cuts_no_number(width: int) -> None:
     output.err = terminal
     told = ["loss 12.345", "acc 0.67", "1234.5 img/s"]
     bars = stderr_bars(output)
-    bars.add_task("arelu-frozen", total=12345, completed=6789, told=told)
+    bars.add_task("arelu-frozen", total=12345, completed=6789, fields=told)
     terminal.print(bars.get_renderable())
     (shown,) = [
         part

@@ -88,11 +88,11 @@ def take_step(
 
 STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "plain": ("plain", 1, {}),
-    "frozen statistics": ("test_resnet", 1, {"frozen_backbone": True}),
+    "frozen statistics": ("test_resnet", 1, {"frozen_statistics": True}),
     "parts": (
         "test_resnet",
         2,
-        {"frozen_backbone": True, "micro_batch": 3, "clip_grad": 0.5, "channels_last": True},
+        {"frozen_statistics": True, "micro_batch": 3, "clip_grad": 0.5, "channels_last": True},
     ),
     "statistics": ("test_resnet", 1, {}),
 }
@@ -229,7 +229,9 @@ def train(
         )
     if last and killed:
         journal.progress = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    settings = FitSettings(epochs=epochs, frozen_backbone=True, log_every=2, ema_decay=0.9, seed=1)
+    settings = FitSettings(
+        epochs=epochs, frozen_statistics=True, log_every=2, ema_decay=0.9, seed=1
+    )
     state = resume[1] if resume is not None else None
     result: Any
     try:

@@ -67,7 +67,7 @@ def train(
     in_order = make_eval_batches(folder.root, folder.splits["train"], transform, batch_size=5)
     optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="adamw", lr=1e-2))
     settings = FitSettings(
-        epochs=4, seed=7, frozen_backbone=True, eval_every=3, log_every=2, **more
+        epochs=4, seed=7, frozen_statistics=True, eval_every=3, log_every=2, **more
     )
     if saved is not None:
         model.load_state_dict(saved[1])

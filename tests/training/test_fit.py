@@ -279,7 +279,7 @@ def test_frozen_backbone_keeps_weights_and_batchnorm_but_learns_head_and_arelu(
     freeze_backbone(model, ["fc"])
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = make_optimizer(model, ["fc"], OptimizerSettings(opt="adamw", lr=1e-2))
-    settings = FitSettings(epochs=1, frozen_backbone=True)
+    settings = FitSettings(epochs=1, frozen_statistics=True)
     fit(
         model, *batches, optimizer, None, settings, device=CPU, journal=Memory(), stop=StopRequest()
     )

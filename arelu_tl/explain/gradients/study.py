@@ -12,8 +12,9 @@ from torch import Tensor
 from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
-from arelu_tl.experiment.build import build_training, make_run_batches
+from arelu_tl.experiment.build import RunStart, build_training, make_run_batches
 from arelu_tl.experiment.finetune import absolute
+from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
 from arelu_tl.experiment.start import build_start, doubt_pictures
@@ -44,12 +45,17 @@ class _Arm:
         device: torch.device,
         batches: int,
         threshold: float,
+        *,
+        trains: bool = False,
     ) -> None:
         self.start = build_start(config, folder, device)
         self.config, self.backbone = self.start.config, self.start.backbone
         self.folder, self.device, self.threshold = folder, device, threshold
         self.model = self.backbone.model
-        self.training = build_training(self.config, folder, self.backbone, device)
+        rate = find_head_rate(self.config, folder, self.backbone, device) if trains else None
+        head_lr = None if rate is None else rate.lr
+        start = RunStart(self.backbone, self.start.surgery, {}, head_lr)
+        self.training = build_training(self.config, folder, start, device)
         self.settings = self.training.settings
         if self.start.surgery is not None:
             self.sites = [planned.site for planned in self.start.surgery.sites]
@@ -116,7 +122,7 @@ def gradients_of_training(
     points: list[GradientPoint] = []
     with scanned_pictures(config, observer) as folder:
         for arm in (BASELINE, config.arm):
-            made = _Arm(_with_arm(config, arm), folder, device, batches, threshold)
+            made = _Arm(_with_arm(config, arm), folder, device, batches, threshold, trains=True)
             points += _train(made, steps, observer)
     return _report(made, points)
 
