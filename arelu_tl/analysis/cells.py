@@ -31,6 +31,7 @@ def _cell(arm: str, lr: float, members: Sequence[Entrant], target: float) -> Cel
         recorded: list[Mapping[str, Any]] = [each.run.summary for each in members]
         return _mean([summary.get(key) for summary in recorded])
 
+    probes: list[Mapping[str, Any]] = [each.run.summary.get("probe") or {} for each in members]
     return Cell(
         arm=arm,
         lr=lr,
@@ -49,6 +50,9 @@ def _cell(arm: str, lr: float, members: Sequence[Entrant], target: float) -> Cel
         images_per_second=mean_recorded("images_per_second"),
         peak_memory_bytes=mean_recorded("peak_memory_bytes"),
         drift=_mean(drifts),
+        head_lrs=sorted({s["head_lr"] for each in members if "head_lr" in (s := each.run.summary)}),
+        probe_top1=_mean([probe.get("top1") for probe in probes]),
+        probe_loss=_mean([probe.get("loss") for probe in probes]),
         curve=_mean_curve(curves),
     )
 

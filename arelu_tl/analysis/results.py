@@ -47,6 +47,9 @@ class Cell:
         steps_to_target, seconds_to_target: time until ``target``, which is 95% of the baseline's
             best at this rate unless given.
         drift: drift of surgery, mean over the runs; None for the baseline.
+        head_lrs: the classifier's learning rates, as far as they are recorded.
+        probe_top1, probe_loss: results of a linear probe of the start, mean over the runs; None if
+            there is none.
         curve: for figures: steps; at each step the mean, minimum and maximum of top1 and loss, and
             the mean seconds.
     """
@@ -68,6 +71,9 @@ class Cell:
     images_per_second: float | None
     peak_memory_bytes: float | None
     drift: float | None
+    head_lrs: list[float]
+    probe_top1: float | None
+    probe_loss: float | None
     curve: dict[str, list[float]] = field(repr=False)
 
 

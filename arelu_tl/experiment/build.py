@@ -46,12 +46,14 @@ class RunStart:
         report: surgery report; None for the unmodified arm.
         pairing: what both runs of a pair must share: dataset, head_init, weights.
         head_lr: what ``head_lr: auto`` has come to; None if it was not chosen.
+        probe: the linear probe's results for summary.json; None if there is none.
     """
 
     backbone: Backbone
     report: SurgeryReport | None
     pairing: dict[str, Any]
     head_lr: float | None = None
+    probe: dict[str, Any] | None = None
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint stores in addition to surgery.json.
@@ -62,6 +64,7 @@ class RunStart:
             "backbone": record_backbone(self.backbone),
             "pairing": self.pairing,
             "head_lr": self.head_lr,
+            "probe": self.probe,
         }
 
 
@@ -109,7 +112,8 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
     try:
         recorded = saved.state["start"]
         backbone = rebuild_backbone(recorded["backbone"], saved.checkpoint)
-        pairing, head_lr = dict(recorded["pairing"]), recorded["head_lr"]
+        pairing = dict(recorded["pairing"])
+        head_lr, probe = recorded["head_lr"], recorded["probe"]
         model = backbone.model.to(device)
         report = None
         if saved.surgery is not None:
@@ -123,7 +127,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         model.load_state_dict(saved.weights, strict=True)
     except RuntimeError as error:
         raise _unfit(saved, error) from None
-    return RunStart(backbone, report, pairing, head_lr)
+    return RunStart(backbone, report, pairing, head_lr, probe)
 
 
 _UNFIT = (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
@@ -303,7 +307,7 @@ def fit_settings(
         eval_every=config.eval_every,
         patience=config.patience,
         ema_decay=config.model_ema_decay if config.model_ema else None,
-        frozen_statistics=config.freeze == "backbone",
+        frozen_statistics=config.freeze == "backbone" or config.bn_stats == "frozen",
         # On the CPU channels_last reduced the time of a step to 0.74 to 0.97 with two threads, and
         # made little difference with one. On GPUs it is the layout that mixed-precision units
         # prefer (not measured).

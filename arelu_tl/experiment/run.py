@@ -19,6 +19,7 @@ from arelu_tl.experiment.head_only import on_features
 from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.journal import RunJournal
 from arelu_tl.experiment.observer import Observer
+from arelu_tl.experiment.probe import linear_probe
 from arelu_tl.experiment.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
@@ -78,7 +79,7 @@ def train_run(
         elif start is None:  # every checkpoint is damaged
             start = begin(config, folder, device)
         if saved is None:
-            start = run.with_head_rate(start, folder, device)
+            start = run.prepared(start, folder, device)
         training = build_training(config, folder, start, device, processors, world)
         if saved is None:
             run.record_start(start, device)
@@ -148,10 +149,10 @@ class RunFolder:
         surgery = None if self.config.arm == "relu" else read_json(self.path / runs.SURGERY)
         return SavedRun(checkpoint, weights, state, surgery)
 
-    def with_head_rate(
-        self, start: RunStart, folder: PictureFolder, device: torch.device
-    ) -> RunStart:
-        """Settle what ``head_lr: auto`` stands for, and record how it was chosen."""
+    def prepared(self, start: RunStart, folder: PictureFolder, device: torch.device) -> RunStart:
+        """Probe the start, settle what ``head_lr: auto`` stands for, and record how."""
+        probe = self.world.lead(lambda: linear_probe(self.config, folder, start.backbone, device))
+        start = replace(start, probe=None if probe is None else probe.to_json())
         rate = self.world.lead(lambda: find_head_rate(self.config, folder, start.backbone, device))
         if rate is None:
             return start
@@ -327,5 +328,6 @@ def _summary(
         "micro_batch": state.micro_batch,
         "on_features": training.model is not start.backbone.model,
         "device": str(training.device),
+        "probe": start.probe,
         "pairing": {**start.pairing, "epochs": state.digests},
     }

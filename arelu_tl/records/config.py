@@ -255,6 +255,12 @@ class FinetuneConfig(BaseModel):
         "--no-aug and nothing to learn at the sites, each picture passes the backbone once.",
         "Training",
     )
+    bn_stats: Literal["batch", "frozen"] = option(
+        "batch",
+        "What BatchNorm normalises by in training: each batch's statistics, or, frozen, those of "
+        "the pretrained weights, as in evaluation; its weights train either way.",
+        "Training",
+    )
     sync_bn: bool = option(
         False,
         "Under torchrun, on GPUs: BatchNorm normalises by the whole batch, not by each process's "

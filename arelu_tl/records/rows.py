@@ -114,6 +114,7 @@ class Summary(TypedDict, total=False):
         on_features: whether only the head was trained, on cached features.
         stack: number of nets that ``reproduce`` trained together.
         head_lr: the classifier's learning rate, also where it was chosen.
+        probe: a linear probe of the start: its top1, loss and lr; None if there is none.
         pairing: what both runs of a pair must share.
     """
 
@@ -139,6 +140,7 @@ class Summary(TypedDict, total=False):
     on_features: bool
     device: str
     stack: int
+    probe: dict[str, Any] | None
     pairing: dict[str, Any]
 
 

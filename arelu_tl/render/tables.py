@@ -30,6 +30,7 @@ def comparison_report(comparison: Comparison) -> list[Shown]:
         line(found.sentence, style="" if found.one_seed else "bold") for found in comparison.judged
     ]
     parts += [line(sentence) for sentence in comparison.gain]
+    parts += [line(sentence) for sentence in (_heads(comparison), _probes(comparison)) if sentence]
     parts += [line(warning, style="yellow") for warning in comparison.warnings]
     parts += [line(proof, style="dim") for proof in _proofs(comparison.rates)]
     if comparison.unpaired:
@@ -141,6 +142,31 @@ def best_table(comparison: Comparison) -> Grid:
             )  # fmt: skip
         table.section()
     return table
+
+
+def _heads(comparison: Comparison) -> str:
+    """The classifier's learning rates, where they are not the backbone's."""
+    rates = {
+        arm: sorted({lr for c in comparison.cells if c.arm == arm for lr in c.head_lrs})
+        for arm in comparison.arms
+    }
+    if all(set(cell.head_lrs) <= {cell.lr} for cell in comparison.cells):
+        return ""
+    told = (f"{arm} {', '.join(f'{lr:g}' for lr in lrs)}" for arm, lrs in rates.items() if lrs)
+    return f"Learning rate of the head: {'; '.join(told)}."
+
+
+def _probes(comparison: Comparison) -> str:
+    """What a classifier on the features before fine-tuning reaches."""
+    # It depends on neither the rate nor, but for the pictures of calibration, the seed.
+    first = {cell.arm: cell for cell in reversed(comparison.cells) if cell.probe_top1 is not None}
+    told = (
+        f"{arm} {first[arm].probe_top1:.3f} (loss {or_dash(first[arm].probe_loss, '.3f')})"
+        for arm in comparison.arms
+        if arm in first
+    )
+    found = ", ".join(told)
+    return f"Without fine-tuning, a linear probe of the features has {found}." if found else ""
 
 
 def _proofs(rates: Sequence[RateComparison]) -> list[str]:

@@ -58,6 +58,8 @@ def convergence_figure(comparison: Comparison, title: str) -> Figure:
         more.append(
             Patch(color=MUTED, alpha=0.25, linewidth=0, label="least to greatest of the seeds")
         )
+    if any(cell.probe_top1 is not None for cell in comparison.cells):
+        more.append(Line2D([], [], color=MUTED, linewidth=0.9, dashes=(5, 3), label="linear probe"))
     # No layout engine: with thirty panels it would take longer than the drawing.
     lines = [*labels.values(), *(str(handle.get_label()) for handle in more)]
     top = 0.5 + 0.22 * -(-len(lines) // legend_columns(lines, _WIDTH))
@@ -70,7 +72,7 @@ def convergence_figure(comparison: Comparison, title: str) -> Figure:
         panels[0][column].set_xlim(
             0, 1.04 * max(cell.curve[x][-1] for cell in comparison.cells) or 1.0
         )
-    best = max(max(cell.curve["top1_high"]) for cell in comparison.cells)
+    best = max(max(*cell.curve["top1_high"], cell.probe_top1 or 0.0) for cell in comparison.cells)
     panels[0][0].set_ylim(0, min(1.02, 1.08 * max(best, 0.05)))
     for row in panels[:-1]:
         for axes in row:
@@ -167,6 +169,9 @@ def _draw_row(
                 axes.add_artist(
                     Polygon(there + back, color=style.color, alpha=0.16, linewidth=0, zorder=2)
                 )
+        for axes, level in ((by_step, cell.probe_top1), (loss, cell.probe_loss)):
+            if level is not None:
+                axes.axhline(level, color=style.color, linewidth=0.9, dashes=(5, 3), zorder=1.5)
     _mark_target(
         by_step,
         [(c.arm, styles[c.arm], c.steps_to_target) for c in cells],

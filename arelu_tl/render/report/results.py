@@ -309,6 +309,9 @@ def cells_table(cells: Sequence[Cell]) -> Table:
         Column("pictures a\N{NO-BREAK SPACE}second"),
         Column("peak memory"),
         Column("drift", hint="relative change of the backbone’s outputs by surgery alone"),
+        Column("head rate", hint="learning rates of the classifier, over the seeds"),
+        Column("probe", hint="accuracy of a classifier on the features before fine-tuning"),
+        Column("probe loss", hint="its validation loss"),
     ]
     rows = [
         [
@@ -326,6 +329,9 @@ def cells_table(cells: Sequence[Cell]) -> Table:
             number(cell.images_per_second, ".1f"),
             _memory(cell.peak_memory_bytes),
             number(cell.drift, ".2f"),
+            text(", ".join(f"{lr:g}" for lr in cell.head_lrs) or NOTHING),
+            number(cell.probe_top1, ".3f"),
+            number(cell.probe_loss, ".3f"),
         ]
         for cell in sorted(cells, key=lambda cell: (cell.lr, cell.arm != BASELINE, cell.arm))
     ]
