@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,14 @@ class RunStart:
         backbone: its model after surgery, with the new head.
         report: surgery report; None for the unmodified arm.
         pairing: what both runs of a pair must share: dataset, head_init, weights.
-        head_lr: what ``head_lr: auto`` has come to; None if it was not chosen.
+        settled: the settings that ``auto`` has come to, by key of the configuration.
         probe: the linear probe's results for summary.json; None if there is none.
     """
 
     backbone: Backbone
     report: SurgeryReport | None
     pairing: dict[str, Any]
-    head_lr: float | None = None
+    settled: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] | None = None
 
     def to_state(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class RunStart:
         return {
             "backbone": record_backbone(self.backbone),
             "pairing": self.pairing,
-            "head_lr": self.head_lr,
+            "settled": self.settled,
             "probe": self.probe,
         }
 
@@ -113,7 +113,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         recorded = saved.state["start"]
         backbone = rebuild_backbone(recorded["backbone"], saved.checkpoint)
         pairing = dict(recorded["pairing"])
-        head_lr, probe = recorded["head_lr"], recorded["probe"]
+        settled, probe = dict(recorded["settled"]), recorded["probe"]
         model = backbone.model.to(device)
         report = None
         if saved.surgery is not None:
@@ -127,7 +127,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         model.load_state_dict(saved.weights, strict=True)
     except RuntimeError as error:
         raise _unfit(saved, error) from None
-    return RunStart(backbone, report, pairing, head_lr, probe)
+    return RunStart(backbone, report, pairing, settled, probe)
 
 
 _UNFIT = (AreluTlError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
@@ -228,13 +228,8 @@ def make_run_schedule(
     )
 
 
-def make_run_optimizer(
-    config: FinetuneConfig, model: nn.Module, head_lr: float | None = None
-) -> torch.optim.Optimizer:
+def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimiser of ``config``, and freeze the backbone if ``config`` says so.
-
-    Args:
-        head_lr: what ``head_lr: auto`` has come to; None for the backbone's rate.
 
     Raises:
         BackboneError: the backbone is to be frozen, but the model names no classifier.
@@ -247,7 +242,7 @@ def make_run_optimizer(
                 "`freeze='backbone'`"
             )
         freeze_backbone(model, head)
-    return make_optimizer(model, head, config.optimizer(head_lr))
+    return make_optimizer(model, head, config.optimizer())
 
 
 def make_run_batches(
@@ -353,23 +348,24 @@ class Training:
 def build_training(
     config: FinetuneConfig,
     folder: PictureFolder,
-    start: RunStart,
+    backbone: Backbone,
     device: torch.device,
     processors: int | None = None,
     world: World = ALONE,
 ) -> Training:
-    """Build batches, optimiser, schedule and settings for the model that ``start`` holds.
+    """Build batches, optimiser, schedule and settings for the model of ``backbone``.
 
     Args:
-        start: its model is already on ``device``.
+        config: with its choices settled; the backbone's rate stands for one that is not.
+        backbone: its model is already on ``device``.
         processors: number of CPUs that may load pictures; None for all of the machine's.
         world: the processes that train together; they start with the weights of rank 0.
     """
-    model = start.backbone.model
+    model = backbone.model
     if config.sync_bn and world.size > 1:
         convert_sync_batchnorm(model)
-    optimizer = make_run_optimizer(config, model, start.head_lr)
-    train, val = make_run_batches(config, folder, start.backbone, device, processors, world)
+    optimizer = make_run_optimizer(config, model)
+    train, val = make_run_batches(config, folder, backbone, device, processors, world)
     schedule = make_run_schedule(
         config, optimizer, steps_per_epoch(len(train), config.grad_accum_steps)
     )

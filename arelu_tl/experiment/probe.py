@@ -1,6 +1,7 @@
 """A linear probe of an arm before fine-tuning: is there a need to fine-tune at all?
 
-A classifier on the frozen backbone's features of pictures as validation sees them. It takes seconds.
+A classifier on the frozen backbone's features of pictures as validation sees them; it takes
+seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from arelu_tl.training.step import Batch
 
 # More training pictures would take a share of a run that a look beforehand is not worth.
 _MOST_PICTURES = 2048
-_BATCH, _STEPS = 64, 200
+_BATCH, _STEPS = 64, 100
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from arelu_tl.backbone.loading import pretrained_cfg
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import AreluTlError, ArtefactError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.experiment.build import RunStart, SavedRun, Training, begin, build_training, go_on
+from arelu_tl.experiment.choices import make_choices
 from arelu_tl.experiment.environment import changed_environment, describe_environment
 from arelu_tl.experiment.head_only import on_features
-from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.journal import RunJournal
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.probe import linear_probe
@@ -80,7 +80,14 @@ def train_run(
             start = begin(config, folder, device)
         if saved is None:
             start = run.prepared(start, folder, device)
-        training = build_training(config, folder, start, device, processors, world)
+        training = build_training(
+            config.model_copy(update=start.settled),
+            folder,
+            start.backbone,
+            device,
+            processors,
+            world,
+        )
         if saved is None:
             run.record_start(start, device)
         observer.run_started(
@@ -150,16 +157,16 @@ class RunFolder:
         return SavedRun(checkpoint, weights, state, surgery)
 
     def prepared(self, start: RunStart, folder: PictureFolder, device: torch.device) -> RunStart:
-        """Probe the start, settle what ``head_lr: auto`` stands for, and record how."""
-        probe = self.world.lead(lambda: linear_probe(self.config, folder, start.backbone, device))
-        start = replace(start, probe=None if probe is None else probe.to_json())
-        rate = self.world.lead(lambda: find_head_rate(self.config, folder, start.backbone, device))
-        if rate is None:
-            return start
+        """Probe the start, and settle and record what ``auto`` stands for."""
+        config, backbone = self.config, start.backbone
+        probe = self.world.lead(lambda: linear_probe(config, folder, backbone, device))
+        choices = self.world.lead(lambda: make_choices(config, folder, backbone, device))
         if self.world.leads:
-            write_json(self.path / runs.HEAD_RATE, rate.to_json())
-            self.observer.note(f"{self.config.arm}: {rate.line()}")
-        return replace(start, head_lr=rate.lr)
+            write_json(self.path / runs.CHOICES, choices.to_json())
+            for text in choices.lines():
+                self.observer.note(f"{config.arm}: {text}")
+        shown = None if probe is None else probe.to_json()
+        return replace(start, settled=choices.settings(), probe=shown)
 
     def record_start(self, start: RunStart, device: torch.device) -> None:
         """Write what is known before the first step."""
@@ -315,7 +322,8 @@ def _summary(
     return {
         "arm": config.arm,
         "lr": config.lr,
-        "head_lr": config.optimizer(start.head_lr).head_lr or config.lr,
+        "head_lr": config.model_copy(update=start.settled).optimizer().head_lr or config.lr,
+        "bn_stats": start.settled.get("bn_stats", config.bn_stats),
         "seed": config.seed,
         "status": "finished",
         "steps": state.step,

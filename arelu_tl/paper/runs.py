@@ -132,6 +132,7 @@ def _shared(config: ReproduceConfig, task: Task) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "opt": task.opt,
         "head_lr": None,
+        "bn_stats": "batch",
         "weight_decay": 0.0,
         "sched": "none",
         "eval_every": config.eval_every,

@@ -255,10 +255,11 @@ class FinetuneConfig(BaseModel):
         "--no-aug and nothing to learn at the sites, each picture passes the backbone once.",
         "Training",
     )
-    bn_stats: Literal["batch", "frozen"] = option(
-        "batch",
+    bn_stats: Literal["auto", "batch", "frozen"] = option(
+        "auto",
         "What BatchNorm normalises by in training: each batch's statistics, or, frozen, those of "
-        "the pretrained weights, as in evaluation; its weights train either way.",
+        "the pretrained weights, as in evaluation; auto: what a few steps of each suggest, for each "
+        "arm.",
         "Training",
     )
     sync_bn: bool = option(
@@ -376,16 +377,15 @@ class FinetuneConfig(BaseModel):
             inplace=self.inplace,
         )
 
-    def optimizer(self, head_lr: float | None = None) -> OptimizerSettings:
+    def optimizer(self) -> OptimizerSettings:
         """Return the optimiser, its learning rates and its weight decay.
 
-        Args:
-            head_lr: what ``auto`` has come to.
+        A head's rate that is not chosen yet is the backbone's.
         """
         return OptimizerSettings(
             opt=self.opt,
             lr=self.lr,
-            head_lr=head_lr if self.head_lr == "auto" else self.head_lr,
+            head_lr=None if self.head_lr == "auto" else self.head_lr,
             arelu_lr=self.arelu_lr,
             weight_decay=self.weight_decay,
             momentum=self.momentum,

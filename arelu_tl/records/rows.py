@@ -113,7 +113,8 @@ class Summary(TypedDict, total=False):
         micro_batch: pictures that memory held at a time; None if it held the whole batch.
         on_features: whether only the head was trained, on cached features.
         stack: number of nets that ``reproduce`` trained together.
-        head_lr: the classifier's learning rate, also where it was chosen.
+        head_lr, bn_stats: the classifier's learning rate and what BatchNorm normalised by, also
+            where they were chosen.
         probe: a linear probe of the start: its top1, loss and lr; None if there is none.
         pairing: what both runs of a pair must share.
     """
@@ -121,6 +122,7 @@ class Summary(TypedDict, total=False):
     arm: str
     lr: float
     head_lr: float
+    bn_stats: str
     seed: int
     status: Literal["finished", "interrupted", "failed"]
     error: str

@@ -45,7 +45,7 @@ SUMMARY = "summary.json"
 PREDICTIONS = "predictions.csv"
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
-HEAD_RATE = "head-rate.json"
+CHOICES = "choices.json"
 TENSORBOARD = "tensorboard"
 
 # Sets of files that identify a folder written by a command: a study, a run, or an --output.
@@ -98,6 +98,29 @@ class RunRecord:
     def curve(self, split: str = "val") -> list[MetricRow]:
         """Return the rows of one split, in order of steps."""
         return [row for row in self.rows if row.get("split") == split]
+
+    @cached_property
+    def settled(self) -> dict[str, Any]:
+        """The settings that ``auto`` has come to, by key; {} if they are not recorded.
+
+        Raises:
+            ArtefactError: the file is corrupt.
+        """
+        path = self.path / CHOICES
+        tried = read_json(path) if path.exists() else []
+        try:
+            chosen = [each for each in tried if each["chosen"]]
+            return {
+                key: value
+                for each in chosen
+                for key, value in (
+                    ("bn_stats", each["bn_stats"]),
+                    ("head_lr", each["head_lr"] and each["head_lr"]["lr"]),
+                )
+                if value is not None
+            }
+        except (TypeError, LookupError):
+            raise ArtefactError(f"{path} is damaged: it tells no choices") from None
 
     @cached_property
     def metrics(self) -> list[MetricRow]:

@@ -59,7 +59,7 @@ class HeadRate:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of head-rate.json."""
+        """Return it for choices.json."""
         return asdict(self)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
-from arelu_tl.experiment.build import RunStart, build_training, make_run_batches
+from arelu_tl.experiment.build import build_training, make_run_batches
+from arelu_tl.experiment.choices import make_choices
 from arelu_tl.experiment.finetune import absolute
-from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
 from arelu_tl.experiment.start import build_start, doubt_pictures
@@ -52,10 +52,10 @@ class _Arm:
         self.config, self.backbone = self.start.config, self.start.backbone
         self.folder, self.device, self.threshold = folder, device, threshold
         self.model = self.backbone.model
-        rate = find_head_rate(self.config, folder, self.backbone, device) if trains else None
-        head_lr = None if rate is None else rate.lr
-        start = RunStart(self.backbone, self.start.surgery, {}, head_lr)
-        self.training = build_training(self.config, folder, start, device)
+        if trains:
+            choices = make_choices(self.config, folder, self.backbone, device)
+            self.config = self.config.model_copy(update=choices.settings())
+        self.training = build_training(self.config, folder, self.backbone, device)
         self.settings = self.training.settings
         if self.start.surgery is not None:
             self.sites = [planned.site for planned in self.start.surgery.sites]
@@ -190,7 +190,11 @@ def gradients_of_run(
                 )
             else:
                 _check_pictures(run, folder, given=data is not None, observer=observer)
-            own = _with_arm(config, arm) if run is None else run.config.model_copy(update=place)
+            own = (
+                _with_arm(config, arm)
+                if run is None
+                else run.config.model_copy(update={**place, **run.settled})
+            )
             made = _Arm(own, folder, chosen, batches, threshold)
             points += _along(made, run, observer)
     return _report(made, points)

@@ -1,4 +1,4 @@
-"""``head_lr: auto``: each arm's own rate, chosen on training pictures alone, recorded, kept on resuming."""
+"""What ``auto`` stands for: each arm's own, chosen on training pictures alone, recorded, kept on resuming."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from arelu_tl.data.folder import PictureFolder, scan_folder
 from arelu_tl.errors import Interrupted
 from arelu_tl.experiment import run as run_module
 from arelu_tl.experiment.build import begin
+from arelu_tl.experiment.choices import Pilot, make_choices
 from arelu_tl.experiment.finetune import finetune, resume_study
-from arelu_tl.experiment.head_rate import find_head_rate
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
@@ -34,7 +34,7 @@ def settings(root: Path, **more: Any) -> FinetuneConfig:
 
 
 def chosen(config: FinetuneConfig, folder: PictureFolder) -> HeadRate | None:
-    return find_head_rate(config, folder, begin(config, folder, CPU).backbone, CPU)
+    return make_choices(config, folder, begin(config, folder, CPU).backbone, CPU).chosen.head_lr
 
 
 def test_it_is_chosen_on_training_pictures_alone(make_folder: Any) -> None:
@@ -61,7 +61,7 @@ def test_the_model_and_the_generators_stay_as_they_were(make_folder: Any) -> Non
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     modes = [module.training for module in backbone.model.modules()]
     state = torch.get_rng_state()
-    find_head_rate(config, folder, backbone, CPU)
+    make_choices(config, folder, backbone, CPU)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in backbone.model.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
@@ -95,11 +95,17 @@ def test_each_arm_has_its_own_and_the_pair_compares(make_folder: Any, tmp_path: 
     config = settings(make_folder(), output=tmp_path, name="study")
     study = finetune(config, observer=Listening())
     for run in study.runs:
-        record = json.loads((run.path / runs.HEAD_RATE).read_text())
-        assert run.config.head_lr == "auto"
-        assert run.summary["head_lr"] == record["lr"]
-        assert record["lr"] in [lr for lr, _ in record["tried"]]
-        assert any(f"{run.config.arm}: head rate {record['lr']:g}" in note for note in notes)
+        tried = json.loads((run.path / runs.CHOICES).read_text())
+        assert {each["bn_stats"] for each in tried} == {"batch", "frozen"}
+        (chosen,) = (each for each in tried if each["chosen"])
+        assert chosen["loss"] == min(each["loss"] for each in tried)
+        assert (run.config.head_lr, run.config.bn_stats) == ("auto", "auto")
+        settled = {"head_lr": chosen["head_lr"]["lr"], "bn_stats": chosen["bn_stats"]}
+        assert run.settled == settled
+        assert {key: run.summary[key] for key in settled} == settled
+        name = run.config.arm
+        assert any(f"{name}: head rate {settled['head_lr']:g}" in note for note in notes)
+        assert any(f"{name}: BatchNorm's statistics {settled['bn_stats']}" in n for n in notes)
     (found,) = compare([study.path]).rates
     assert len(found.pairs) == 1
 
@@ -121,8 +127,58 @@ def test_a_resumed_run_keeps_the_rate_it_began_with(
     def fail(*_: Any) -> None:
         raise AssertionError("chosen again")
 
-    monkeypatch.setattr(run_module, "find_head_rate", fail)
+    monkeypatch.setattr(run_module, "make_choices", fail)
     resumed = resume_study(tmp_path / "halved")
     (one,), (other,) = whole.runs, resumed.runs
     assert other.summary["head_lr"] == one.summary["head_lr"]
     assert [row["loss"] for row in other.rows] == [row["loss"] for row in one.rows]
+
+
+@pytest.mark.parametrize(
+    ("more", "tried"),
+    [
+        ({}, ["batch", "frozen"]),
+        ({"bn_stats": "frozen"}, ["frozen"]),
+        ({"bn_stats": "batch"}, ["batch"]),
+        ({"freeze": "backbone"}, ["batch"]),
+        ({"batch_size": 64}, ["batch"]),  # a single batch
+        ({"model": "test_vit"}, ["batch"]),  # no BatchNorm
+    ],
+    ids=["both", "frozen", "batch", "frozen backbone", "one batch", "no BatchNorm"],
+)
+def test_statistics_are_tried_where_there_is_a_choice(
+    make_folder: Any, more: dict[str, Any], tried: list[str]
+) -> None:
+    root = make_folder()
+    folder, config = scan_folder(root), settings(root, arm="relu", **more)
+    choices = make_choices(config, folder, begin(config, folder, CPU).backbone, CPU)
+    assert [each.bn_stats for each in choices.tried] == tried
+    assert all((each.loss is None) == (len(tried) == 1) for each in choices.tried)
+
+
+def test_statistics_that_fit_no_picture_are_not_kept(make_folder: Any) -> None:
+    """Running statistics a thousand times too large let no picture through but by the batch's own."""
+    root = make_folder(train=24, val=2)
+    folder, config = scan_folder(root), settings(root, arm="relu", lr=1e-3)
+
+    def choice(factor: float) -> Pilot:
+        backbone = begin(config, folder, CPU).backbone
+        for module in backbone.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.mul_(factor)
+        choices = make_choices(config, folder, backbone, CPU)
+        losses = [each.loss for each in choices.tried]
+        assert choices.chosen.loss == min(losses)
+        return choices.chosen
+
+    assert choice(1e6).bn_stats == "batch"
+
+
+def test_a_pilot_that_breaks_is_not_chosen_and_two_leave_what_is_usual(make_folder: Any) -> None:
+    root = make_folder()
+    folder, config = scan_folder(root), settings(root, arm="relu", lr=1e25, opt="sgd", head_lr=1e25)
+    choices = make_choices(config, folder, begin(config, folder, CPU).backbone, CPU)
+    assert [each.loss for each in choices.tried] == [float("inf")] * 2
+    assert choices.chosen.bn_stats == "batch"
+    assert [each["loss"] for each in choices.to_json()] == [None, None]
+    assert "no finite value" in next(choices.lines())
