@@ -258,7 +258,7 @@ class FinetuneConfig(BaseModel):
     bn_stats: Literal["auto", "batch", "frozen"] = option(
         "auto",
         "What BatchNorm normalises by in training: each batch's statistics, or, frozen, those of "
-        "the pretrained weights, as in evaluation; auto: what a few steps of each suggest, for each "
+        "the pretrained weights, as in evaluation; auto: what a few steps of each suggest, arm by "
         "arm.",
         "Training",
     )
