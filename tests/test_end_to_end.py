@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import run_command
@@ -21,7 +22,7 @@ from arelu_tl.training.fit import fit
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch of the demo, at a rate that makes its answer clear so early."""
+    """One epoch of the demo."""
     place = tmp_path_factory.mktemp("demo")
     done = run_command("demo", "--epochs", "1", "--lr", "3e-4", cwd=place, killed_after=900)
     assert done.returncode == 0, done.stderr
@@ -29,20 +30,32 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_both_arms_train_and_arelu_is_ahead_at_the_small_rate(demo: Path) -> None:
+def test_both_arms_train_and_the_answer_is_that_of_their_curves(demo: Path) -> None:
     study = demo / "runs" / "demo"
     found = json.loads((study / "comparison.json").read_text())["rates"][0]
     assert (found["arm"], found["reference"]) == ("arelu", "relu")
-    assert found["pairs"][0]["final_top1"][0] > 0.4
-    assert found["aulc"]["mean"] > 0.1
+    assert min(found["pairs"][0]["final_top1"]) > 0.4
     assert found["aulc"]["pictures"] == 300
-    assert (found["verdict"], found["one_seed"]) == ("ahead in this run", True)
-    assert "arelu is ahead of relu in this one run" in (demo / "stdout").read_text()
+    assert found["one_seed"]
+    assert found["aulc"]["mean"] == pytest.approx(np.subtract(*found["pairs"][0]["aulc"]))
+    for text in ((demo / "stdout").read_text(), (study / "report.html").read_text()):
+        assert found["sentence"] in text
+
+
+def test_both_baselines_are_strong_and_the_page_says_how(demo: Path) -> None:
+    study = demo / "runs" / "demo"
+    shown = (demo / "stdout").read_text()
+    for cell in json.loads((study / "comparison.json").read_text())["cells"]:
+        record = json.loads((Path(cell["runs"][0]) / "choices.json").read_text())
+        # The head's rate is far above the backbone's, and a probe of ImageNet's features does well.
+        assert cell["head_lrs"] == [record["settings"]["head_lr"]]
+        assert 1e-3 <= cell["head_lrs"][0] <= 1e-2
+        assert cell["probe_top1"] > 0.7
+        assert f"{cell['arm']} {cell['probe_top1']:.3f} (loss" in shown
 
 
 def test_the_page_shows_the_pictures_on_which_the_arms_part(demo: Path) -> None:
     page = (demo / "runs" / "demo" / "report.html").read_text()
-    assert "arelu is ahead of relu in this one run" in page
     assert page.count("data:image/jpeg;base64,") > 10
 
 

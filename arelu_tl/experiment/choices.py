@@ -1,4 +1,4 @@
-"""What ``auto`` stands for in a run: the head's learning rate, and what BatchNorm normalises by.
+"""What ``auto`` stands for in a run: its start, BatchNorm's statistics, and the head's rate.
 
 Each arm's are chosen by the same procedure on its own start, from training pictures alone. A
 baseline whose settings do not suit it would make any other arm look good.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from arelu_tl.experiment.build import (
     steps_per_epoch,
 )
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
 from arelu_tl.training.features import HeadOnFeatures
 from arelu_tl.training.head_rate import MOST_STEPS, HeadRate, HeadTraining, choose_head_rate
@@ -42,13 +44,18 @@ _USUAL = 1e-3
 # Steps of a pilot: a share of the run's, within what tells the two statistics apart.
 _PILOT_SHARE, _PILOT_STEPS = 0.05, (8, 16)
 _HELD_OUT = 128
+# Of a single batch nothing can be held out.
+_LEAST_BATCHES = 2
+# The arms whose function ``init`` determines.
+_STARTING = frozenset({"arelu", "arelu-frozen", "leaky", "prelu"})
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """A few steps of training with one kind of statistics.
+    """A few steps of training with one start and one kind of statistics.
 
     Attributes:
+        init: how the sites start.
         bn_stats: "batch" or "frozen".
         head_lr: how the head's rate was chosen for it; None if it was given.
         loss: cross-entropy of training pictures held out, after the pilot's steps; None without a
@@ -56,79 +63,159 @@ class Pilot:
         steps: number of the pilot's steps.
     """
 
+    init: str
     bn_stats: str
     head_lr: HeadRate | None
     loss: float | None = None
     steps: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it for choices.json."""
+        return {
+            "init": self.init,
+            "bn_stats": self.bn_stats,
+            "loss": self.loss if self.loss is None or math.isfinite(self.loss) else None,
+            "steps": self.steps,
+            "head_lr": None if self.head_lr is None else self.head_lr.to_json(),
+        }
+
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen, and what else was tried."""
+    """What was chosen, and everything that was tried."""
 
     chosen: Pilot
     tried: list[Pilot]
 
+    @classmethod
+    def among(cls, tried: list[Pilot]) -> Choices:
+        """Choose the pilot with the smallest loss; of equal ones the first."""
+        return cls(min(tried, key=lambda each: 0.0 if each.loss is None else each.loss), tried)
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of the configuration that are chosen."""
-        rate = self.chosen.head_lr
-        return {"bn_stats": self.chosen.bn_stats} | ({} if rate is None else {"head_lr": rate.lr})
+        pilot = self.chosen
+        rate = {} if pilot.head_lr is None else {"head_lr": pilot.head_lr.lr}
+        return {"init": pilot.init, "bn_stats": pilot.bn_stats, **rate}
 
     def lines(self) -> Iterator[str]:
         """Describe each choice in a line."""
         if len(self.tried) > 1:
-            losses = " and ".join(f"{_shown(each.loss)} ({each.bn_stats})" for each in self.tried)
+            others = ", ".join(
+                f"{_shown(each.loss)} ({self._name(each)})"
+                for each in self.tried
+                if each is not self.chosen
+            )
             yield (
-                f"BatchNorm's statistics {self.chosen.bn_stats}: {self.chosen.steps} steps on a "
-                f"part of the training pictures gave a loss of {losses} on another"
+                f"{self._name(self.chosen)}: loss {_shown(self.chosen.loss)} on training pictures "
+                f"held out after {self.chosen.steps} steps; otherwise {others}"
             )
         if self.chosen.head_lr is not None:
             yield self.chosen.head_lr.line()
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the content of choices.json: everything that was tried."""
-        return [
-            {
-                "bn_stats": each.bn_stats,
-                "chosen": each is self.chosen,
-                "loss": each.loss if each.loss is None or math.isfinite(each.loss) else None,
-                "steps": each.steps,
-                "head_lr": None if each.head_lr is None else each.head_lr.to_json(),
-            }
-            for each in self.tried
-        ]
+    def _name(self, pilot: Pilot) -> str:
+        """What distinguishes a pilot from the others."""
+        inits, modes = ({getattr(p, key) for p in self.tried} for key in ("init", "bn_stats"))
+        parts = [pilot.init] * (len(inits) > 1) + [f"{pilot.bn_stats} statistics"] * (
+            len(modes) > 1
+        )
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of choices.json."""
+        return {
+            "settings": self.settings(),
+            "tried": [each.to_json() for each in self.tried],
+        }
 
 
 def _shown(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.3f}" if math.isfinite(loss) else "no finite value"
 
 
-def make_choices(
-    config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device
-) -> Choices:
-    """Choose what ``config`` leaves to ``auto``; the model is left as it was.
+def starts(config: FinetuneConfig) -> list[str]:
+    """Return the starts among which ``config`` leaves the choice, the cautious one first."""
+    if config.init != "auto":
+        return [config.init]
+    given = config.alpha is not None or config.beta is not None
+    return ["near-relu", "calibrated"] if config.arm in _STARTING and not given else ["calibrated"]
+
+
+class Built(Protocol):
+    """Something with a start's backbone, such as ``RunStart``."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+
+_Built = TypeVar("_Built", bound=Built)
+
+
+def choose_start(
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    device: torch.device,
+    build: Callable[[FinetuneConfig], _Built],
+    world: World = ALONE,
+) -> tuple[_Built, Choices]:
+    """Build every start that ``config`` leaves to choose from, and choose by a pilot of each.
 
     Validation pictures are not looked at.
+
+    Args:
+        build: builds the start of a configuration whose ``init`` is settled.
+        world: rank 0 tries them; all processes build them.
+
+    Returns:
+        (the start that was chosen, the choices).
+    """
+    inits = starts(config)
+    best: _Built | None = None
+    tried: list[Pilot] = []
+    for init in inits:
+        own = config.model_copy(update={"init": init})
+        built = build(own)
+        tried += world.lead(
+            partial(_try, own, folder, built.backbone, device, alternatives=len(inits))
+        )
+        if best is None or Choices.among(tried).chosen.init == init:
+            best = built
+    assert best is not None
+    return best, Choices.among(tried)
+
+
+def _try(
+    config: FinetuneConfig,
+    folder: PictureFolder,
+    backbone: Backbone,
+    device: torch.device,
+    *,
+    alternatives: int = 1,
+) -> list[Pilot]:
+    """Try what ``config`` leaves to ``auto`` on one start; the model is left as it was.
+
+    Args:
+        config: its ``init`` is that of ``backbone``.
+        alternatives: number of starts to choose from.
     """
     train, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.model.modules())
-    modes = [config.bn_stats]
+    modes: list[str] = [config.bn_stats]
     if config.bn_stats == "auto":
-        # Of a single batch nothing can be held out.
-        undecided = norms and config.freeze == "none" and len(train) > 1
-        modes = ["batch", "frozen"] if undecided else ["batch"]
+        modes = ["batch", "frozen"] if norms and config.freeze == "none" else ["batch"]
+    if len(train) < _LEAST_BATCHES:
+        modes = modes[:1]
     tried = []
     for mode in modes:
         own = config.model_copy(update={"bn_stats": mode})
         rate = find_head_rate(own, folder, backbone, train, device)
-        if len(modes) == 1:
-            tried.append(Pilot(mode, rate))
-            continue
         if rate is not None:
             own = own.model_copy(update={"head_lr": rate.lr})
-        loss, steps = _pilot(own, folder, backbone, train, device)
-        tried.append(Pilot(mode, rate, loss, steps))
-    return Choices(min(tried, key=lambda each: each.loss or 0.0), tried)
+        loss, steps = None, 0
+        if len(train) >= _LEAST_BATCHES and len(modes) * alternatives > 1:
+            loss, steps = _pilot(own, folder, backbone, train, device)
+        tried.append(Pilot(config.init, mode, rate, loss, steps))
+    return tried
 
 
 def find_head_rate(

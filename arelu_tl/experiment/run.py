@@ -14,7 +14,7 @@ from arelu_tl.backbone.loading import pretrained_cfg
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import AreluTlError, ArtefactError, Interrupted, NonFiniteError, PeerError
 from arelu_tl.experiment.build import RunStart, SavedRun, Training, begin, build_training, go_on
-from arelu_tl.experiment.choices import make_choices
+from arelu_tl.experiment.choices import choose_start, starts
 from arelu_tl.experiment.environment import changed_environment, describe_environment
 from arelu_tl.experiment.head_only import on_features
 from arelu_tl.experiment.journal import RunJournal
@@ -69,7 +69,7 @@ def train_run(
         PeerError: another process of ``world`` has ended.
     """
     run = RunFolder(path, config, observer, world)
-    start = None if run.begun() else begin(config, folder, device)
+    start = None if run.begun() else run.begin(folder, device)
     with run.held(patience):
         if (summary := run.finished()) is not None:  # by the process that held the folder
             return summary
@@ -77,7 +77,7 @@ def train_run(
         if saved is not None:
             start = go_on(config, len(folder.classes), device, saved)
         elif start is None:  # every checkpoint is damaged
-            start = begin(config, folder, device)
+            start = run.begin(folder, device)
         if saved is None:
             start = run.prepared(start, folder, device)
         training = build_training(
@@ -156,17 +156,26 @@ class RunFolder:
         surgery = None if self.config.arm == "relu" else read_json(self.path / runs.SURGERY)
         return SavedRun(checkpoint, weights, state, surgery)
 
+    def begin(self, folder: PictureFolder, device: torch.device) -> RunStart:
+        """Start a new run with the first of the starts to choose from; see ``build.begin``."""
+        first = starts(self.config)[0]
+        return begin(self.config.model_copy(update={"init": first}), folder, device)
+
     def prepared(self, start: RunStart, folder: PictureFolder, device: torch.device) -> RunStart:
-        """Probe the start, and settle and record what ``auto`` stands for."""
-        config, backbone = self.config, start.backbone
-        probe = self.world.lead(lambda: linear_probe(config, folder, backbone, device))
-        choices = self.world.lead(lambda: make_choices(config, folder, backbone, device))
+        """Settle and record what ``auto`` stands for, and probe the start that is chosen."""
+        first = starts(self.config)[0]
+
+        def build(config: FinetuneConfig) -> RunStart:
+            return start if config.init == first else begin(config, folder, device)
+
+        best, choices = choose_start(self.config, folder, device, build, self.world)
+        probe = self.world.lead(lambda: linear_probe(self.config, folder, best.backbone, device))
         if self.world.leads:
             write_json(self.path / runs.CHOICES, choices.to_json())
             for text in choices.lines():
-                self.observer.note(f"{config.arm}: {text}")
+                self.observer.note(f"{self.config.arm}: {text}")
         shown = None if probe is None else probe.to_json()
-        return replace(start, settled=choices.settings(), probe=shown)
+        return replace(best, settled=choices.settings(), probe=shown)
 
     def record_start(self, start: RunStart, device: torch.device) -> None:
         """Write what is known before the first step."""

@@ -111,7 +111,8 @@ def load_starts(
         if doubt := doubt_pictures(first, folder):
             raise DataError(f"{folder.root}: {doubt}")
         for run in runs_of_a_study:
-            start = build_start(run.config, folder, torch.device("cpu"))
+            config = run.config.model_copy(update=run.settled)
+            start = build_start(config, folder, torch.device("cpu"))
             if not start.is_of(run):
                 then = run.summary["pairing"]["head_init"]
                 raise ArtefactError(

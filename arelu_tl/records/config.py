@@ -49,7 +49,7 @@ Arm = Literal[
     "mish", "pau", "quick-gelu", "relu6", "rrelu", "selu", "sigmoid", "silu", "slaf", "softplus",
     "softsign", "tanh",
 ]  # fmt: skip
-Init = Literal["calibrated", "paper", "near-relu"]
+Init = Literal["auto", "calibrated", "paper", "near-relu"]
 Granularity = Literal["site", "channel"]
 BatchNorm = Literal["corrected", "reestimated", "kept"]
 
@@ -156,8 +156,9 @@ class FinetuneConfig(BaseModel):
         True, "Also train the unmodified backbone (arm relu) and compare.", "Surgery"
     )
     init: Init = option(
-        "calibrated",
-        "How AReLU starts: normalised and graded by depth, as in the paper, or almost ReLU.",
+        "auto",
+        "How AReLU starts: normalised and graded by depth (calibrated), as in the paper, or almost "
+        "ReLU; auto: calibrated or almost ReLU, what a few steps of each suggest.",
         "Surgery",
     )
     alpha: Float | None = option(
@@ -362,10 +363,10 @@ class FinetuneConfig(BaseModel):
         )
 
     def surgery(self) -> SurgerySettings:
-        """Return how the ReLU sites are replaced."""
+        """Return how the ReLU sites are replaced; a start that is not chosen yet is calibrated."""
         return SurgerySettings(
             arm=self.arm,
-            init=self.init,
+            init="calibrated" if self.init == "auto" else self.init,
             alpha=self.alpha,
             beta=self.beta,
             include=self.include,

@@ -107,20 +107,13 @@ class RunRecord:
             ArtefactError: the file is corrupt.
         """
         path = self.path / CHOICES
-        tried = read_json(path) if path.exists() else []
-        try:
-            chosen = [each for each in tried if each["chosen"]]
-            return {
-                key: value
-                for each in chosen
-                for key, value in (
-                    ("bn_stats", each["bn_stats"]),
-                    ("head_lr", each["head_lr"] and each["head_lr"]["lr"]),
-                )
-                if value is not None
-            }
-        except (TypeError, LookupError):
-            raise ArtefactError(f"{path} is damaged: it tells no choices") from None
+        if not path.exists():
+            return {}
+        record = read_json(path)
+        settings = record.get("settings") if isinstance(record, dict) else None
+        if not isinstance(settings, dict):
+            raise ArtefactError(f"{path} is damaged: it tells no settings")
+        return settings
 
     @cached_property
     def metrics(self) -> list[MetricRow]:

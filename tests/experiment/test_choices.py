@@ -3,19 +3,21 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from arelu_tl.analysis.comparison import compare
 from arelu_tl.data.folder import PictureFolder, scan_folder
 from arelu_tl.errors import Interrupted
 from arelu_tl.experiment import run as run_module
-from arelu_tl.experiment.build import begin
-from arelu_tl.experiment.choices import Pilot, make_choices
+from arelu_tl.experiment.build import RunStart, begin
+from arelu_tl.experiment.choices import Choices, choose_start
 from arelu_tl.experiment.finetune import finetune, resume_study
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.records import runs
@@ -33,8 +35,21 @@ def settings(root: Path, **more: Any) -> FinetuneConfig:
     return FinetuneConfig(**{**given, **more})
 
 
+def choices_of(
+    config: FinetuneConfig, folder: PictureFolder, change: Callable[[nn.Module], object] = id
+) -> Choices:
+    """What is chosen for an arm whose starts were changed by ``change`` before."""
+
+    def build(own: FinetuneConfig) -> RunStart:
+        start = begin(own, folder, CPU)
+        change(start.backbone.model)
+        return start
+
+    return choose_start(config, folder, CPU, build)[1]
+
+
 def chosen(config: FinetuneConfig, folder: PictureFolder) -> HeadRate | None:
-    return make_choices(config, folder, begin(config, folder, CPU).backbone, CPU).chosen.head_lr
+    return choices_of(config, folder).chosen.head_lr
 
 
 def test_it_is_chosen_on_training_pictures_alone(make_folder: Any) -> None:
@@ -56,12 +71,13 @@ def test_it_is_chosen_on_training_pictures_alone(make_folder: Any) -> None:
 def test_the_model_and_the_generators_stay_as_they_were(make_folder: Any) -> None:
     root = make_folder()
     folder = scan_folder(root)
-    config = settings(root, arm="arelu", drop_path=0.2, drop=0.3)
-    backbone = begin(config, folder, CPU).backbone
+    config = settings(root, arm="arelu", init="calibrated", drop_path=0.2, drop=0.3)
+    start = begin(config, folder, CPU)
+    backbone = start.backbone
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     modes = [module.training for module in backbone.model.modules()]
     state = torch.get_rng_state()
-    make_choices(config, folder, backbone, CPU)
+    choose_start(config, folder, CPU, lambda _: start)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in backbone.model.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
@@ -95,17 +111,30 @@ def test_each_arm_has_its_own_and_the_pair_compares(make_folder: Any, tmp_path: 
     config = settings(make_folder(), output=tmp_path, name="study")
     study = finetune(config, observer=Listening())
     for run in study.runs:
-        tried = json.loads((run.path / runs.CHOICES).read_text())
-        assert {each["bn_stats"] for each in tried} == {"batch", "frozen"}
-        (chosen,) = (each for each in tried if each["chosen"])
-        assert chosen["loss"] == min(each["loss"] for each in tried)
-        assert (run.config.head_lr, run.config.bn_stats) == ("auto", "auto")
-        settled = {"head_lr": chosen["head_lr"]["lr"], "bn_stats": chosen["bn_stats"]}
+        record = json.loads((run.path / runs.CHOICES).read_text())
+        tried, settled = record["tried"], record["settings"]
+        inits = ["calibrated"] if run.config.arm == "relu" else ["near-relu", "calibrated"]
+        assert [(each["init"], each["bn_stats"]) for each in tried] == [
+            (init, mode) for init in inits for mode in ("batch", "frozen")
+        ]
+        best = min(tried, key=lambda each: each["loss"])
+        assert settled == {
+            "init": best["init"],
+            "bn_stats": best["bn_stats"],
+            "head_lr": best["head_lr"]["lr"],
+        }
+        assert {getattr(run.config, key) for key in settled} == {"auto"}
         assert run.settled == settled
-        assert {key: run.summary[key] for key in settled} == settled
+        assert (run.summary["head_lr"], run.summary["bn_stats"]) == (
+            settled["head_lr"],
+            settled["bn_stats"],
+        )
+        if run.surgery is not None:
+            assert run.surgery["init"] == settled["init"]
         name = run.config.arm
         assert any(f"{name}: head rate {settled['head_lr']:g}" in note for note in notes)
-        assert any(f"{name}: BatchNorm's statistics {settled['bn_stats']}" in n for n in notes)
+        start = f"{best['init']}, " if len(inits) > 1 else ""
+        assert any(f"{name}: {start}{best['bn_stats']} statistics: loss " in n for n in notes)
     (found,) = compare([study.path]).rates
     assert len(found.pairs) == 1
 
@@ -127,7 +156,7 @@ def test_a_resumed_run_keeps_the_rate_it_began_with(
     def fail(*_: Any) -> None:
         raise AssertionError("chosen again")
 
-    monkeypatch.setattr(run_module, "make_choices", fail)
+    monkeypatch.setattr(run_module, "choose_start", fail)
     resumed = resume_study(tmp_path / "halved")
     (one,), (other,) = whole.runs, resumed.runs
     assert other.summary["head_lr"] == one.summary["head_lr"]
@@ -151,7 +180,7 @@ def test_statistics_are_tried_where_there_is_a_choice(
 ) -> None:
     root = make_folder()
     folder, config = scan_folder(root), settings(root, arm="relu", **more)
-    choices = make_choices(config, folder, begin(config, folder, CPU).backbone, CPU)
+    choices = choices_of(config, folder)
     assert [each.bn_stats for each in choices.tried] == tried
     assert all((each.loss is None) == (len(tried) == 1) for each in choices.tried)
 
@@ -161,24 +190,21 @@ def test_statistics_that_fit_no_picture_are_not_kept(make_folder: Any) -> None:
     root = make_folder(train=24, val=2)
     folder, config = scan_folder(root), settings(root, arm="relu", lr=1e-3)
 
-    def choice(factor: float) -> Pilot:
-        backbone = begin(config, folder, CPU).backbone
-        for module in backbone.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_var.mul_(factor)
-        choices = make_choices(config, folder, backbone, CPU)
-        losses = [each.loss for each in choices.tried]
-        assert choices.chosen.loss == min(losses)
-        return choices.chosen
+    def spoil(model: nn.Module) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.mul_(1e6)
 
-    assert choice(1e6).bn_stats == "batch"
+    choices = choices_of(config, folder, spoil)
+    assert choices.chosen.bn_stats == "batch"
+    assert choices.chosen.loss == min(each.loss for each in choices.tried)
 
 
 def test_a_pilot_that_breaks_is_not_chosen_and_two_leave_what_is_usual(make_folder: Any) -> None:
     root = make_folder()
     folder, config = scan_folder(root), settings(root, arm="relu", lr=1e25, opt="sgd", head_lr=1e25)
-    choices = make_choices(config, folder, begin(config, folder, CPU).backbone, CPU)
+    choices = choices_of(config, folder)
     assert [each.loss for each in choices.tried] == [float("inf")] * 2
     assert choices.chosen.bn_stats == "batch"
-    assert [each["loss"] for each in choices.to_json()] == [None, None]
+    assert [each["loss"] for each in choices.to_json()["tried"]] == [None, None]
     assert "no finite value" in next(choices.lines())

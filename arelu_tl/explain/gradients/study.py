@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from arelu_tl.analysis.pairing import BASELINE
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
 from arelu_tl.experiment.build import build_training, make_run_batches
-from arelu_tl.experiment.choices import make_choices
+from arelu_tl.experiment.choices import choose_start
 from arelu_tl.experiment.finetune import absolute
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
@@ -48,13 +49,16 @@ class _Arm:
         *,
         trains: bool = False,
     ) -> None:
-        self.start = build_start(config, folder, device)
-        self.config, self.backbone = self.start.config, self.start.backbone
+        build = partial(build_start, folder=folder, device=device)
+        if trains:
+            self.start, choices = choose_start(config, folder, device, build)
+            self.config = self.start.config.model_copy(update=choices.settings())
+        else:
+            self.start = build(config)
+            self.config = self.start.config
+        self.backbone = self.start.backbone
         self.folder, self.device, self.threshold = folder, device, threshold
         self.model = self.backbone.model
-        if trains:
-            choices = make_choices(self.config, folder, self.backbone, device)
-            self.config = self.config.model_copy(update=choices.settings())
         self.training = build_training(self.config, folder, self.backbone, device)
         self.settings = self.training.settings
         if self.start.surgery is not None:

@@ -102,7 +102,9 @@ def inspect_backbone(
     inits: dict[str, SurgeryReport] = {}
     failures: dict[str, str] = {}
     for init in INITS if calibration else ():
-        if init == config.init or config.arm == RECALIBRATED:  # recalibrated ignores the init
+        if (
+            init == config.surgery().init or config.arm == RECALIBRATED
+        ):  # recalibrated ignores the init
             continue
         try:
             inits[init] = operate(
@@ -115,9 +117,9 @@ def inspect_backbone(
     report = operate(backbone.model, settings, **given)
     if calibration:
         inits = {
-            init: report if init == config.init else inits[init]
+            init: report if init == config.surgery().init else inits[init]
             for init in INITS
-            if init == config.init or init in inits
+            if init == config.surgery().init or init in inits
         }
     return Inspection(
         report=report,
