@@ -21,6 +21,9 @@ import threading
 import time
 from pathlib import Path
 
+# What ``auto`` stands for, given: for tests of other things, which need not try what to choose.
+GIVEN = {"head_lr": 1e-3, "bn_stats": "batch", "init": "calibrated"}
+GIVEN_WORDS = ["--head-lr", "1e-3", "--bn-stats", "batch", "--init", "calibrated"]
 # Options of a training that takes a second or two.
 ONE_EPOCH = [
     "--model",
@@ -34,6 +37,7 @@ ONE_EPOCH = [
     "1",
     "-j",
     "0",
+    *GIVEN_WORDS,
 ]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 # Where the server listens that whoever started this process shares with it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from commands import GIVEN
+
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.records.config import SweepConfig
 from arelu_tl.records.storage import read_rows
@@ -12,6 +14,7 @@ from arelu_tl.records.storage import read_rows
 TINY = {
     "model": "test_resnet",
     "pretrained": False,
+    **GIVEN,
     "img_size": 32,
     "batch_size": 8,
     "epochs": 2,

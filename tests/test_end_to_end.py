@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import run_command
+from commands import GIVEN, run_command
 
 import arelu_tl
 from arelu_tl.activation.arelu import named_arelus
@@ -46,7 +46,7 @@ def test_both_baselines_are_strong_and_the_page_says_how(demo: Path) -> None:
     study = demo / "runs" / "demo"
     shown = (demo / "stdout").read_text()
     for cell in json.loads((study / "comparison.json").read_text())["cells"]:
-        record = json.loads((Path(cell["runs"][0]) / "choices.json").read_text())
+        record = json.loads((study / Path(cell["runs"][0]).name / "choices.json").read_text())
         # The head's rate is far above the backbone's, and a probe of ImageNet's features does well.
         assert cell["head_lrs"] == [record["settings"]["head_lr"]]
         assert 1e-3 <= cell["head_lrs"][0] <= 1e-2
@@ -100,7 +100,8 @@ def test_reloaded_model_is_the_one_that_was_trained(
     monkeypatch.setattr("arelu_tl.experiment.run.fit", keep)
     pictures = make_folder(train=12)
     config = arelu_tl.FinetuneConfig(
-        data=pictures, output=tmp_path, model="test_resnet", pretrained=False, img_size=32, epochs=2, batch_size=12, workers=0,
+        data=pictures, output=tmp_path, model="test_resnet", pretrained=False, **GIVEN, img_size=32, epochs=2,
+        batch_size=12, workers=0,
         baseline=False, lr=1e-3, device="cpu",
     )  # fmt: skip
     run = arelu_tl.finetune(config).runs[0]

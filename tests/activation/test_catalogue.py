@@ -163,7 +163,7 @@ LEARN_ONCE_A_SITE = ("apl", "combine", "pau", "slaf")
 
 @pytest.mark.parametrize("arm", LEARN_ONCE_A_SITE)
 def test_rivals_that_learn_once_a_site_refuse_channels(arm: str) -> None:
-    with pytest.raises(ConfigError, match="granularity site"):
+    with pytest.raises(ConfigError, match="granularity='site'"):
         made(arm, num_parameters=3)
 
 
@@ -184,7 +184,7 @@ def test_prelu_has_one_slope_or_one_a_channel(channels: int) -> None:
 
 @pytest.mark.parametrize("channel_dim", [-1, 0, 2])
 def test_prelu_with_channels_elsewhere_is_refused(channel_dim: int) -> None:
-    with pytest.raises(ConfigError, match="granularity site"):
+    with pytest.raises(ConfigError, match="granularity='site'"):
         made("prelu", num_parameters=3, channel_dim=channel_dim)
     made("prelu", num_parameters=1, channel_dim=channel_dim)(values(2, 4, 3))
 

@@ -51,7 +51,7 @@ def test_finetune_leaves_exactly_the_promised_files(study: tuple[Path, Any]) -> 
     top |= {"trained-on.bin", "convergence.png", "convergence.svg"}
     assert {p.name for p in path.iterdir()} == top
     common = {
-        "run.yaml", "environment.json", "metrics.jsonl", "results.csv", "summary.json", "predictions.csv",
+        "run.yaml", "environment.json", "choices.json", "metrics.jsonl", "results.csv", "summary.json", "predictions.csv",
         "checkpoints", "best.safetensors",
     }  # fmt: skip
     assert {p.name for p in (path / RELU).iterdir()} == common

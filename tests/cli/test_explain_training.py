@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command
+from commands import GIVEN_WORDS, run_command
 from PIL import Image
 
 Done = subprocess.CompletedProcess[str]
-TINY = ["--no-pretrained", "--img-size", "32", "-b", "8", "-j", "0", "--device", "cpu"]
+TINY = [
+    *GIVEN_WORDS,
+    "--no-pretrained",
+    "--img-size",
+    "32",
+    "-b",
+    "8",
+    "-j",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(scope="module")

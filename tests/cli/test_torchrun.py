@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ENVIRONMENT, run_command
+from commands import ENVIRONMENT, GIVEN_WORDS, run_command
 from together import worlds
 
 from arelu_tl.records.storage import read_rows
@@ -24,6 +24,7 @@ PLAIN = [
     "--model",
     "test_resnet",
     "--no-pretrained",
+    *GIVEN_WORDS,
     "--img-size",
     "32",
     "-j",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command
+from commands import GIVEN, run_command
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
 
@@ -262,7 +262,7 @@ def trained(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """A run, its export, and an export of which one byte was changed."""
     here = tmp_path_factory.mktemp("trained")
     config = arelu_tl.FinetuneConfig(
-        data=make_folder(), output=here / "runs", model="test_resnet", pretrained=False, img_size=32, epochs=2,
+        data=make_folder(), output=here / "runs", model="test_resnet", pretrained=False, **GIVEN, img_size=32, epochs=2,
         batch_size=8, workers=0, baseline=False, lr=1e-3, device="cpu",
     )  # fmt: skip
     run = arelu_tl.finetune(config).runs[0].path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import GIVEN
 from sweeps import Watching, grid
 
 import arelu_tl
@@ -25,8 +26,8 @@ def place(make_folder: Any, tmp_path: Path) -> Path:
     """A study that was stopped after its first run, whose pictures have moved to ``new``; ``other`` differs by one picture."""
     shutil.copytree(make_folder(train=4, val=2), tmp_path / "old")
     config = arelu_tl.FinetuneConfig(
-        data=tmp_path / "old", output=tmp_path, name="study", model="test_resnet", pretrained=False, img_size=32, epochs=1,
-        batch_size=8, workers=0, device="cpu",
+        data=tmp_path / "old", output=tmp_path, name="study", model="test_resnet", pretrained=False, **GIVEN, img_size=32,
+        epochs=1, batch_size=8, workers=0, device="cpu",
     )  # fmt: skip
     study = arelu_tl.finetune(config)
     shutil.rmtree(study.path / "arelu-lr0.0001-s0")

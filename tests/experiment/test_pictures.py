@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import GIVEN
 from PIL import Image
 
 from arelu_tl.backbone.loading import expected_data_config, load_backbone
@@ -64,7 +65,7 @@ def study(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> St
             "batch_size": 4,
             "epochs": 2,
             "workers": 0,
-            "head_lr": 1e-3,
+            **GIVEN,
         }
         notes = Notes()
         config = FinetuneConfig(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import GIVEN
 from sweeps import Watching, grid, rows
 
 import arelu_tl
@@ -27,6 +28,7 @@ from arelu_tl.training.memory import BatchSize
 TINY = {
     "model": "test_resnet",
     "pretrained": False,
+    **GIVEN,
     "img_size": 32,
     "epochs": 1,
     "workers": 0,

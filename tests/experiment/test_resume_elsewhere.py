@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 import yaml
-from commands import run_alone
+from commands import GIVEN, run_alone
 from safetensors.torch import save_file
 from sweeps import Watching, rows
 
@@ -130,6 +130,7 @@ def test_a_fair_pair_compares_although_one_was_resumed_where_rounding_differs(
         "name": "study",
         "model": "test_resnet",
         "pretrained": False,
+        **GIVEN,
         "img_size": 32,
     }
     config = check_config(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import GIVEN
 
 import arelu_tl
 from arelu_tl.errors import ArtefactError
@@ -20,7 +21,7 @@ from arelu_tl.records import runs
 def study(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of one run that was stopped after its first epoch, as far as its summary tells."""
     config = arelu_tl.FinetuneConfig(
-        data=make_folder(train=4, val=2), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False,
+        data=make_folder(train=4, val=2), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False, **GIVEN,
         img_size=32, epochs=1, batch_size=8, workers=0, baseline=False, device="cpu", cache="off",
     )  # fmt: skip
     done = arelu_tl.finetune(config)

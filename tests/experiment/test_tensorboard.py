@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_code
+from commands import GIVEN, run_code
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -26,6 +26,7 @@ from arelu_tl.records.storage import read_rows
 TINY: dict[str, Any] = {
     "model": "test_resnet",
     "pretrained": False,
+    **GIVEN,
     "img_size": 32,
     "batch_size": 8,
     "epochs": 3,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import GIVEN
 from PIL import Image
 from trained_runs import write_trained_run
 
@@ -192,7 +193,7 @@ def test_one_value_a_channel_is_no_map(picture: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Path]) -> Path:
     config = arelu_tl.FinetuneConfig(
-        data=make_folder(train=8, val=4), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False,
+        data=make_folder(train=8, val=4), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False, **GIVEN,
         img_size=32, epochs=1, batch_size=8, workers=0, lr=1e-2, device="cpu", calibration_images=8, grad_checkpointing=True,
     )  # fmt: skip
     return arelu_tl.finetune(config).path

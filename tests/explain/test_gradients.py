@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import GIVEN
 
 import arelu_tl
 from arelu_tl.errors import ArtefactError, ConfigError, DataError
@@ -20,6 +21,7 @@ from arelu_tl.records.runs import StudyRecord
 TINY = {
     "model": "test_resnet",
     "pretrained": False,
+    **GIVEN,
     "img_size": 32,
     "workers": 0,
     "device": "cpu",

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command
+from commands import GIVEN_WORDS, run_command
 from harness import EIO, ENOSPC, build_shim, count_calls, everything, run_with_fault, unfinished
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 RUN = [
-    "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "--batch-size", "8", "--epochs", "2", "-j", "0",
-    "--eval-every", "2", "--model-ema", "--lr", "1e-3", "--no-baseline", "--name", "s", "--quiet",
+    "--model", "test_resnet", "--no-pretrained", *GIVEN_WORDS, "--img-size", "32", "--batch-size", "8", "--epochs", "2",
+    "-j", "0", "--eval-every", "2", "--model-ema", "--lr", "1e-3", "--no-baseline", "--name", "s", "--quiet",
 ]  # fmt: skip
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command, start_command
+from commands import GIVEN_WORDS, run_command, start_command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 RUN = [
     "--model",
     "test_resnet",
     "--no-pretrained",
+    *GIVEN_WORDS,
     "--img-size",
     "32",
     "-b",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from commands import GIVEN
 from PIL import Image
 from tiny_onnx import CLASSES, DATA, logits_of, write_tiny_onnx
 
@@ -58,7 +59,7 @@ def test_a_probability_that_came_out_as_zero_has_a_finite_logarithm(tmp_path: Pa
 @pytest.fixture(scope="module")
 def run(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = arelu_tl.FinetuneConfig(
-        data=make_folder(train=4, val=2), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False,
+        data=make_folder(train=4, val=2), output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False, **GIVEN,
         img_size=32, epochs=1, batch_size=4, workers=0, baseline=False, lr=1e-3, device="cpu",
     )  # fmt: skip
     return arelu_tl.finetune(config).runs[0].path

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import GIVEN
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_onnx import write_tiny_onnx
@@ -167,7 +168,7 @@ def run(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A run on a flat folder, which training has split."""
     data: Path = make_folder(train=9, val=1) / "train"
     config = arelu_tl.FinetuneConfig(
-        data=data, output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False, img_size=32, epochs=2,
+        data=data, output=tmp_path_factory.mktemp("runs"), model="test_resnet", pretrained=False, **GIVEN, img_size=32, epochs=2,
         batch_size=8, workers=0, baseline=False, lr=1e-3, device="cpu",
     )  # fmt: skip
     return arelu_tl.finetune(config).runs[0].path, data

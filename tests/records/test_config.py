@@ -145,7 +145,7 @@ def test_the_arms_are_relu_and_all_that_surgery_makes() -> None:
 
 @pytest.mark.parametrize(
     ("literal", "known"),
-    [(Init, INITS), (Granularity, GRANULARITIES), (BatchNorm, BATCHNORM_MODES)],
+    [(Init, ("auto", *INITS)), (Granularity, GRANULARITIES), (BatchNorm, BATCHNORM_MODES)],
     ids=str,
 )
 def test_the_choices_of_surgery_are_those_of_the_configuration(
@@ -155,7 +155,7 @@ def test_the_choices_of_surgery_are_those_of_the_configuration(
 
 
 def test_the_defaults_are_those_of_surgery() -> None:
-    defaults, parameters = check_config({}), inspect.signature(convert).parameters
+    defaults, parameters = check_config({}).surgery(), inspect.signature(convert).parameters
     for key in (
         "arm",
         "init",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from commands import GIVEN
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,6 +32,7 @@ PICTURES = list(torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_
 TINY: dict[str, Any] = {
     "model": "test_resnet",
     "pretrained": False,
+    **GIVEN,
     "img_size": 32,
     "batch_size": 8,
     "epochs": 1,

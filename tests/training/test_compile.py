@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch._inductor.config
+from commands import GIVEN
 from sweeps import Watching, rows
 from torch import nn
 
@@ -68,6 +69,7 @@ def test_both_arms_go_on_without_compiling_where_it_fails(
             "output": tmp_path,
             "model": "test_resnet",
             "pretrained": False,
+            **GIVEN,
             "img_size": 32,
             "epochs": 1,
         }
@@ -107,6 +109,7 @@ def test_a_compiled_study_is_saved_resumed_and_loaded_like_any_other(
             "output": tmp_path,
             "model": "test_resnet",
             "pretrained": False,
+            **GIVEN,
             "img_size": 32,
             "epochs": 2,
         }
