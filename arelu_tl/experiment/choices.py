@@ -55,7 +55,7 @@ class Pilot:
     """A few steps of training with one start and one kind of statistics.
 
     Attributes:
-        init: how the sites start.
+        init: how the sites start; None if there was nothing to choose.
         bn_stats: "batch" or "frozen".
         head_lr: how the head's rate was chosen for it; None if it was given.
         loss: cross-entropy of training pictures held out, after the pilot's steps; None without a
@@ -63,7 +63,7 @@ class Pilot:
         steps: number of the pilot's steps.
     """
 
-    init: str
+    init: str | None
     bn_stats: str
     head_lr: HeadRate | None
     loss: float | None = None
@@ -95,8 +95,9 @@ class Choices:
     def settings(self) -> dict[str, Any]:
         """Return the settings of the configuration that are chosen."""
         pilot = self.chosen
-        rate = {} if pilot.head_lr is None else {"head_lr": pilot.head_lr.lr}
-        return {"init": pilot.init, "bn_stats": pilot.bn_stats, **rate}
+        chosen = {"init": pilot.init, "head_lr": pilot.head_lr and pilot.head_lr.lr}
+        settled = {key: value for key, value in chosen.items() if value is not None}
+        return {"bn_stats": pilot.bn_stats, **settled}
 
     def lines(self) -> Iterator[str]:
         """Describe each choice in a line."""
@@ -115,10 +116,9 @@ class Choices:
 
     def _name(self, pilot: Pilot) -> str:
         """What distinguishes a pilot from the others."""
-        inits, modes = ({getattr(p, key) for p in self.tried} for key in ("init", "bn_stats"))
-        parts = [pilot.init] * (len(inits) > 1) + [f"{pilot.bn_stats} statistics"] * (
-            len(modes) > 1
-        )
+        parts = [] if pilot.init is None else [pilot.init]
+        if len({each.bn_stats for each in self.tried}) > 1:
+            parts.append(f"{pilot.bn_stats} statistics")
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def choose_start(
             partial(_try, own, folder, built.backbone, device, alternatives=len(inits))
         )
         if best is None or Choices.among(tried).chosen.init == init:
-            best = built
+            best = built  # the others are let go: two models at a time are enough
     assert best is not None
     return best, Choices.among(tried)
 
@@ -214,7 +214,7 @@ def _try(
         loss, steps = None, 0
         if len(train) >= _LEAST_BATCHES and len(modes) * alternatives > 1:
             loss, steps = _pilot(own, folder, backbone, train, device)
-        tried.append(Pilot(config.init, mode, rate, loss, steps))
+        tried.append(Pilot(config.init if alternatives > 1 else None, mode, rate, loss, steps))
     return tried
 
 

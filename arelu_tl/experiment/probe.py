@@ -7,7 +7,7 @@ seconds.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from arelu_tl.experiment.build import fit_settings, make_run_batches
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.records.settings import OptimizerSettings
 from arelu_tl.training.features import HeadOnFeatures
-from arelu_tl.training.head_rate import HeadTraining, choose_head_rate
+from arelu_tl.training.head_rate import MOST_STEPS, HeadTraining, choose_head_rate
 from arelu_tl.training.step import Batch
 
 # More training pictures would take a share of a run that a look beforehand is not worth.
@@ -88,7 +88,8 @@ def linear_probe(
     optimizer = OptimizerSettings(weight_decay=config.weight_decay)
     classifier = copy.deepcopy(head.classifier).cpu()
     training = HeadTraining(classifier, optimizer, min(_BATCH, len(y)), _STEPS)
-    lr = choose_head_rate(training, x, y, range(len(y))).lr
+    shorter = replace(training, steps=MOST_STEPS)
+    lr = choose_head_rate(shorter, x, y, range(len(y))).lr
     trained = training.train(x, y, lr)
     x, y = features(val)
     with torch.no_grad():
