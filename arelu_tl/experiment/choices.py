@@ -160,7 +160,8 @@ def choose_start(
 ) -> tuple[_Built, Choices]:
     """Build every start that ``config`` leaves to choose from, and choose by a pilot of each.
 
-    Validation pictures are not looked at.
+    Validation pictures are not looked at. Which statistics suit a net depends on its rate, not on how
+    the sites start, so that the first start settles them for all.
 
     Args:
         build: builds the start of a configuration whose ``init`` is settled.
@@ -173,7 +174,8 @@ def choose_start(
     best: _Built | None = None
     tried: list[Pilot] = []
     for init in inits:
-        own = config.model_copy(update={"init": init})
+        settled = {"bn_stats": Choices.among(tried).chosen.bn_stats} if tried else {}
+        own = config.model_copy(update={"init": init, **settled})
         built = build(own)
         tried += world.lead(
             partial(_try, own, folder, built.backbone, device, alternatives=len(inits))
