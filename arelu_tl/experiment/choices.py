@@ -160,8 +160,8 @@ def choose_start(
 ) -> tuple[_Built, Choices]:
     """Build every start that ``config`` leaves to choose from, and choose by a pilot of each.
 
-    Validation pictures are not looked at. Which statistics suit a net depends on its rate, not on how
-    the sites start, so that the first start settles them for all.
+    Validation pictures are not looked at. Which statistics suit a net depends on its rate more than
+    on how the sites start, so that the first start settles them for all.
 
     Args:
         build: builds the start of a configuration whose ``init`` is settled.
