@@ -44,8 +44,8 @@ _USUAL = 1e-3
 # Steps of a pilot: a share of the run's, within what tells the two statistics apart.
 _PILOT_SHARE, _PILOT_STEPS = 0.05, (8, 16)
 _HELD_OUT = 128
-# Of a single batch nothing can be held out.
-_LEAST_BATCHES = 2
+# Of a single batch nothing can be held out; and beside a shorter run a pilot would take too long.
+_LEAST_BATCHES, _LEAST_STEPS = 2, 32
 # The arms whose function ``init`` determines.
 _STARTING = frozenset({"arelu", "arelu-frozen", "leaky", "prelu"})
 
@@ -182,6 +182,8 @@ def choose_start(
         )
         if best is None or Choices.among(tried).chosen.init == init:
             best = built  # the others are let go: two models at a time are enough
+        if tried[-1].loss is None:  # without a pilot, the others cannot be told from the first
+            break
     assert best is not None
     return best, Choices.among(tried)
 
@@ -202,11 +204,14 @@ def _try(
     """
     train, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.model.modules())
+    pilots = len(train) >= _LEAST_BATCHES and _steps(config, train) >= _LEAST_STEPS
     modes: list[str] = [config.bn_stats]
     if config.bn_stats == "auto":
-        modes = ["batch", "frozen"] if norms and config.freeze == "none" else ["batch"]
-    if len(train) < _LEAST_BATCHES:
-        modes = modes[:1]
+        # Within a short run, running statistics do not catch up with those of the pictures, but of
+        # random weights there are no others.
+        short = "frozen" if config.pretrained and not pilots else "batch"
+        undecided = norms and config.freeze == "none"
+        modes = ["batch", "frozen"] if undecided and pilots else [short if undecided else "batch"]
     tried = []
     for mode in modes:
         own = config.model_copy(update={"bn_stats": mode})
@@ -214,7 +219,7 @@ def _try(
         if rate is not None:
             own = own.model_copy(update={"head_lr": rate.lr})
         loss, steps = None, 0
-        if len(train) >= _LEAST_BATCHES and len(modes) * alternatives > 1:
+        if pilots and len(modes) * alternatives > 1:
             loss, steps = _pilot(own, folder, backbone, train, device)
         tried.append(Pilot(config.init if alternatives > 1 else None, mode, rate, loss, steps))
     return tried

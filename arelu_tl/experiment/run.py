@@ -88,15 +88,17 @@ def train_run(
             processors,
             world,
         )
-        if saved is None:
-            run.record_start(start, device)
-        observer.run_started(
-            config.arm, training.steps, config.epochs, start.backbone.weights, start.report
-        )
-        with run.journal(start, folder, saved) as journal, catch_signals() as stop:
-            if world.size == 1:
-                training = on_features(training, config, folder, start.backbone, observer)
-            result = run.fit(training, journal, stop, start, saved)
+        # From here on there is something to save: a signal is waited with until the next step.
+        with catch_signals() as stop:
+            if saved is None:
+                run.record_start(start, device)
+            observer.run_started(
+                config.arm, training.steps, config.epochs, start.backbone.weights, start.report
+            )
+            with run.journal(start, folder, saved) as journal:
+                if world.size == 1:
+                    training = on_features(training, config, folder, start.backbone, observer)
+                result = run.fit(training, journal, stop, start, saved)
         return run.finish(result, training, start, stop)
 
 

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def settings(root: Path, **more: Any) -> FinetuneConfig:
     given = {
         "data": root, "model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8,
-        "epochs": 2, "workers": 0, "device": "cpu", "cache": "off",
+        "epochs": 11, "workers": 0, "device": "cpu", "cache": "off",
     }  # fmt: skip
     return FinetuneConfig(**{**given, **more})
 
@@ -174,9 +174,10 @@ def test_a_resumed_run_keeps_the_rate_it_began_with(
         ({"bn_stats": "batch"}, ["batch"]),
         ({"freeze": "backbone"}, ["batch"]),
         ({"batch_size": 64}, ["batch"]),  # a single batch
+        ({"epochs": 10}, ["batch"]),  # 30 steps, of random weights
         ({"model": "test_vit"}, ["batch"]),  # no BatchNorm
     ],
-    ids=["both", "frozen", "batch", "frozen backbone", "one batch", "no BatchNorm"],
+    ids=["both", "frozen", "batch", "frozen backbone", "one batch", "short", "no BatchNorm"],
 )
 def test_statistics_are_tried_where_there_is_a_choice(
     make_folder: Any, more: dict[str, Any], tried: list[str]
