@@ -8,7 +8,7 @@ from typing import Any
 from commands import GIVEN
 
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.records.config import SweepConfig
+from arelu_tl.records.config import FinetuneConfig, SweepConfig
 from arelu_tl.records.storage import read_rows
 
 TINY = {
@@ -59,3 +59,11 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [
         {k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.jsonl")
     ]
+
+
+def plain(pictures: Path, **settings: Any) -> FinetuneConfig:
+    """A fine-tune as tiny, which leaves to ``auto`` what the user would."""
+    tiny = {key: value for key, value in TINY.items() if key not in {*GIVEN, "name", "epochs"}}
+    return FinetuneConfig(
+        **{**tiny, "data": pictures, "epochs": 1, "device": "cpu", "cache": "off", **settings}
+    )

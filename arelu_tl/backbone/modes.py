@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from torch import nn
 
 
 @contextmanager
-def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+def _in_mode(model: nn.Module, change: Callable[[nn.Module], object]) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    model.train(training)
+    change(model)
     try:
         yield
     finally:
@@ -33,9 +34,9 @@ def evaluating(model: nn.Module) -> AbstractContextManager[None]:
 
     A frozen BatchNorm therefore stays frozen.
     """
-    return _in_mode(model, False)
+    return _in_mode(model, nn.Module.eval)
 
 
-def training(model: nn.Module) -> AbstractContextManager[None]:
-    """Training mode within the block; afterwards each module's own mode is restored."""
-    return _in_mode(model, True)
+def training(model: nn.Module, *, frozen_statistics: bool = False) -> AbstractContextManager[None]:
+    """Training mode within the block, see ``train_mode``; afterwards each module's own mode."""
+    return _in_mode(model, partial(train_mode, frozen_statistics=frozen_statistics))

@@ -113,7 +113,8 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         recorded = saved.state["start"]
         backbone = rebuild_backbone(recorded["backbone"], saved.checkpoint)
         pairing = dict(recorded["pairing"])
-        settled, probe = dict(recorded["settled"]), recorded["probe"]
+        # Checkpoints from before there were choices record none.
+        settled, probe = dict(recorded.get("settled", {})), recorded.get("probe")
         model = backbone.model.to(device)
         report = None
         if saved.surgery is not None:

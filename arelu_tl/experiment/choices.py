@@ -237,13 +237,13 @@ def find_head_rate(
     Returns:
         None if nothing is to be chosen: the rate is given, or the backbone is frozen, so that
         ``lr`` is the head's already. For a model without a single classifier nothing is tried: the
-        larger of ``lr`` and 1e-3.
+        larger of ``lr`` and 1e-3, which also stands where no rate tells the pictures apart.
     """
     if config.head_lr != "auto" or config.freeze == "backbone":
         return None
     names = classifier_names(backbone.model)
     if len(names) != 1:
-        return HeadRate(max(config.lr, _USUAL), [], 0, 0, 0)
+        return HeadRate(max(config.lr, _USUAL), [], 0, 0, 0, informed=False)
     head, settings = HeadOnFeatures(backbone.model, names[0]), fit_settings(config, folder, device)
     count = len(folder.splits["train"])
     wanted = max(_PASSES_AN_EPOCH * config.epochs * count, _LEAST_VIEWS)
@@ -263,7 +263,9 @@ def find_head_rate(
         config.pictures_in_a_batch,
         min(_steps(config, train), MOST_STEPS),
     )
-    return choose_head_rate(training, torch.cat(features), torch.cat(labels), shown)
+    return choose_head_rate(
+        training, torch.cat(features), torch.cat(labels), shown, usual=max(config.lr, _USUAL)
+    )
 
 
 def _steps(config: FinetuneConfig, train: Batches) -> int:

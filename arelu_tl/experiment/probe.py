@@ -26,7 +26,7 @@ from arelu_tl.training.step import Batch
 
 # More training pictures would take a share of a run that a look beforehand is not worth.
 _MOST_PICTURES = 2048
-_BATCH, _STEPS = 64, 100
+_BATCH, _STEPS, _USUAL = 64, 100, 1e-3
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def linear_probe(
     classifier = copy.deepcopy(head.classifier).cpu()
     training = HeadTraining(classifier, optimizer, min(_BATCH, len(y)), _STEPS)
     shorter = replace(training, steps=MOST_STEPS)
-    lr = choose_head_rate(shorter, x, y, range(len(y))).lr
+    lr = choose_head_rate(shorter, x, y, range(len(y)), usual=_USUAL).lr
     trained = training.train(x, y, lr)
     x, y = features(val)
     with torch.no_grad():

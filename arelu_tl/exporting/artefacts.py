@@ -314,10 +314,13 @@ def training_summary(config: dict[str, Any], summary: Mapping[str, Any]) -> dict
     """Select the training's settings and results that the card shows.
 
     Args:
-        config: of run.yaml.
+        config: of run.yaml, with what ``auto`` has come to.
         summary: of summary.json.
     """
-    asked = ("lr", "seed", "epochs", "batch_size", "opt", "weight_decay", "init", "model_ema")
+    asked = (
+        "lr", "head_lr", "seed", "epochs", "batch_size", "opt", "weight_decay", "init", "bn_stats",
+        "model_ema",
+    )  # fmt: skip
     reached = ("steps", "best_step", "best_top1", "final_top1", "aulc")
     return {key: config[key] for key in asked if key in config} | {
         k: summary[k] for k in reached if k in summary

@@ -5,6 +5,7 @@ They have the form of every other run's, so that ``compare`` can read them.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def write_runs(
         )
         write_json(run / runs.ENVIRONMENT, environment)
         evaluations = {row["step"]: row for row in rows if row["split"] == "val"}
-        with RunLog(run) as log:
+        with closing(RunLog(run)) as log:
             for row in rows:
                 log.metric(row)
                 if row["split"] == "train":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from types import TracebackType
 
 from arelu_tl.records import runs
 from arelu_tl.records.rows import EPOCH_COLUMNS, EpochRow, MetricRow
@@ -12,7 +11,7 @@ from arelu_tl.records.storage import RowWriter, storage_errors, write_text
 
 
 class RunLog:
-    """Appends rows to both logs in a run's folder; to be closed, or used as a context manager."""
+    """Appends rows to both logs in a run's folder; to be closed."""
 
     def __init__(self, path: Path, *, keep: dict[str, int] | None = None) -> None:
         """Open the logs in the folder ``path``.
@@ -48,14 +47,3 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -84,9 +84,9 @@ def learning(model: nn.Module, settings: StepSettings) -> Iterator[None]:
     Dropout and stochastic depth depend on the settings' seed.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with training(model), torch.random.fork_rng():
+    mode = training(model, frozen_statistics=settings.frozen_statistics)
+    with mode, torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        train_mode(model, frozen_statistics=settings.frozen_statistics)
         try:
             yield
         finally:

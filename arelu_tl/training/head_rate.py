@@ -28,6 +28,8 @@ MOST_STEPS = 48
 # suit any optimiser.
 _FIRST = range(-8, -4)  # 1e-4, 3e-4, 1e-3, 3e-3
 _LOWEST, _HIGHEST = -14, 4
+# By how much a trained head must be better than one that gives every class the same probability.
+_LEAST_GAIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class HeadRate:
     """A chosen learning rate of the classifier, and how it was chosen.
 
     Attributes:
-        lr: the rate with the smallest loss.
+        lr: the rate with the smallest loss; the usual one if none tells the pictures apart.
         tried: [rate, mean cross-entropy of the pictures held out] in order of rates; None for a
             loss that became NaN or infinite.
         pictures: number of training pictures.
         views: number of augmented views of them, each one row of features.
         steps: optimiser steps of each training.
+        informed: whether the losses decided.
     """
 
     lr: float
@@ -48,15 +51,17 @@ class HeadRate:
     pictures: int
     views: int
     steps: int
+    informed: bool = True
 
     def line(self) -> str:
         """Describe the choice in a line."""
         if not self.tried:
             return f"head rate {self.lr:g}; the model has no single classifier to try others on"
-        return (
-            f"head rate {self.lr:g}, the best of {self.tried[0][0]:g} to {self.tried[-1][0]:g} by "
-            f"cross-validation on {self.pictures} training pictures"
-        )
+        tried = f"{self.tried[0][0]:g} to {self.tried[-1][0]:g}"
+        how = f"cross-validation on {self.pictures} training pictures"
+        if not self.informed:
+            return f"head rate {self.lr:g}; by {how} none of {tried} tells them apart"
+        return f"head rate {self.lr:g}, the best of {tried} by {how}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for choices.json."""
@@ -114,6 +119,11 @@ class HeadTraining:
             np.concatenate([generator.permutation(count) for _ in range(passes)])
         )
 
+    def untrained_loss(self, features: Tensor) -> float:
+        """Return the cross-entropy of a head that gives every class the same probability."""
+        with torch.no_grad():
+            return math.log(self.head(features[:1]).shape[1])
+
     def held_out_loss(self, features: Tensor, labels: Tensor, half: Tensor, lr: float) -> float:
         """Return the mean cross-entropy outside ``half`` (V,) of a head trained on it."""
         if half.all() or not half.any():
@@ -125,7 +135,12 @@ class HeadTraining:
 
 
 def choose_head_rate(
-    training: HeadTraining, features: Tensor, labels: Tensor, pictures: Sequence[int]
+    training: HeadTraining,
+    features: Tensor,
+    labels: Tensor,
+    pictures: Sequence[int],
+    *,
+    usual: float,
 ) -> HeadRate:
     """Train heads on half of the pictures at several rates, and judge them on the other half.
 
@@ -136,6 +151,8 @@ def choose_head_rate(
         features: the head's inputs (V, ...), one for each view of a training picture.
         labels: classes (V,).
         pictures: the picture that each view shows, by its index.
+        usual: the rate for features that do not tell the held-out pictures apart. The smallest loss
+            is then that of a head which learns nothing.
     """
     half = _halves(labels.tolist(), pictures)
     losses: dict[int, float] = {}
@@ -156,7 +173,9 @@ def choose_head_rate(
         (half_decade(each), losses[each] if math.isfinite(losses[each]) else None)
         for each in sorted(losses)
     ]
-    return HeadRate(half_decade(best), tried, len(set(pictures)), len(labels), training.steps)
+    informed = losses[best] < (1 - _LEAST_GAIN) * training.untrained_loss(features)
+    lr = half_decade(best) if informed else usual
+    return HeadRate(lr, tried, len(set(pictures)), len(labels), training.steps, informed)
 
 
 def half_decade(exponent: int) -> float:

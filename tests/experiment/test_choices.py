@@ -4,35 +4,34 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import GIVEN
 from PIL import Image
+from sweeps import plain
 from torch import nn
 
 from arelu_tl.analysis.comparison import compare
 from arelu_tl.data.folder import PictureFolder, scan_folder
 from arelu_tl.errors import Interrupted
 from arelu_tl.experiment import run as run_module
-from arelu_tl.experiment.build import RunStart, begin
+from arelu_tl.experiment.build import RunStart, SavedRun, begin, go_on
 from arelu_tl.experiment.choices import Choices, choose_start
 from arelu_tl.experiment.finetune import finetune, resume_study
 from arelu_tl.experiment.observer import Observer
+from arelu_tl.exporting.export import export
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
+from arelu_tl.training.checkpoint import list_checkpoints, load_checkpoint
 from arelu_tl.training.head_rate import HeadRate
 
 CPU = torch.device("cpu")
-
-
-def settings(root: Path, **more: Any) -> FinetuneConfig:
-    given = {
-        "data": root, "model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8,
-        "epochs": 11, "workers": 0, "device": "cpu", "cache": "off",
-    }  # fmt: skip
-    return FinetuneConfig(**{**given, **more})
+# 33 steps: as many as a pilot asks for.
+settings = partial(plain, epochs=11)
 
 
 def choices_of(
@@ -89,7 +88,7 @@ def test_the_model_and_the_generators_stay_as_they_were(make_folder: Any) -> Non
         ({"head_lr": 0.01}, None),
         ({"head_lr": None}, None),
         ({"freeze": "backbone"}, None),
-        ({"model": "levit_128s", "img_size": 224}, HeadRate(1e-3, [], 0, 0, 0)),
+        ({"model": "levit_128s", "img_size": 224}, HeadRate(1e-3, [], 0, 0, 0, informed=False)),
     ],
     ids=["given", "the backbone's", "frozen", "two heads"],
 )
@@ -166,6 +165,21 @@ def test_a_resumed_run_keeps_the_rate_it_began_with(
     assert [row["loss"] for row in other.rows] == [row["loss"] for row in one.rows]
 
 
+def test_a_checkpoint_from_before_there_were_choices_goes_on_without(
+    make_folder: Any, tmp_path: Path
+) -> None:
+    root = make_folder()
+    config = settings(root, output=tmp_path, name="s", arm="relu", epochs=1, **GIVEN)
+    (run,) = finetune(config).runs
+    _, checkpoint = list_checkpoints(run.path / runs.CHECKPOINTS)[-1]
+    weights, state = load_checkpoint(checkpoint)
+    assert go_on(config, 3, CPU, SavedRun(checkpoint, weights, state, None)).settled["bn_stats"]
+    for key in ("settled", "probe"):
+        del state["start"][key]
+    start = go_on(config, 3, CPU, SavedRun(checkpoint, weights, state, None))
+    assert (start.settled, start.probe) == ({}, None)
+
+
 @pytest.mark.parametrize(
     ("more", "tried"),
     [
@@ -212,3 +226,12 @@ def test_a_pilot_that_breaks_is_not_chosen_and_two_leave_what_is_usual(make_fold
     assert choices.chosen.bn_stats == "batch"
     assert [each["loss"] for each in choices.to_json()["tried"]] == [None, None]
     assert "no finite value" in next(choices.lines())
+
+
+def test_an_exports_card_says_what_auto_came_to(make_folder: Any, tmp_path: Path) -> None:
+    study = finetune(settings(make_folder(), output=tmp_path, name="s", epochs=1, baseline=False))
+    (run,) = study.runs
+    export(run.path, output=tmp_path / "out")
+    shown = json.loads((tmp_path / "out" / "config.json").read_text())["arelu_tl"]["training"]
+    assert {key: shown[key] for key in run.settled} == run.settled
+    assert "auto" not in shown.values()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import run_command
 from run_folders import write_run
+from sweeps import plain as settings
 
 from arelu_tl.analysis.comparison import compare
 from arelu_tl.data.folder import scan_folder
@@ -16,19 +17,10 @@ from arelu_tl.experiment.build import begin
 from arelu_tl.experiment.finetune import finetune
 from arelu_tl.experiment.probe import linear_probe
 from arelu_tl.records import runs
-from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.render.figures.convergence import convergence_figure
 from arelu_tl.training.checkpoint import list_checkpoints, load_checkpoint
 
 CPU = torch.device("cpu")
-
-
-def settings(root: Path, **more: Any) -> FinetuneConfig:
-    given = {
-        "data": root, "model": "test_resnet", "pretrained": False, "img_size": 32, "batch_size": 8,
-        "epochs": 1, "workers": 0, "device": "cpu", "cache": "off",
-    }  # fmt: skip
-    return FinetuneConfig(**{**given, **more})
 
 
 def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folder: Any) -> None:
