@@ -53,7 +53,7 @@ def chosen(config: FinetuneConfig, folder: PictureFolder) -> HeadRate | None:
 
 def test_it_is_chosen_on_training_pictures_alone(make_folder: Any) -> None:
     root = make_folder(train=8, val=4)
-    config = settings(root)
+    config = settings(root, arm="relu")
     expected = chosen(config, scan_folder(root))
     assert expected is not None
     assert expected.pictures <= 24
@@ -150,8 +150,8 @@ def test_a_resumed_run_keeps_the_rate_it_began_with(
                 os.kill(os.getpid(), signal.SIGINT)
 
     root = make_folder()
-    whole = finetune(settings(root, output=tmp_path, name="whole", baseline=False))
-    config = settings(root, output=tmp_path, name="halved", baseline=False)
+    brief = partial(settings, root, output=tmp_path, baseline=False, epochs=2)
+    whole, config = finetune(brief(name="whole")), brief(name="halved")
     with pytest.raises(Interrupted):
         finetune(config, observer=Interrupting())
 
