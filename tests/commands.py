@@ -22,8 +22,10 @@ import time
 from pathlib import Path
 
 # What ``auto`` stands for, given: for tests of other things, which need not try what to choose.
-GIVEN = {"head_lr": 1e-3, "bn_stats": "batch", "init": "calibrated"}
-GIVEN_WORDS = ["--head-lr", "1e-3", "--bn-stats", "batch", "--init", "calibrated"]
+GIVEN = {"head_init": "random", "head_lr": 1e-3, "bn_stats": "batch", "init": "calibrated"}
+GIVEN_WORDS = [
+    word for name, value in GIVEN.items() for word in (f"--{name.replace('_', '-')}", str(value))
+]
 # Options of a training that takes a second or two.
 ONE_EPOCH = [
     "--model",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from arelu_tl.activation.arelu import AReLU
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
-from arelu_tl.activation.rivals import APL, PAU, SLAF, Combine, Maxout, Positive
+from arelu_tl.activation.rivals import APL, CTU, PAU, SLAF, Combine, GainOnly, Maxout, Positive
 from arelu_tl.errors import ConfigError
 
 
@@ -164,6 +164,8 @@ _LEARNING: dict[str, Callable[..., nn.Module]] = {
     "pau": PAU,
     "slaf": SLAF,
 }
+# These also learn once a channel.
+_LEARNING_WIDELY: dict[str, Callable[..., nn.Module]] = {"curvature": CTU, "gain-only": GainOnly}
 _FIXED: dict[str, Callable[[], nn.Module]] = {
     "gelu-tanh": lambda: nn.GELU(approximate="tanh"),
     "hardswish": nn.Hardswish,
@@ -178,7 +180,9 @@ _FIXED: dict[str, Callable[[], nn.Module]] = {
 }
 # Arms whose initial slope for negatives is set by alpha and beta.
 SLOPED_ARMS = ("arelu", "arelu-frozen", "leaky", "prelu")
-SURGERY_ARMS = (*SLOPED_ARMS, *sorted([*_FIXED, *_LEARNING, "relu6"]))
+# Arms that can have a set of parameters for each channel.
+CHANNEL_ARMS = ("arelu", "arelu-frozen", "prelu", *_LEARNING_WIDELY)
+SURGERY_ARMS = (*SLOPED_ARMS, *sorted([*_FIXED, *_LEARNING, *_LEARNING_WIDELY, "relu6"]))
 
 
 class SiteActivation(nn.Module):
@@ -245,9 +249,10 @@ def make_activation(
     ``arelu`` learns alpha and beta; ``arelu-frozen`` is the same function, never trained; ``leaky``
     is a LeakyReLU whose fixed slope is AReLU's initial slope relative to its gain, clamp(alpha) /
     (1 + sigmoid(beta)), with positives unchanged; ``prelu`` starts with that slope and learns it.
-    So leaky shows the effect of a leak, prelu that of learning it, and arelu the rest. Any other
-    arm is the activation of that name in the catalogue, torch.nn or timm, with its own defaults;
-    its parameters, if any, are learned per site.
+    So leaky shows the effect of a leak, prelu that of learning it, gain-only, which has none, that
+    of learning a gain, and arelu the rest. Any other arm is the activation of that name in the
+    catalogue, torch.nn or timm, or the CTU (curvature), with its own defaults; its parameters, if
+    any, are learned.
 
     Args:
         arm: name of the arm.
@@ -282,6 +287,11 @@ def make_activation(
         return SiteActivation(
             Positive(), cap=min(6.0, 6.0 if cap is None else cap), inplace=inplace
         )
+    if arm in _LEARNING_WIDELY:
+        learning = _LEARNING_WIDELY[arm](
+            num_parameters, channel_dim=channel_dim, device=device, dtype=dtype
+        )
+        return SiteActivation(learning, cap=cap, inplace=inplace)
     if arm in _LEARNING:
         if num_parameters > 1:
             raise ConfigError(f"{arm} learns once a site: use `granularity='site'`")

@@ -1,4 +1,4 @@
-"""The paper's rivals that torch lacks: APL, Combine, PAU and SLAF, which learn, and Maxout.
+"""Rivals that torch lacks: the paper's APL, Combine, PAU and SLAF, which learn, and Maxout; CTU.
 
 All are plain tensor operations, so that autograd, ``torch.func`` and any device support them. A
 symbolic trace, which cannot see how many parameters there are, records each as one step. Parameters
@@ -7,11 +7,14 @@ may have a wider dtype than the maps; the result has the map's dtype.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation.layout import accumulation_dtype
+from arelu_tl.activation.layout import accumulation_dtype, over_channels
 from arelu_tl.errors import ConfigError
 
 # Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], with an error below 0.03.
@@ -21,6 +24,8 @@ _PAU_NUMERATOR = (
 )  # fmt: skip
 _PAU_DENOMINATOR = (-1.1420122633320064, 4.393228336652794, 0.8715444974667658, 0.34720651626640646)
 
+# As in the code of CTU's authors: 1 - beta is at least this.
+_LEAST_REST = 1e-6
 
 _Device = torch.device | str | None
 
@@ -241,3 +246,93 @@ def _maxout(x: Tensor, pool_size: int) -> Tensor:
         raise ConfigError(f"Maxout cannot pool {x.shape[1]} channels by {pool_size}")
     grouped = x.reshape(x.shape[0], x.shape[1] // pool_size, pool_size, *x.shape[2:])
     return grouped.max(2).values
+
+
+class GainOnly(nn.Module):
+    """A ReLU whose gain is learned, the part of AReLU that is not a leak.
+
+        y = (1 + sigmoid(beta)) / (1 + sigmoid(beta0)) * max(0, x)
+
+    It starts as ReLU, and its gradient with respect to beta is AReLU's.
+
+    Args:
+        num_parameters: 1, or the number of channels.
+        channel_dim: dimension of the channels.
+        beta: beta0, as in the paper.
+        device, dtype: of the parameter, as in torch.nn.
+
+    Shape:
+        any -> same.
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        *,
+        channel_dim: int = 1,
+        beta: float = 2.0,
+        device: _Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.full((num_parameters,), beta, device=device, dtype=dtype))
+        self.channel_dim = channel_dim
+        self._scale = 1 / (1 + 1 / (1 + math.exp(-beta)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
+        return _gain_only(x, (1 + torch.sigmoid(self.beta)) * self._scale, self.channel_dim)
+
+
+@torch.fx.wrap
+def _gain_only(x: Tensor, gain: Tensor, channel_dim: int) -> Tensor:
+    return _positive(x) * over_channels(gain.to(x.dtype), x, channel_dim)
+
+
+class CTU(nn.Module):
+    """Curvature tuning unit (Hu, Gamba and Balestriero, arXiv 2502.07783), trainable.
+
+        y = c * x * sigmoid(x * beta / (1 - beta)) + (1 - c) * (1 - beta) * softplus(x / (1 - beta))
+
+    A mean of SiLU and Softplus, both of which are ReLU for beta = 1. It starts as its authors
+    start the trainable one: beta = 0.8, c = 0.5; both are learned through a sigmoid.
+
+    Args:
+        num_parameters: 1, or the number of channels.
+        channel_dim: dimension of the channels.
+        device, dtype: of the parameters, as in torch.nn.
+
+    Shape:
+        any -> same.
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        *,
+        channel_dim: int = 1,
+        device: _Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        start = torch.full((num_parameters,), math.log(0.8 / 0.2), device=device, dtype=dtype)
+        self.raw_beta = nn.Parameter(start)
+        self.raw_c = nn.Parameter(torch.zeros_like(start))
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to ``x``."""
+        return _ctu(x, self.raw_beta, self.raw_c, self.channel_dim)
+
+
+@torch.fx.wrap
+def _ctu(x: Tensor, raw_beta: Tensor, raw_c: Tensor, channel_dim: int) -> Tensor:
+    wide = accumulation_dtype(x.dtype)
+    raw_beta, raw_c = (over_channels(raw.to(wide), x, channel_dim) for raw in (raw_beta, raw_c))
+    # sigmoid(-r) is 1 - sigmoid(r) without cancellation.
+    rest = torch.sigmoid(-raw_beta).clamp(min=_LEAST_REST)
+    c, z = torch.sigmoid(raw_c), x.to(wide)
+    silu = z * torch.sigmoid(z * torch.sigmoid(raw_beta) / rest)
+    # Beyond 40, log(1 + exp(z)) is z in any dtype.
+    softplus = rest * F.softplus(z / rest, threshold=40)
+    return (c * silu + (1 - c) * softplus).to(x.dtype)

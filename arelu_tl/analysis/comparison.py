@@ -55,7 +55,9 @@ from arelu_tl.records.runs import RunRecord, find_runs
 TARGET_SHARE = 0.95
 # Arms that the full swap is compared with, to find out where its gain comes from.
 FULL_SWAP = "arelu"
-CONTROLS = ("leaky", "prelu", "arelu-frozen")
+CONTROLS = (
+    "leaky", "prelu", "arelu-frozen", "gain-only", "head-matched", "stats-frozen", "norm-rate",
+)  # fmt: skip
 
 
 def compare(

@@ -22,6 +22,14 @@ from arelu_tl.analysis.results import (
 )
 from arelu_tl.analysis.statistics import CONFIDENCE, PairedDifference
 
+# What an arm is that the full swap is compared with, to see what is left of its gain.
+_AGAINST = {
+    "prelu": "a learnt leaky slope",
+    "gain-only": "a learnt gain without a slope",
+    "head-matched": "relu with the same head rate",
+    "stats-frozen": "relu with frozen BatchNorm statistics",
+    "norm-rate": "relu whose normalisation weights have a rate of their own",
+}
 # Longer lists are given as a number.
 _MOST_NAMED = 3
 
@@ -199,7 +207,7 @@ def gain_sentences(
 ) -> list[str]:
     """Attribute the gain of the full swap ``arm``, in sentences.
 
-    It is attributed to a fixed slope, to learning, and to recalibration alone.
+    It is attributed to a fixed slope, to learning, and to what the controls without a leak do.
 
     Args:
         rates: the comparisons with the baseline.
@@ -225,10 +233,13 @@ def gain_sentences(
             parts.append(f"learning alpha and beta adds {_short(frozen.aulc)}")
         elif leaky_control := by_control.get(("leaky", lr)):
             parts.append(f"alpha and beta, learnt, add {_short(leaky_control.aulc)} to that")
-        if prelu := by_control.get(("prelu", lr)):
-            parts.append(f"against a learnt leaky slope it has {_short(prelu.aulc)}")
+        for control, what in _AGAINST.items():
+            if found := by_control.get((control, lr)):
+                parts.append(f"against {what} it has {_short(found.aulc)}")
         if recalibrated := alone.get(("recalibrated", lr)):
             parts.append(f"recalibration alone gives {_short(recalibrated.aulc)}")
+        if other_head := alone.get(("head-of-relu", lr)):
+            parts.append(f"with the head rate of relu it has {_short(other_head.aulc)}")
         if parts:
             sentences.append(
                 f"At learning rate {lr:g} {arm} has {_short(gain.aulc)} over relu; "

@@ -47,8 +47,10 @@ def inspect(
     if model is None:
         raise ConfigError("name a MODEL, or ask for --list-supported")
     config = check_config({**settings, "model": model})
-    if config.arm == "relu":
-        raise ConfigError("arm relu is the unmodified backbone: surgery has nothing to do to it")
+    if config.net == "relu":
+        raise ConfigError(
+            f"arm {config.arm} is the unmodified backbone: surgery has nothing to do to it"
+        )
     if images is not None:
         require_folder(images)
     if plot is not None and not plot.absolute().parent.is_dir():

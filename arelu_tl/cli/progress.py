@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import TaskID
@@ -58,7 +59,7 @@ class StudyView(Observer):
         if done == total:
             self._end()
 
-    def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
+    def study_started(self, path: Path, folder: PictureFolder, arms: Sequence[str]) -> None:
         counts = {split: len(samples) for split, samples in folder.splits.items()}
         pictures = ", ".join(f"{n} {split}" for split, n in counts.items())
         if endings := folder.endings():

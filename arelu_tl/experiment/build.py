@@ -119,7 +119,7 @@ def go_on(config: FinetuneConfig, classes: int, device: torch.device, saved: Sav
         report = None
         if saved.surgery is not None:
             report = SurgeryReport.from_json(saved.surgery)
-            restore_sites(model, saved.surgery["sites"], arm=config.arm, inplace=config.inplace)
+            restore_sites(model, saved.surgery["sites"], arm=config.net, inplace=config.inplace)
         _finish(model, config, classes, device)
     except _UNFIT as error:
         raise _unfit(saved, error) from None
@@ -165,7 +165,7 @@ def prepare_model(
     )
     model = backbone.model.to(device)
     report = None
-    if config.arm != "relu":
+    if config.net != "relu":
         calibration = calibration_pictures(config, folder, backbone, device)
         report = operate(
             model, config.surgery(), example_input=calibration[0][:1], calibration=calibration
@@ -242,7 +242,7 @@ def make_run_optimizer(config: FinetuneConfig, model: nn.Module) -> torch.optim.
                 f"{config.model} names no classifier, so there is nothing to train with "
                 "`freeze='backbone'`"
             )
-        freeze_backbone(model, head)
+        freeze_backbone(model, head, norms=config.arm == "norm-rate")
     return make_optimizer(model, head, config.optimizer())
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from arelu_tl.activation.catalogue import SLOPED_ARMS
 from arelu_tl.backbone.loading import Backbone, classifier_names
 from arelu_tl.data.folder import PictureFolder
 from arelu_tl.data.loader import Batches
@@ -28,6 +29,7 @@ from arelu_tl.experiment.build import (
     make_run_optimizer,
     steps_per_epoch,
 )
+from arelu_tl.experiment.probe import ProbeHead, train_probe
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
@@ -46,8 +48,8 @@ _PILOT_SHARE, _PILOT_STEPS = 0.05, (8, 16)
 _HELD_OUT = 128
 # Of a single batch nothing can be held out; and beside a shorter run a pilot would take too long.
 _LEAST_BATCHES, _LEAST_STEPS = 2, 32
-# The arms whose function ``init`` determines.
-_STARTING = frozenset({"arelu", "arelu-frozen", "leaky", "prelu"})
+# Controls that take the head's rate of another arm.
+_HEAD_OF = {"head-matched": "arelu", "head-of-relu": "relu"}
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,24 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen, and everything that was tried."""
+    """What was chosen, and everything that was tried.
+
+    Attributes:
+        chosen: the pilot with the smallest loss.
+        tried: all of them.
+        imposed: further settings: what a control has of another arm, and how the head starts.
+    """
 
     chosen: Pilot
     tried: list[Pilot]
-
-    @classmethod
-    def among(cls, tried: list[Pilot]) -> Choices:
-        """Choose the pilot with the smallest loss; of equal ones the first."""
-        return cls(min(tried, key=lambda each: 0.0 if each.loss is None else each.loss), tried)
+    imposed: dict[str, Any]
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the configuration that are chosen."""
         pilot = self.chosen
         chosen = {"init": pilot.init, "head_lr": pilot.head_lr and pilot.head_lr.lr}
         settled = {key: value for key, value in chosen.items() if value is not None}
-        return {"bn_stats": pilot.bn_stats, **settled}
+        return {"bn_stats": pilot.bn_stats, **settled, **self.imposed}
 
     def lines(self) -> Iterator[str]:
         """Describe each choice in a line."""
@@ -113,6 +117,8 @@ class Choices:
             )
         if self.chosen.head_lr is not None:
             yield self.chosen.head_lr.line()
+        if "head_lr" in self.imposed and self.imposed["head_init"] == "random":
+            yield f"head rate {self.imposed['head_lr']:g}, the one chosen for the other arm"
 
     def _name(self, pilot: Pilot) -> str:
         """What distinguishes a pilot from the others."""
@@ -138,7 +144,9 @@ def starts(config: FinetuneConfig) -> list[str]:
     if config.init != "auto":
         return [config.init]
     given = config.alpha is not None or config.beta is not None
-    return ["near-relu", "calibrated"] if config.arm in _STARTING and not given else ["calibrated"]
+    if config.net in SLOPED_ARMS and not given:
+        return ["near-relu", "calibrated"]
+    return ["calibrated"]
 
 
 class Built(Protocol):
@@ -157,7 +165,7 @@ def choose_start(
     device: torch.device,
     build: Callable[[FinetuneConfig], _Built],
     world: World = ALONE,
-) -> tuple[_Built, Choices]:
+) -> tuple[_Built, Choices, ProbeHead | None]:
     """Build every start that ``config`` leaves to choose from, and choose by a pilot of each.
 
     Validation pictures are not looked at. Which statistics suit a net depends on its rate more than
@@ -168,24 +176,46 @@ def choose_start(
         world: rank 0 tries them; all processes build them.
 
     Returns:
-        (the start that was chosen, the choices).
+        (the start that was chosen, the choices, the start's linear probe if there is one).
     """
+    imposed: dict[str, Any] = {}
+    if config.arm == "stats-frozen":
+        imposed = {"bn_stats": "frozen"}
+    elif config.arm in _HEAD_OF and config.head_lr == "auto":
+        other = config.model_copy(update={"arm": _HEAD_OF[config.arm]})
+        _, theirs, _ = choose_start(other, folder, device, build, world)
+        imposed = {"head_lr": theirs.settings().get("head_lr", config.lr)}
+    auto_head = config.head_lr == "auto"
+    config = config.model_copy(update=imposed)
     inits = starts(config)
-    best: _Built | None = None
+    best: tuple[_Built, ProbeHead | None] | None = None
     tried: list[Pilot] = []
     for init in inits:
-        settled = {"bn_stats": Choices.among(tried).chosen.bn_stats} if tried else {}
+        settled = {"bn_stats": _best(tried).bn_stats} if tried else {}
         own = config.model_copy(update={"init": init, **settled})
         built = build(own)
+        probe = world.lead(partial(train_probe, own, folder, built.backbone, device))
+        if own.head_init == "probe" and probe is not None:
+            probe.install(built.backbone.model)
         tried += world.lead(
             partial(_try, own, folder, built.backbone, device, alternatives=len(inits))
         )
-        if best is None or Choices.among(tried).chosen.init == init:
-            best = built  # the others are let go: two models at a time are enough
+        if best is None or _best(tried).init == init:
+            best = built, probe  # the others are let go: two models at a time are enough
         if tried[-1].loss is None:  # without a pilot, the others cannot be told from the first
             break
     assert best is not None
-    return best, Choices.among(tried)
+    built, probe = best
+    if probe is None or config.head_init == "random":
+        imposed |= {"head_init": "random"}
+    else:
+        imposed |= {"head_init": "probe"} | ({"head_lr": config.lr} if auto_head else {})
+    return built, Choices(_best(tried), tried, imposed), probe
+
+
+def _best(tried: list[Pilot]) -> Pilot:
+    """Return the pilot with the smallest loss; of equal ones the first."""
+    return min(tried, key=lambda each: 0.0 if each.loss is None else each.loss)
 
 
 def _try(
@@ -235,13 +265,16 @@ def find_head_rate(
     """Choose the head's rate on the first augmented training batches, in the mode of training.
 
     Returns:
-        None if nothing is to be chosen: the rate is given, or the backbone is frozen, so that
-        ``lr`` is the head's already. For a model without a single classifier nothing is tried: the
-        larger of ``lr`` and 1e-3, which also stands where no rate tells the pictures apart.
+        None if nothing is to be chosen: the rate is given, or it is ``lr``, because the backbone is
+        frozen or the head starts as the probe. For a model without a single classifier nothing is
+        tried: the larger of ``lr`` and 1e-3, which also stands where no rate tells the pictures
+        apart.
     """
     if config.head_lr != "auto" or config.freeze == "backbone":
         return None
     names = classifier_names(backbone.model)
+    if config.head_init == "probe" and len(names) == 1:
+        return None
     if len(names) != 1:
         return HeadRate(max(config.lr, _USUAL), [], 0, 0, 0, informed=False)
     head, settings = HeadOnFeatures(backbone.model, names[0]), fit_settings(config, folder, device)

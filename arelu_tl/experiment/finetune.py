@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def finetune(config: FinetuneConfig, *, observer: Observer | None = None) -> run
         ours = own_slice(config, world)
         tried = [
             rehearse(_with_arm(ours, arm), folder, device, share=share)
-            for arm in _arms_to_try(config, device)
+            for arm in _arms_to_rehearse(config, device)
         ]
         config = agree(
             config, [each for of_one in world.gather(tried) for each in of_one], shown.note
@@ -191,7 +192,7 @@ def _train(
     observer: Observer,
     world: World,
 ) -> runs.StudyRecord:
-    observer.study_started(study, folder, _arms(config))
+    observer.study_started(study, folder, config.arms_to_train())
     for message in (describe_cache(config, folder), rebuilt_kernels()) if world.leads else ():
         if message:
             observer.note(message)
@@ -201,7 +202,7 @@ def _train(
         else f"torchrun --nproc-per-node {world.local_size} -m arelu_tl"
     )
     hint = f"go on with: {program} finetune --resume {shlex.quote(str(study))}"
-    for arm in _arms(config):
+    for arm in config.arms_to_train():
         path = study / runs.run_name(arm, config.lr, config.seed)
         if world.lead(partial(finished_summary, path)) is not None:
             observer.note(f"{path.name} is finished already")
@@ -220,19 +221,14 @@ def _train(
     return world.lead(lambda: runs.load_study(study))
 
 
-def _arms(config: FinetuneConfig) -> list[str]:
-    """Return the arms in training order: baseline first, so the other can be compared live."""
-    return ["relu", config.arm] if config.baseline and config.arm != "relu" else [config.arm]
-
-
-def _arms_to_try(config: FinetuneConfig, device: torch.device) -> list[str]:
+def _arms_to_rehearse(config: FinetuneConfig, device: torch.device) -> Sequence[str]:
     """Return the arms to rehearse.
 
     If neither memory nor the compiler decides a setting, ``config.arm`` alone reveals every error.
     """
     decides = config.batch_size == "auto" or config.compile or device.type == "cuda"
-    return _arms(config) if decides else [config.arm]
+    return config.arms_to_train() if decides else [config.arm]
 
 
 def _with_arm(config: FinetuneConfig, arm: str) -> FinetuneConfig:
-    return config.model_copy(update={"arm": arm})
+    return config.model_copy(update={"arm": arm, "controls": False})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from arelu_tl.data.folder import PictureFolder
@@ -15,7 +16,7 @@ class Observer:
     def checking_pictures(self, done: int, total: int) -> None:
         """``done`` of ``total`` pictures have been decoded."""
 
-    def study_started(self, path: Path, folder: PictureFolder, arms: list[str]) -> None:
+    def study_started(self, path: Path, folder: PictureFolder, arms: Sequence[str]) -> None:
         """The folder of the study exists and its pictures are known."""
 
     def sweep_planned(self, cells: int, waiting: int, seconds: float) -> None:

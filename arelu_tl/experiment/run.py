@@ -19,7 +19,7 @@ from arelu_tl.experiment.environment import changed_environment, describe_enviro
 from arelu_tl.experiment.head_only import on_features
 from arelu_tl.experiment.journal import RunJournal
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.experiment.probe import linear_probe
+from arelu_tl.experiment.probe import PROBED, evaluate_probe
 from arelu_tl.experiment.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
@@ -155,7 +155,7 @@ class RunFolder:
         if (before := state.get("processes", 1)) != self.world.size:
             change = f"{name} was trained by {before} processes and now by {self.world.size}"
             self.observer.note(f"{change}: resumable, not bitwise")
-        surgery = None if self.config.arm == "relu" else read_json(self.path / runs.SURGERY)
+        surgery = None if self.config.net == "relu" else read_json(self.path / runs.SURGERY)
         return SavedRun(checkpoint, weights, state, surgery)
 
     def begin(self, folder: PictureFolder, device: torch.device) -> RunStart:
@@ -165,19 +165,32 @@ class RunFolder:
 
     def prepared(self, start: RunStart, folder: PictureFolder, device: torch.device) -> RunStart:
         """Settle and record what ``auto`` stands for, and probe the start that is chosen."""
-        first = starts(self.config)[0]
+        begun = self.config.arm, starts(self.config)[0]
 
         def build(config: FinetuneConfig) -> RunStart:
-            return start if config.init == first else begin(config, folder, device)
+            built = (config.arm, config.init) == begun
+            return start if built else begin(config, folder, device)
 
-        best, choices = choose_start(self.config, folder, device, build, self.world)
-        probe = self.world.lead(lambda: linear_probe(self.config, folder, best.backbone, device))
+        best, choices, trained = choose_start(self.config, folder, device, build, self.world)
+
+        def evaluate() -> dict[str, Any] | None:
+            if trained is None:
+                return None
+            return evaluate_probe(trained, self.config, folder, best.backbone, device).to_json()
+
+        probe = self.world.lead(evaluate)
         if self.world.leads:
             write_json(self.path / runs.CHOICES, choices.to_json())
             for text in choices.lines():
                 self.observer.note(f"{self.config.arm}: {text}")
-        shown = None if probe is None else probe.to_json()
-        return replace(best, settled=choices.settings(), probe=shown)
+        settled = choices.settings()
+        if probe is not None and settled["head_init"] == "probe" and self.world.leads:
+            self.observer.note(
+                f"{self.config.arm}: begins with a linear probe of its features, accuracy "
+                f"{probe['top1']:.3f}"
+            )
+        probed = {"head_init": PROBED} if settled["head_init"] == "probe" else {}
+        return replace(best, pairing={**best.pairing, **probed}, settled=settled, probe=probe)
 
     def record_start(self, start: RunStart, device: torch.device) -> None:
         """Write what is known before the first step."""
@@ -297,7 +310,7 @@ def _card(config: FinetuneConfig, start: RunStart, classes: list[str]) -> ModelC
         backbone=backbone.name,
         architecture=str(pretrained_cfg(backbone.model).get("architecture") or backbone.name),
         img_size=config.img_size,
-        arm=config.arm,
+        arm=config.net,
         classes=classes,
         data_config=backbone.data_config,
         model_args=backbone.model_args,

@@ -14,6 +14,7 @@ from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.experiment.build import prepare_model
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
+from arelu_tl.experiment.probe import PROBED, train_probe
 from arelu_tl.models.run_pictures import require_pictures
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
@@ -33,7 +34,7 @@ class Start:
             they change no result, but prevent hooks on the sites.
         backbone: its model is on the requested device.
         surgery: surgery report; None for the unmodified arm.
-        head: digest of the new head.
+        head: digest of the new head, or ``PROBED``.
     """
 
     config: FinetuneConfig
@@ -52,12 +53,22 @@ class Start:
 def build_start(config: FinetuneConfig, folder: PictureFolder, device: torch.device) -> Start:
     """Build an arm's start: pretrained weights, surgery, calibration, new head.
 
+    Args:
+        config: with its choices settled.
+
     Raises:
         BackboneError, SurgeryError: see ``prepare_model``.
     """
     # Hooks cannot observe a compiled model, or a forward pass repeated in the backward pass.
     config = config.model_copy(update={"compile": False, "grad_checkpointing": False})
-    return Start(config, *prepare_model(config, folder, device))
+    start = Start(config, *prepare_model(config, folder, device))
+    if config.head_init == "random":
+        return start
+    probe = train_probe(config, folder, start.backbone, device)
+    if probe is None:
+        return start
+    probe.install(start.backbone.model)
+    return replace(start, head=PROBED)
 
 
 def doubt_pictures(run: runs.RunRecord, folder: PictureFolder) -> str:
@@ -111,8 +122,7 @@ def load_starts(
         if doubt := doubt_pictures(first, folder):
             raise DataError(f"{folder.root}: {doubt}")
         for run in runs_of_a_study:
-            config = run.config.model_copy(update=run.settled)
-            start = build_start(config, folder, torch.device("cpu"))
+            start = build_start(run.settled_config, folder, torch.device("cpu"))
             if not start.is_of(run):
                 then = run.summary["pairing"]["head_init"]
                 raise ArtefactError(

@@ -86,7 +86,9 @@ def sweep(
             "a sweep starts its processes itself: run it without torchrun, with `jobs` to train "
             "several at once"
         )
-    config = absolute(config)
+    # The arms are recorded one by one, so that the grid can grow.
+    named = {"arms": config.arms_to_train(), "controls": False}
+    config = absolute(config).model_copy(update=named)
     if config.launcher == "ray":
         require_ray()
     else:

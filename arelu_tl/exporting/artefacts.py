@@ -318,10 +318,9 @@ def training_summary(config: dict[str, Any], summary: Mapping[str, Any]) -> dict
         summary: of summary.json.
     """
     asked = (
-        "lr", "head_lr", "seed", "epochs", "batch_size", "opt", "weight_decay", "init", "bn_stats",
-        "model_ema",
+        "lr", "head_lr", "arelu_lr", "seed", "epochs", "batch_size", "opt", "weight_decay", "init",
+        "bn_stats", "head_init", "model_ema",
     )  # fmt: skip
     reached = ("steps", "best_step", "best_top1", "final_top1", "aulc")
-    return {key: config[key] for key in asked if key in config} | {
-        k: summary[k] for k in reached if k in summary
-    }
+    settled = {key: config[key] for key in asked if key in config}
+    return settled | {key: summary[key] for key in reached if key in summary}

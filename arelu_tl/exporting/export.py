@@ -142,9 +142,7 @@ def export(
     run = runs.load_run(run_of(source))
     card = replace(
         without_paths(card),
-        training=training_summary(
-            {**run.config.model_dump(mode="json"), **run.settled}, run.summary
-        ),
+        training=training_summary(run.settled_config.model_dump(mode="json"), run.summary),
     )
     pictures = ExportPictures(run_pictures(source, place), card.classes, card.data_config)
     known = trained_on(source, place)

@@ -40,14 +40,24 @@ from arelu_tl.records.settings import (
     SurgerySettings,
 )
 
-# The unmodified baseline and the arms of surgery: the names of activation.SURGERY_ARMS and
-# surgery.RECALIBRATED, which this layer cannot import; a test compares them. Only runs of
-# ``reproduce`` can have the arm maxout.
+# Controls that differ from another arm only in how they are trained, and that arm: the unmodified
+# net with the head's rate of AReLU and AReLU with the unmodified net's; the unmodified net with
+# frozen statistics; and with a rate of its own for the weights of its normalisation layers.
+TRAINED_OTHERWISE = {
+    "head-matched": "relu",
+    "head-of-relu": "arelu",
+    "stats-frozen": "relu",
+    "norm-rate": "relu",
+}
+# The unmodified baseline, the arms of surgery and the controls above: the names of
+# activation.SURGERY_ARMS and surgery.RECALIBRATED, which this layer cannot import; a test compares
+# them. Only runs of ``reproduce`` can have the arm maxout.
 Arm = Literal[
-    "arelu", "relu", "recalibrated", "arelu-frozen", "leaky", "prelu",
-    "apl", "celu", "combine", "elu", "gelu", "gelu-tanh", "hardswish", "leaky-relu", "maxout",
-    "mish", "pau", "quick-gelu", "relu6", "rrelu", "selu", "sigmoid", "silu", "slaf", "softplus",
-    "softsign", "tanh",
+    "arelu", "relu", "recalibrated", "arelu-frozen", "leaky", "gain-only", "prelu",
+    "head-matched", "head-of-relu", "stats-frozen", "norm-rate",
+    "apl", "celu", "combine", "curvature", "elu", "gelu", "gelu-tanh", "hardswish", "leaky-relu",
+    "maxout", "mish", "pau", "quick-gelu", "relu6", "rrelu", "selu", "sigmoid", "silu", "slaf",
+    "softplus", "softsign", "tanh",
 ]  # fmt: skip
 Init = Literal["auto", "calibrated", "paper", "near-relu"]
 Granularity = Literal["site", "channel"]
@@ -149,7 +159,15 @@ class FinetuneConfig(BaseModel):
     arm: Arm = option(
         "arelu",
         "What becomes of the ReLU sites: AReLU, a control (recalibrated keeps them; arelu-frozen, "
-        "leaky, prelu) or a rival.",
+        "leaky, gain-only, prelu) or a rival. The controls head-matched, stats-frozen and "
+        "norm-rate train the unmodified net otherwise, head-of-relu AReLU.",
+        "Surgery",
+    )
+    controls: bool = option(
+        False,
+        "Also train the controls that show where a gain comes from: a fixed slope, the gain alone, "
+        "what alpha and beta learn, the head's rate, BatchNorm's statistics, or that a few "
+        "parameters of each layer have a rate of their own.",
         "Surgery",
     )
     baseline: bool = option(
@@ -223,14 +241,24 @@ class FinetuneConfig(BaseModel):
         "Training",
         gt=0,
     )
+    head_init: Literal["probe", "random"] = option(
+        "probe",
+        "How the new classifier starts: as each arm's linear probe, trained on features of "
+        "training pictures, or at random.",
+        "Training",
+    )
     head_lr: FloatOrAuto | None = option(
         "auto",
-        "Learning rate of the new classifier; auto: each arm's is chosen by cross-validation on "
-        "features of training pictures.",
+        "Learning rate of the new classifier; auto: lr if it starts as the probe, else each arm's "
+        "is chosen by cross-validation on features of training pictures.",
         "Training",
     )
     arelu_lr: Float | None = option(
-        None, "Learning rate of what sites learn: alpha and beta, prelu's slope.", "Training", gt=0
+        None,
+        "Learning rate of what sites learn: alpha and beta, prelu's slope; of the weights of "
+        "normalisation layers in the control norm-rate.",
+        "Training",
+        gt=0,
     )
     opt: str = option("adamw", "timm optimiser.", "Training")
     momentum: Float = option(0.9, "Momentum, for optimisers that have it.", "Training", ge=0, lt=1)
@@ -334,6 +362,34 @@ class FinetuneConfig(BaseModel):
     save_epochs: bool = option(True, "Save it at each epoch's end too.", "Run")
     tensorboard: bool = option(False, "Also log to RUN/tensorboard for TensorBoard.", "Run")
 
+    @property
+    def net(self) -> str:
+        """The arm whose net is trained: another one for a control that is trained otherwise."""
+        return TRAINED_OTHERWISE.get(self.arm, self.arm)
+
+    def arms_to_train(self) -> list[Arm]:
+        """Return the arms of a study, the baseline first: the others are shown beside it."""
+        baseline: list[Arm] = ["relu"] if self.baseline else []
+        return list(dict.fromkeys([*baseline, self.arm, *self.control_arms()]))
+
+    def control_arms(self) -> list[Arm]:
+        """Return the controls of ``controls``, without those that these settings leave no role."""
+        if not self.controls:
+            return []
+        learns = self.freeze == "none"
+        head_differs = learns and self.head_lr == "auto" and self.head_init == "random"
+        has_role: dict[Arm, bool] = {
+            "arelu-frozen": True,
+            "leaky": True,
+            "gain-only": True,
+            "recalibrated": True,
+            "head-matched": head_differs,
+            "head-of-relu": head_differs,
+            "stats-frozen": learns and self.bn_stats != "frozen",
+            "norm-rate": self.arelu_lr is not None,
+        }
+        return [arm for arm, needed in has_role.items() if needed]
+
     def learning_rates(self) -> list[float]:
         """Return the learning rates that training will use."""
         return [self.lr]
@@ -365,7 +421,7 @@ class FinetuneConfig(BaseModel):
     def surgery(self) -> SurgerySettings:
         """Return how the ReLU sites are replaced; a start that is not chosen yet is calibrated."""
         return SurgerySettings(
-            arm=self.arm,
+            arm=self.net,
             init="calibrated" if self.init == "auto" else self.init,
             alpha=self.alpha,
             beta=self.beta,
@@ -381,13 +437,14 @@ class FinetuneConfig(BaseModel):
     def optimizer(self) -> OptimizerSettings:
         """Return the optimiser, its learning rates and its weight decay.
 
-        A head's rate that is not chosen yet is the backbone's.
+        A rate that is not chosen yet is the backbone's.
         """
         return OptimizerSettings(
             opt=self.opt,
             lr=self.lr,
             head_lr=None if self.head_lr == "auto" else self.head_lr,
             arelu_lr=self.arelu_lr,
+            norm_lr=self.arelu_lr if self.arm == "norm-rate" else None,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
         )
@@ -464,6 +521,10 @@ class SweepConfig(FinetuneConfig):
         require_distinct(self, GRID_KEYS)
         return self
 
+    def arms_to_train(self) -> list[Arm]:
+        """Return the arms of the grid."""
+        return list(dict.fromkeys([*self.arms, *self.control_arms()]))
+
     def learning_rates(self) -> list[float]:
         """Return the learning rates of the grid."""
         return self.lrs
@@ -478,14 +539,14 @@ class SweepConfig(FinetuneConfig):
             FinetuneConfig(**shared, arm=arm, lr=lr, seed=seed, baseline=False)
             for seed in self.seeds
             for lr in self.lrs
-            for arm in self.arms
+            for arm in self.arms_to_train()
         ]
 
 
 GRID_KEYS = ("arms", "lrs", "seeds")
 WHERE_KEYS = ("jobs", "launcher", "ray_address", "time_budget")
 # Settings that a sweep's grid determines for each of its runs.
-_CELL_KEYS = frozenset({"arm", "lr", "seed", "baseline"})
+_CELL_KEYS = frozenset({"arm", "lr", "seed", "baseline", "controls"})
 
 # Settings that may differ between the two runs of a pair without making their comparison unfair:
 # the arm and its parameters (surgery), and where and how fast the computation happens.
@@ -493,6 +554,7 @@ ARM_KEYS = frozenset(
     {
         "arm",
         "baseline",
+        "controls",
         "init",
         "alpha",
         "beta",

@@ -99,6 +99,16 @@ class RunRecord:
         """Return the rows of one split, in order of steps."""
         return [row for row in self.rows if row.get("split") == split]
 
+    @property
+    def settled_config(self) -> FinetuneConfig:
+        """The configuration with what ``auto`` has come to.
+
+        Raises:
+            ArtefactError: the file that tells this is corrupt.
+        """
+        # Runs from before heads could start otherwise do not tell how theirs did.
+        return self.config.model_copy(update={"head_init": "random", **self.settled})
+
     @cached_property
     def settled(self) -> dict[str, Any]:
         """The settings that ``auto`` has come to, by key; {} if they are not recorded.

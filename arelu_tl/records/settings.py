@@ -88,8 +88,8 @@ class OptimizerSettings:
     Attributes:
         opt: timm's name of the optimiser.
         lr: the backbone's learning rate.
-        head_lr, arelu_lr: learning rates of the classifier and of the site parameters; None for
-            ``lr``.
+        head_lr, arelu_lr, norm_lr: learning rates of the classifier, of the site parameters, and
+            of the weights of normalisation layers; None for ``lr``.
         weight_decay: weight decay; biases, norms and site parameters never decay.
         momentum: momentum, for optimisers that have it.
     """
@@ -98,5 +98,6 @@ class OptimizerSettings:
     lr: float = 1e-4
     head_lr: float | None = None
     arelu_lr: float | None = None
+    norm_lr: float | None = None
     weight_decay: float = 0.0
     momentum: float = 0.9

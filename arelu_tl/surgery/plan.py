@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from arelu_tl.activation.catalogue import SLOPED_ARMS
+from arelu_tl.activation.catalogue import CHANNEL_ARMS, SLOPED_ARMS
 from arelu_tl.activation.functional import ALPHA_MAX, ALPHA_MIN
 from arelu_tl.errors import SurgeryError
 from arelu_tl.surgery.sites import Site
@@ -64,7 +64,8 @@ class PlannedSite:
 
         Values that the arm's activation does not have are None.
         """
-        replaced = self.status == "replaced" and arm in SLOPED_ARMS
+        replaced = self.status == "replaced"
+        sloped = replaced and arm in SLOPED_ARMS
         site = self.site
         return {
             "name": site.name,
@@ -81,11 +82,11 @@ class PlannedSite:
             "leak_ratio": site.leak_ratio,
             "inplace": site.inplace,
             "status": self.status,
-            "alpha0": self.alpha0 if replaced else None,
-            "beta0": self.beta0 if replaced else None,
+            "alpha0": self.alpha0 if sloped else None,
+            "beta0": self.beta0 if sloped else None,
             "scale": self.scale if replaced and arm in ("arelu", "arelu-frozen") else None,
             "cap": site.cap,
-            "num_parameters": self.num_parameters if replaced and arm != "leaky" else None,
+            "num_parameters": self.num_parameters if replaced and arm in CHANNEL_ARMS else None,
             "route": asdict(self.route) if self.route else None,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,29 @@ from arelu_tl.activation.catalogue import activation_parameters
 from arelu_tl.errors import ConfigError
 from arelu_tl.records.settings import OptimizerSettings
 
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
 
-def freeze_backbone(model: nn.Module, head: Sequence[str]) -> None:
-    """Freeze all but the classifier (modules named in ``head``) and site parameters, in place."""
+
+def norm_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the weights and biases of the normalisation layers of ``model``."""
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            yield from module.parameters(recurse=False)
+
+
+def freeze_backbone(model: nn.Module, head: Sequence[str], *, norms: bool = False) -> None:
+    """Freeze all but the classifier (modules named in ``head``) and site parameters, in place.
+
+    Args:
+        norms: whether the weights of normalisation layers learn as well.
+    """
     learning = [p for p in activation_parameters(model) if p.requires_grad]
+    learning += norm_parameters(model) if norms else []
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name in head:
@@ -34,6 +53,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters into backbone, head and arelu (the sites of any arm).
 
+    With ``norm_lr``, the weights and biases of normalisation layers are a group of their own.
     Backbone and head each have a second group, ``-no-decay``. Weight decay excludes vectors and
     scalars (biases, norms), as in timm, and always the site parameters: decay would pull beta
     to 0, which is a gain of 1.5 that was not asked for.
@@ -42,7 +62,13 @@ def parameter_groups(
     named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
     exempt = named()
     lr, weight_decay = settings.lr, settings.weight_decay
-    asked = {"backbone": lr, "head": settings.head_lr, "arelu": settings.arelu_lr}
+    norms = set() if settings.norm_lr is None else {id(p) for p in norm_parameters(model)}
+    asked = {
+        "backbone": lr,
+        "head": settings.head_lr,
+        "arelu": settings.arelu_lr,
+        "norm": settings.norm_lr,
+    }
     rates = {part: lr if rate is None else rate for part, rate in asked.items()}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -53,10 +79,13 @@ def parameter_groups(
             if id(parameter) in activation
             else "head"
             if name.startswith(tuple(f"{h}." for h in head))
+            else "norm"
+            if id(parameter) in norms
             else "backbone"
         )
-        decays = part != "arelu" and parameter.ndim > 1 and name not in exempt
-        key = part if decays or part == "arelu" else f"{part}-no-decay"
+        alone = part in ("arelu", "norm")
+        decays = not alone and parameter.ndim > 1 and name not in exempt
+        key = part if decays or alone else f"{part}-no-decay"
         group = groups.setdefault(
             key,
             {

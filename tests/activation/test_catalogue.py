@@ -38,7 +38,14 @@ def pade(x: Tensor) -> Tensor:
     return above / (1 + sum((b * x ** (k + 1)).abs() for k, b in enumerate(denominator)))
 
 
+def curvature(x: Tensor) -> Tensor:
+    """Equation 3 of arXiv 2502.07783 as it stands, for beta 0.8 and c 0.5."""
+    return 0.5 * torch.sigmoid(0.8 * x / 0.2) * x + 0.5 * 0.2 * torch.log1p(torch.exp(x / 0.2))
+
+
 REFERENCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "curvature": curvature,
+    "gain-only": F.relu,
     "apl": lambda x: x.clamp(min=0) + 0.2 * (0.5 - x).clamp(min=0),
     "combine": F.relu,
     "leaky-relu": lambda x: F.leaky_relu(x, 0.01),
@@ -143,6 +150,8 @@ def test_what_learns_in_each_arm() -> None:
     assert learning.pop("combine") == ["activation.p"]
     assert learning.pop("pau") == ["activation.numerator", "activation.denominator"]
     assert learning.pop("slaf") == ["activation.coefficients"]
+    assert learning.pop("curvature") == ["activation.raw_beta", "activation.raw_c"]
+    assert learning.pop("gain-only") == ["activation.beta"]
     assert not any(learning.values())
 
 
@@ -170,6 +179,49 @@ def test_rivals_that_learn_once_a_site_refuse_channels(arm: str) -> None:
 def channels_of(arm: str) -> int:
     """As many parameters as the arm can have on a map of three channels."""
     return 1 if arm in LEARN_ONCE_A_SITE else 3
+
+
+def test_the_gain_alone_has_arelus_gradient_for_beta() -> None:
+    x, g = values(4, 3, 5), values(4, 3, 5, seed=1)
+    for channels in (1, 3):
+        alone, whole = (made(arm, num_parameters=channels) for arm in ("gain-only", "arelu"))
+        (ours,) = torch.autograd.grad(alone(x), alone.activation.beta, g)
+        (theirs,) = torch.autograd.grad(whole(x), whole.beta, g)
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, database=None, max_examples=100)
+@given(
+    numbers=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=10),
+    raw=st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=2),
+)
+def test_curvature_is_finite_and_between_the_ramp_and_softplus(
+    numbers: list[float], raw: list[float]
+) -> None:
+    module = made("curvature", dtype=torch.float32)
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), raw, strict=True):
+            parameter.fill_(value)
+    x = torch.tensor(numbers, requires_grad=True)
+    y = module(x)
+    gradients = torch.autograd.grad(y.sum(), [x, *module.parameters()])
+    assert all(each.isfinite().all() for each in (y, *gradients))
+    # SiLU is below ReLU and Softplus above it by at most log(2) (1 - beta).
+    ramp, size = x.clamp(min=0), x.abs() + 1
+    assert (y <= ramp + 0.7 + 1e-5 * size).all()
+    assert (y >= x.clamp(max=0) - 1e-5 * size).all()
+
+
+def test_curvature_learns_once_a_channel_by_the_same_formula() -> None:
+    wide, narrow = (made("curvature", num_parameters=n) for n in (3, 1))
+    x = values(2, 3, 4)
+    assert torch.equal(wide(x), narrow(x))
+    with torch.no_grad():
+        wide.activation.raw_beta.copy_(torch.tensor([-2.0, 0.0, 2.0]))
+        narrow.activation.raw_beta.fill_(2.0)
+    torch.testing.assert_close(wide(x)[:, 2], narrow(x)[:, 2])
+    inputs = (x.requires_grad_(), *wide.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: wide(x), inputs)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

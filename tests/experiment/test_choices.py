@@ -15,6 +15,7 @@ from PIL import Image
 from sweeps import plain
 from torch import nn
 
+from arelu_tl.activation.arelu import named_arelus
 from arelu_tl.analysis.comparison import compare
 from arelu_tl.data.folder import PictureFolder, scan_folder
 from arelu_tl.errors import Interrupted
@@ -24,6 +25,7 @@ from arelu_tl.experiment.choices import Choices, choose_start
 from arelu_tl.experiment.finetune import finetune, resume_study
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.exporting.export import export
+from arelu_tl.models.load import load_model as load_run_model
 from arelu_tl.records import runs
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.checkpoint import list_checkpoints, load_checkpoint
@@ -31,7 +33,7 @@ from arelu_tl.training.head_rate import HeadRate
 
 CPU = torch.device("cpu")
 # 33 steps: as many as a pilot asks for.
-settings = partial(plain, epochs=11)
+settings = partial(plain, epochs=11, head_init="random")
 
 
 def choices_of(
@@ -88,7 +90,10 @@ def test_the_model_and_the_generators_stay_as_they_were(make_folder: Any) -> Non
         ({"head_lr": 0.01}, None),
         ({"head_lr": None}, None),
         ({"freeze": "backbone"}, None),
-        ({"model": "levit_128s", "img_size": 224}, HeadRate(1e-3, [], 0, 0, 0, informed=False)),
+        (
+            {"model": "levit_128s", "img_size": 224},
+            HeadRate(1e-3, [], 0, 0, 0, informed=False),
+        ),
     ],
     ids=["given", "the backbone's", "frozen", "two heads"],
 )
@@ -124,8 +129,10 @@ def test_each_arm_has_its_own_and_the_pair_compares(make_folder: Any, tmp_path: 
         )
         best = min(tried, key=lambda each: each["loss"])
         expected = {"bn_stats": best["bn_stats"], "head_lr": best["head_lr"]["lr"]}
-        assert settled == expected | ({"init": best["init"]} if best["init"] else {})
-        assert {getattr(run.config, key) for key in settled} == {"auto"}
+        expected["head_init"] = "random"
+        own = {"init": best["init"]} if best["init"] else {}
+        assert settled == expected | own
+        assert {getattr(run.config, key) for key in settled} == {"auto", "random"}
         assert run.settled == settled
         assert (run.summary["head_lr"], run.summary["bn_stats"]) == (
             settled["head_lr"],
@@ -139,6 +146,73 @@ def test_each_arm_has_its_own_and_the_pair_compares(make_folder: Any, tmp_path: 
         assert any(f"{name}: {start}{best['bn_stats']} statistics: loss " in n for n in notes)
     (found,) = compare([study.path]).rates
     assert len(found.pairs) == 1
+
+
+def test_controls_take_from_the_other_arm_what_they_control_for(make_folder: Any) -> None:
+    folder = scan_folder(root := make_folder())
+
+    def enlarge(model: nn.Module) -> None:
+        """Features so large that AReLU's head needs a smaller rate than the unmodified net's."""
+        if any(named_arelus(model)):
+            norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+            with torch.no_grad():
+                norms[-1].weight.mul_(1e3)
+
+    of = {
+        arm: choices_of(settings(root, arm=arm, bn_stats="batch"), folder, enlarge).settings()
+        for arm in ("relu", "arelu", "head-matched", "head-of-relu", "norm-rate")
+    }
+    assert of["relu"]["head_lr"] != of["arelu"]["head_lr"]
+    assert of["head-matched"]["head_lr"] == of["arelu"]["head_lr"]
+    assert of["head-of-relu"]["head_lr"] == of["relu"]["head_lr"]
+    assert of["norm-rate"] == of["relu"]
+    config = settings(root, arm="stats-frozen")
+    choices = choices_of(config, folder)
+    assert [each.bn_stats for each in choices.tried] == ["frozen"]
+    assert choices.settings()["bn_stats"] == "frozen"
+    given = settings(root, arm="head-matched", head_lr=0.01, bn_stats="batch")
+    assert "head_lr" not in choices_of(given, folder).settings()
+
+
+def test_the_controls_of_a_study_are_trained_and_say_what_is_left(
+    make_folder: Any, tmp_path: Path
+) -> None:
+    config = settings(
+        make_folder(),
+        output=tmp_path,
+        name="s",
+        epochs=1,
+        controls=True,
+        init="near-relu",
+        arelu_lr=0.01,
+    )
+    study = finetune(config)
+    arms = ["arelu-frozen", "leaky", "gain-only", "recalibrated"]
+    arms += ["head-matched", "head-of-relu", "stats-frozen", "norm-rate"]
+    assert sorted(run.config.arm for run in study.runs) == sorted(["relu", "arelu", *arms])
+    for run in study.runs:
+        unmodified = run.config.arm in ("relu", "head-matched", "stats-frozen", "norm-rate")
+        assert (run.surgery is None) == unmodified
+        load_run_model(run.path)
+    (text,) = (each for each in compare([study.path]).gain if "rate" in each)
+    for part in (
+        "relu with the same head rate",
+        "relu with frozen BatchNorm statistics",
+        "relu whose normalisation weights have a rate of their own",
+        "a learnt gain without a slope",
+        "with the head rate of relu",
+    ):
+        assert part in text
+
+
+def test_controls_without_a_role_are_left_out(tmp_path: Path) -> None:
+    def controls(**more: Any) -> list[str]:
+        return plain(tmp_path, controls=True, **more).control_arms()
+
+    always = ["arelu-frozen", "leaky", "gain-only", "recalibrated"]
+    assert plain(tmp_path).control_arms() == []
+    assert controls(head_lr=0.1, bn_stats="frozen") == always
+    assert controls(freeze="backbone", arelu_lr=0.1) == [*always, "norm-rate"]
 
 
 def test_a_resumed_run_keeps_the_rate_it_began_with(

@@ -12,10 +12,13 @@ from run_folders import write_run
 from sweeps import plain as settings
 
 from arelu_tl.analysis.comparison import compare
+from arelu_tl.data.decode import open_picture
 from arelu_tl.data.folder import scan_folder
+from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.experiment.build import begin
 from arelu_tl.experiment.finetune import finetune
-from arelu_tl.experiment.probe import linear_probe
+from arelu_tl.experiment.probe import PROBED, evaluate_probe, train_probe
+from arelu_tl.experiment.start import load_starts
 from arelu_tl.records import runs
 from arelu_tl.render.figures.convergence import convergence_figure
 from arelu_tl.training.checkpoint import list_checkpoints, load_checkpoint
@@ -30,11 +33,14 @@ def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folde
     backbone = begin(config, folder, CPU).backbone
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     state = torch.get_rng_state()
-    probe = linear_probe(config, folder, backbone, CPU)
-    assert probe is not None
+    trained = train_probe(config, folder, backbone, CPU)
+    assert trained is not None
+    probe = evaluate_probe(trained, config, folder, backbone, CPU)
     assert probe.top1 > 0.8
     assert probe.pictures == 48
-    assert linear_probe(config, folder, backbone, CPU) == probe
+    again = train_probe(config, folder, backbone, CPU)
+    assert again is not None
+    assert evaluate_probe(again, config, folder, backbone, CPU) == probe
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
 
@@ -47,7 +53,7 @@ def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folde
 def test_where_there_is_none(make_folder: Any, more: dict[str, Any]) -> None:
     root = make_folder(train=2, val=1)
     folder, config = scan_folder(root), settings(root, arm="relu", **more)
-    assert linear_probe(config, folder, begin(config, folder, CPU).backbone, CPU) is None
+    assert train_probe(config, folder, begin(config, folder, CPU).backbone, CPU) is None
 
 
 def test_both_arms_probes_are_recorded_and_shown(make_folder: Any, tmp_path: Path) -> None:
@@ -61,6 +67,43 @@ def test_both_arms_probes_are_recorded_and_shown(make_folder: Any, tmp_path: Pat
             summary["probe"]["loss"],
         )
         assert cell.head_lrs == [summary["head_lr"]]
+
+
+def test_fine_tuning_starts_with_the_probe_and_at_its_accuracy(
+    make_folder: Any, tmp_path: Path
+) -> None:
+    config = settings(make_folder(), output=tmp_path, name="study", eval_every=1)
+    study = finetune(config)
+    for run in study.runs:
+        assert run.settled["head_init"] == "probe"
+        assert run.settled["head_lr"] == run.summary["head_lr"] == config.lr
+        first = run.curve()[0]
+        assert first["step"] == 0
+        assert first["top1"] == pytest.approx(run.summary["probe"]["top1"])
+        assert first["loss"] == pytest.approx(run.summary["probe"]["loss"], rel=1e-4)
+    (found,) = compare([study.path]).rates
+    assert found.pairs[0].proof["head_init"] == PROBED
+
+
+@pytest.mark.parametrize("more", [{"head_init": "random"}, {"freeze": "backbone"}])
+def test_or_at_random(make_folder: Any, tmp_path: Path, more: dict[str, Any]) -> None:
+    config = settings(make_folder(), output=tmp_path, name="s", baseline=False, **more)
+    (run,) = finetune(config).runs
+    assert run.settled["head_init"] == "random"
+    assert len(run.summary["pairing"]["head_init"]) == 64
+
+
+def test_the_start_can_be_built_again(make_folder: Any, tmp_path: Path) -> None:
+    root = make_folder()
+    study = finetune(settings(root, output=tmp_path, name="study"))
+    for run, (model, card) in zip(study.runs, load_starts(study.runs), strict=True):
+        prepare = Preprocessing(card.data_config)
+        right = []
+        for path in sorted(root.glob("val/*/*.png")):
+            with torch.no_grad():
+                logits = model(torch.from_numpy(prepare(open_picture(path)))[None])
+            right.append(card.classes[int(logits.argmax())] == path.parent.name)
+        assert np.mean(right) == pytest.approx(run.summary["probe"]["top1"])
 
 
 def test_compare_says_them_and_the_heads_rates(tmp_path: Path) -> None:

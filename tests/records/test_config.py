@@ -18,6 +18,7 @@ from arelu_tl.records.config import (
     ARM_KEYS,
     ARMS,
     PLACE_KEYS,
+    TRAINED_OTHERWISE,
     Arm,
     BatchNorm,
     FinetuneConfig,
@@ -139,7 +140,9 @@ def test_only_known_keys_are_exempt_from_fair_comparison() -> None:
 def test_the_arms_are_relu_and_all_that_surgery_makes() -> None:
     assert len(set(SURGERY_ARMS)) == len(SURGERY_ARMS)
     assert RECALIBRATED not in SURGERY_ARMS  # which put something at their sites
-    assert sorted(get_args(Arm)) == sorted(["relu", "maxout", RECALIBRATED, *SURGERY_ARMS])
+    assert sorted(get_args(Arm)) == sorted(
+        ["relu", "maxout", RECALIBRATED, *TRAINED_OTHERWISE, *SURGERY_ARMS]
+    )
     assert get_args(Arm) == ARMS
 
 

@@ -28,7 +28,7 @@ from arelu_tl.surgery.sites import find_sites
 
 every_arm = pytest.mark.parametrize("arm", SURGERY_ARMS)
 every_init = pytest.mark.parametrize("init", INITS)
-LEARNING_ARMS = ("arelu", "prelu", "apl", "combine", "pau", "slaf")
+LEARNING_ARMS = ("arelu", "prelu", "apl", "combine", "curvature", "gain-only", "pau", "slaf")
 
 
 def pictures(count: int = 2, size: int = 8, side: int = 32) -> list[Tensor]:

@@ -9,7 +9,12 @@ from torch import nn
 from arelu_tl.activation.catalogue import activation_parameters
 from arelu_tl.records.settings import OptimizerSettings
 from arelu_tl.surgery.convert import convert
-from arelu_tl.training.optimisation import freeze_backbone, make_optimizer, parameter_groups
+from arelu_tl.training.optimisation import (
+    freeze_backbone,
+    make_optimizer,
+    norm_parameters,
+    parameter_groups,
+)
 
 RATES = {"lr": 0.1, "head_lr": 0.2, "arelu_lr": 0.3, "weight_decay": 0.5}
 ARMS = ("arelu", "arelu-frozen", "leaky", "prelu", "gelu", "rrelu")
@@ -114,3 +119,18 @@ def test_a_fused_optimiser_moves_the_weights_as_the_plain_one_does(opt: str) -> 
                 optimizer.step()
         for mine, yours in zip(*(m.parameters() for m in models), strict=True):
             torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
+
+
+def test_normalisation_weights_can_have_their_own_rate_also_on_a_frozen_backbone() -> None:
+    model = converted("arelu-frozen")
+    norms = {id(p) for p in norm_parameters(model)}
+    assert norms == {id(p) for p in model.norm.parameters()}
+    settings = OptimizerSettings(**RATES, norm_lr=0.7)
+    for frozen in (False, True):
+        if frozen:
+            freeze_backbone(model, ["head"], norms=True)
+        groups = {g["name"]: g for g in parameter_groups(model, ["head"], settings)}
+        assert (groups["norm"]["lr"], groups["norm"]["weight_decay"]) == (0.7, 0.0)
+        assert {id(p) for p in groups["norm"]["params"]} == norms
+        assert ("backbone" in groups) != frozen
+    assert "norm" not in {g["name"] for g in parameter_groups(model, ["head"], OptimizerSettings())}

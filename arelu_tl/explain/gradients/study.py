@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from arelu_tl.experiment.choices import choose_start
 from arelu_tl.experiment.finetune import absolute
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
-from arelu_tl.experiment.start import build_start, doubt_pictures
+from arelu_tl.experiment.start import Start, build_start, doubt_pictures
 from arelu_tl.explain.arm_pair import find_partner
 from arelu_tl.explain.gradients.measure import measure_gradients
 from arelu_tl.explain.gradients.report import THRESHOLD, GradientPoint, GradientReport
@@ -49,12 +48,16 @@ class _Arm:
         *,
         trains: bool = False,
     ) -> None:
-        build = partial(build_start, folder=folder, device=device)
         if trains:
-            self.start, choices = choose_start(config, folder, device, build)
+
+            def build(own: FinetuneConfig) -> Start:
+                unprobed = own.model_copy(update={"head_init": "random"})
+                return build_start(unprobed, folder, device)
+
+            self.start, choices, _ = choose_start(config, folder, device, build)
             self.config = self.start.config.model_copy(update=choices.settings())
         else:
-            self.start = build(config)
+            self.start = build_start(config, folder, device)
             self.config = self.start.config
         self.backbone = self.start.backbone
         self.folder, self.device, self.threshold = folder, device, threshold
@@ -197,7 +200,7 @@ def gradients_of_run(
             own = (
                 _with_arm(config, arm)
                 if run is None
-                else run.config.model_copy(update={**place, **run.settled})
+                else run.settled_config.model_copy(update=place)
             )
             made = _Arm(own, folder, chosen, batches, threshold)
             points += _along(made, run, observer)
