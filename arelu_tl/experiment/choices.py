@@ -29,7 +29,7 @@ from arelu_tl.experiment.build import (
     make_run_optimizer,
     steps_per_epoch,
 )
-from arelu_tl.experiment.probe import ProbeHead, train_probe
+from arelu_tl.experiment.probe import ProbeHead, ProbeTraining, prepare_probe
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
@@ -194,12 +194,12 @@ def choose_start(
         settled = {"bn_stats": _best(tried).bn_stats} if tried else {}
         own = config.model_copy(update={"init": init, **settled})
         built = build(own)
-        probe = world.lead(partial(train_probe, own, folder, built.backbone, device))
-        if own.head_init == "probe" and probe is not None:
-            probe.install(built.backbone.model)
-        tried += world.lead(
+        pilots, probe = world.lead(
             partial(_try, own, folder, built.backbone, device, alternatives=len(inits))
         )
+        if own.head_init == "probe" and probe is not None:
+            probe.install(built.backbone.model)
+        tried += pilots
         if best is None or _best(tried).init == init:
             best = built, probe  # the others are let go: two models at a time are enough
         if tried[-1].loss is None:  # without a pilot, the others cannot be told from the first
@@ -225,13 +225,17 @@ def _try(
     device: torch.device,
     *,
     alternatives: int = 1,
-) -> list[Pilot]:
+) -> tuple[list[Pilot], ProbeHead | None]:
     """Try what ``config`` leaves to ``auto`` on one start; the model is left as it was.
 
     Args:
         config: its ``init`` is that of ``backbone``.
         alternatives: number of starts to choose from.
+
+    Returns:
+        (the pilots, the start's linear probe if there is one).
     """
+    probe = prepare_probe(config, folder, backbone, device)
     train, _ = make_run_batches(config.model_copy(update={"workers": 0}), folder, backbone, device)
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.model.modules())
     pilots = len(train) >= _LEAST_BATCHES and _steps(config, train) >= _LEAST_STEPS
@@ -250,9 +254,10 @@ def _try(
             own = own.model_copy(update={"head_lr": rate.lr})
         loss, steps = None, 0
         if pilots and len(modes) * alternatives > 1:
-            loss, steps = _pilot(own, folder, backbone, train, device)
+            start = probe if config.head_init == "probe" else None
+            loss, steps = _pilot(own, folder, backbone, train, device, start)
         tried.append(Pilot(config.init if alternatives > 1 else None, mode, rate, loss, steps))
-    return tried
+    return tried, None if probe is None else probe.head()
 
 
 def find_head_rate(
@@ -311,11 +316,15 @@ def _pilot(
     backbone: Backbone,
     train: Batches,
     device: torch.device,
+    probe: ProbeTraining | None,
 ) -> tuple[float, int]:
     """Train a copy for a few steps at the full rate.
 
     Running statistics would lag behind weights that move this fast, so that pictures are held out
     of the steps but evaluated in the mode of training.
+
+    Args:
+        probe: how the head starts; trained without the pictures held out. None for at random.
 
     Returns:
         (loss of the pictures held out, number of steps).
@@ -326,6 +335,9 @@ def _pilot(
     held_out = math.ceil(_HELD_OUT / train.batch_size)
     with torch.random.fork_rng():
         model = copy.deepcopy(backbone.model)
+        if probe is not None:
+            unseen = train.indices(0)[seen : seen + held_out]
+            probe.head({index for batch in unseen for index in batch}).install(model)
         optimizer = make_run_optimizer(config, model)
         settings = fit_settings(config, folder, device)
         step = Step(model, optimizer, settings, device)

@@ -8,12 +8,13 @@ first have to be learnt, at rates that suit the backbone, and its gradients woul
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from arelu_tl.backbone.loading import Backbone, classifier_names
@@ -77,10 +78,37 @@ class ProbeHead:
         model.get_submodule(self.name).load_state_dict(self.classifier.state_dict())
 
 
-def train_probe(
+@dataclass(frozen=True)
+class ProbeTraining:
+    """Features of training pictures, and how a classifier is trained on them.
+
+    Attributes:
+        name: name of the classifier in its model.
+        training: the training; its rate is ``lr``.
+        x: features (V, ...), one row for each picture.
+        y: classes (V,).
+        pictures: each row's picture, by its index in the split.
+        lr: the learning rate, chosen by cross-validation.
+    """
+
+    name: str
+    training: HeadTraining
+    x: Tensor
+    y: Tensor
+    pictures: list[int]
+    lr: float
+
+    def head(self, without: Collection[int] = ()) -> ProbeHead:
+        """Train the classifier, on all pictures but those ``without``, by their indices."""
+        rows = torch.tensor([picture not in without for picture in self.pictures])
+        classifier = self.training.train(self.x[rows], self.y[rows], self.lr)
+        return ProbeHead(self.name, classifier, self.lr, int(rows.sum()))
+
+
+def prepare_probe(
     config: FinetuneConfig, folder: PictureFolder, backbone: Backbone, device: torch.device
-) -> ProbeHead | None:
-    """Train a classifier on the features of ``backbone``, which is left as it was.
+) -> ProbeTraining | None:
+    """Compute the features that ``backbone`` has of training pictures; it is left as it was.
 
     Returns:
         None where there is no such thing: the model has no single classifier, or the run itself is
@@ -89,14 +117,13 @@ def train_probe(
     names = classifier_names(backbone.model)
     if config.freeze == "backbone" or len(names) != 1:
         return None
-    samples = folder.splits["train"]
-    if len(samples) > _MOST_PICTURES:
-        order = np.random.default_rng(0).permutation(len(samples))[:_MOST_PICTURES]
-        samples = [samples[i] for i in sorted(order)]
+    split = folder.splits["train"]
+    order = np.random.default_rng(0).permutation(len(split))[:_MOST_PICTURES]
+    pictures = sorted(int(i) for i in order)
     train, _ = make_run_batches(config, folder, backbone, device)
     shown = make_eval_batches(
         folder.root,
-        samples,
+        [split[i] for i in pictures],
         eval_view(backbone.data_config),
         batch_size=config.pictures_in_a_batch,
         workers=train.workers,
@@ -109,7 +136,7 @@ def train_probe(
     classifier = copy.deepcopy(head.classifier).cpu()
     training = HeadTraining(classifier, optimizer, min(_BATCH, len(y)), _STEPS)
     lr = choose_head_rate(training, x, y, range(len(y)), usual=_USUAL).lr
-    return ProbeHead(names[0], training.train(x, y, lr), lr, len(samples))
+    return ProbeTraining(names[0], training, x, y, pictures, lr)
 
 
 def evaluate_probe(

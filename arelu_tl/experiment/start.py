@@ -14,7 +14,7 @@ from arelu_tl.errors import ArtefactError, DataError
 from arelu_tl.experiment.build import prepare_model
 from arelu_tl.experiment.observer import Observer
 from arelu_tl.experiment.pictures import scanned_pictures
-from arelu_tl.experiment.probe import PROBED, train_probe
+from arelu_tl.experiment.probe import PROBED, prepare_probe
 from arelu_tl.models.run_pictures import require_pictures
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
@@ -64,10 +64,10 @@ def build_start(config: FinetuneConfig, folder: PictureFolder, device: torch.dev
     start = Start(config, *prepare_model(config, folder, device))
     if config.head_init == "random":
         return start
-    probe = train_probe(config, folder, start.backbone, device)
+    probe = prepare_probe(config, folder, start.backbone, device)
     if probe is None:
         return start
-    probe.install(start.backbone.model)
+    probe.head().install(start.backbone.model)
     return replace(start, head=PROBED)
 
 

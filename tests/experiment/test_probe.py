@@ -17,7 +17,7 @@ from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.preprocess import Preprocessing
 from arelu_tl.experiment.build import begin
 from arelu_tl.experiment.finetune import finetune
-from arelu_tl.experiment.probe import PROBED, evaluate_probe, train_probe
+from arelu_tl.experiment.probe import PROBED, evaluate_probe, prepare_probe
 from arelu_tl.experiment.start import load_starts
 from arelu_tl.records import runs
 from arelu_tl.render.figures.convergence import convergence_figure
@@ -33,14 +33,18 @@ def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folde
     backbone = begin(config, folder, CPU).backbone
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     state = torch.get_rng_state()
-    trained = train_probe(config, folder, backbone, CPU)
-    assert trained is not None
-    probe = evaluate_probe(trained, config, folder, backbone, CPU)
+    prepared = prepare_probe(config, folder, backbone, CPU)
+    assert prepared is not None
+    probe = evaluate_probe(prepared.head(), config, folder, backbone, CPU)
     assert probe.top1 > 0.8
     assert probe.pictures == 48
-    again = train_probe(config, folder, backbone, CPU)
+    again = prepare_probe(config, folder, backbone, CPU)
     assert again is not None
-    assert evaluate_probe(again, config, folder, backbone, CPU) == probe
+    assert evaluate_probe(again.head(), config, folder, backbone, CPU) == probe
+    kept = prepared.head(without=set(range(40)))
+    assert kept.pictures == 8
+    alone = prepared.training.train(prepared.x[40:], prepared.y[40:], prepared.lr)
+    assert torch.equal(kept.classifier.weight, alone.weight)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
 
@@ -53,7 +57,7 @@ def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folde
 def test_where_there_is_none(make_folder: Any, more: dict[str, Any]) -> None:
     root = make_folder(train=2, val=1)
     folder, config = scan_folder(root), settings(root, arm="relu", **more)
-    assert train_probe(config, folder, begin(config, folder, CPU).backbone, CPU) is None
+    assert prepare_probe(config, folder, begin(config, folder, CPU).backbone, CPU) is None
 
 
 def test_both_arms_probes_are_recorded_and_shown(make_folder: Any, tmp_path: Path) -> None:
