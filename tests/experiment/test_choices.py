@@ -1,6 +1,7 @@
 """What ``auto`` stands for: each arm's own, chosen on training pictures alone, recorded, kept on resuming."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import GIVEN
@@ -275,6 +277,25 @@ def test_statistics_are_tried_where_there_is_a_choice(
     choices = choices_of(config, folder)
     assert [each.bn_stats for each in choices.tried] == tried
     assert all((each.loss is None) == (len(tried) == 1) for each in choices.tried)
+
+
+def test_a_pilots_head_has_not_seen_the_pictures_held_out(make_folder: Any) -> None:
+    """On noise, a head that can learn it by heart is sure of the pictures it was trained on, and wrong of others."""
+    root = make_folder(train=40, val=2)
+    stream = np.random.default_rng(0)
+    for path in sorted(root.rglob("*.png")):
+        Image.fromarray(stream.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+
+    def enlarge(model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        with torch.no_grad():
+            norms[-1].weight.mul_(1e3)
+
+    config = plain(root, arm="relu", epochs=11, lr=1e-12, no_aug=True)
+    tried = choices_of(config, scan_folder(root), enlarge).tried
+    (frozen,) = (each for each in tried if each.bn_stats == "frozen")
+    assert frozen.loss is not None
+    assert frozen.loss > 1.05 * math.log(3)
 
 
 def test_statistics_that_fit_no_picture_are_not_kept(make_folder: Any) -> None:
