@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint docs bench clean
 
 # torch and torchvision come in one resolution, so that their builds fit each other.
 $(INSTALLED): pyproject.toml
@@ -27,8 +27,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The site, which opens from its folder without a network: site/index.html.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) runs demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs demo-data site .pytest_cache .mypy_cache .ruff_cache .hypothesis
