@@ -48,16 +48,18 @@ def test_both_baselines_are_strong_and_the_page_says_how(demo: Path) -> None:
     shown = (demo / "stdout").read_text()
     for cell in json.loads((study / "comparison.json").read_text())["cells"]:
         record = json.loads((study / Path(cell["runs"][0]).name / "choices.json").read_text())
-        # The head's rate is far above the backbone's, and a probe of ImageNet's features does well.
-        assert cell["head_lrs"] == [record["settings"]["head_lr"]]
-        assert 1e-3 <= cell["head_lrs"][0] <= 1e-2
+        assert record["settings"]["head_init"] == "probe"
+        assert cell["head_lrs"] == [record["settings"]["head_lr"]] == [3e-4]
+        # A probe of ImageNet's features does well, and fine-tuning goes on from there.
         assert cell["probe_top1"] > 0.7
+        first = read_rows(study / Path(cell["runs"][0]).name / "metrics.jsonl")[0]
+        assert (first["step"], first["top1"]) == (0, pytest.approx(cell["probe_top1"]))
         assert f"{cell['arm']} {cell['probe_top1']:.3f} (loss" in shown
 
 
 def test_the_page_shows_the_pictures_on_which_the_arms_part(demo: Path) -> None:
     page = (demo / "runs" / "demo" / "report.html").read_text()
-    assert page.count("data:image/jpeg;base64,") > 10
+    assert page.count("data:image/jpeg;base64,") > 2
 
 
 def test_every_relu_of_the_backbone_was_replaced_and_its_cap_kept(demo: Path) -> None:
