@@ -14,7 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation.layout import accumulation_dtype, over_channels
+from arelu_tl.activation.layout import accumulation_dtype
 from arelu_tl.errors import ConfigError
 
 # Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], with an error below 0.03.
@@ -276,17 +276,29 @@ class GainOnly(nn.Module):
     ) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.full((num_parameters,), beta, device=device, dtype=dtype))
-        self.channel_dim = channel_dim
+        self.num_parameters, self.channel_dim = num_parameters, channel_dim
         self._scale = 1 / (1 + 1 / (1 + math.exp(-beta)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to ``x``."""
-        return _gain_only(x, (1 + torch.sigmoid(self.beta)) * self._scale, self.channel_dim)
+        gain = (1 + torch.sigmoid(self.beta)) * self._scale
+        return _gain_only(x, gain, self.num_parameters, self.channel_dim)
 
 
 @torch.fx.wrap
-def _gain_only(x: Tensor, gain: Tensor, channel_dim: int) -> Tensor:
-    return _positive(x) * over_channels(gain.to(x.dtype), x, channel_dim)
+def _gain_only(x: Tensor, gain: Tensor, channels: int, channel_dim: int) -> Tensor:
+    return _positive(x) * _shaped(gain.to(x.dtype), x, channels, channel_dim)
+
+
+def _shaped(parameter: Tensor, x: Tensor, channels: int, channel_dim: int) -> Tensor:
+    """Reshape a (channels,) parameter so that it multiplies dimension ``channel_dim`` of ``x``.
+
+    The number is given, because a trace would record a question about the parameter's own.
+    """
+    shape = [1] * (x.dim() if channels > 1 else 0)
+    if channels > 1:
+        shape[channel_dim] = channels
+    return parameter.reshape(shape)
 
 
 class CTU(nn.Module):
@@ -318,17 +330,18 @@ class CTU(nn.Module):
         start = torch.full((num_parameters,), math.log(0.8 / 0.2), device=device, dtype=dtype)
         self.raw_beta = nn.Parameter(start)
         self.raw_c = nn.Parameter(torch.zeros_like(start))
-        self.channel_dim = channel_dim
+        self.num_parameters, self.channel_dim = num_parameters, channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to ``x``."""
-        return _ctu(x, self.raw_beta, self.raw_c, self.channel_dim)
+        return _ctu(x, self.raw_beta, self.raw_c, self.num_parameters, self.channel_dim)
 
 
 @torch.fx.wrap
-def _ctu(x: Tensor, raw_beta: Tensor, raw_c: Tensor, channel_dim: int) -> Tensor:
+def _ctu(x: Tensor, raw_beta: Tensor, raw_c: Tensor, channels: int, channel_dim: int) -> Tensor:
     wide = accumulation_dtype(x.dtype)
-    raw_beta, raw_c = (over_channels(raw.to(wide), x, channel_dim) for raw in (raw_beta, raw_c))
+    raw_beta = _shaped(raw_beta.to(wide), x, channels, channel_dim)
+    raw_c = _shaped(raw_c.to(wide), x, channels, channel_dim)
     # sigmoid(-r) is 1 - sigmoid(r) without cancellation.
     rest = torch.sigmoid(-raw_beta).clamp(min=_LEAST_REST)
     c, z = torch.sigmoid(raw_c), x.to(wide)
