@@ -54,9 +54,15 @@ def blocks_of(x: Tensor, channels: int, channel_dim: int) -> tuple[int, int, int
     return (x.numel() // channels, channels, 1) if last and channel_dim == 1 else None
 
 
-def over_channels(slope: Tensor, like: Tensor, channel_dim: int) -> Tensor:
-    """Reshape a (1,) or (C,) slope so that it multiplies dimension ``channel_dim`` of ``like``."""
-    if slope.numel() == 1:
+def over_channels(
+    slope: Tensor, like: Tensor, channel_dim: int, channels: int | None = None
+) -> Tensor:
+    """Reshape a (1,) or (C,) slope so that it multiplies dimension ``channel_dim`` of ``like``.
+
+    Args:
+        channels: the slope's number of elements, where it is known: asking for it warns in a trace.
+    """
+    if (slope.numel() if channels is None else channels) == 1:
         return slope.reshape(())
     shape = [1] * like.dim()
     shape[channel_dim] = -1

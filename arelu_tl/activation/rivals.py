@@ -8,13 +8,14 @@ may have a wider dtype than the maps; the result has the map's dtype.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from arelu_tl.activation.layout import accumulation_dtype
+from arelu_tl.activation.layout import accumulation_dtype, over_channels
 from arelu_tl.errors import ConfigError
 
 # Fitted by the authors of PAU to a leaky ReLU of slope 0.01 on [-3, 3], with an error below 0.03.
@@ -248,60 +249,59 @@ def _maxout(x: Tensor, pool_size: int) -> Tensor:
     return grouped.max(2).values
 
 
-class GainOnly(nn.Module):
-    """A ReLU whose gain is learned, the part of AReLU that is not a leak.
-
-        y = (1 + sigmoid(beta)) / (1 + sigmoid(beta0)) * max(0, x)
-
-    It starts as ReLU, and its gradient with respect to beta is AReLU's.
+class _ChannelWise(nn.Module):
+    """A rival with one set of parameters, or one for each channel, that begin as ``starts`` says.
 
     Args:
         num_parameters: 1, or the number of channels.
         channel_dim: dimension of the channels.
-        beta: beta0, as in the paper.
-        device, dtype: of the parameter, as in torch.nn.
-
-    Shape:
-        any -> same.
+        device, dtype: of the parameters, as in torch.nn.
     """
+
+    starts: ClassVar[dict[str, float]]
 
     def __init__(
         self,
         num_parameters: int = 1,
         *,
         channel_dim: int = 1,
-        beta: float = 2.0,
         device: _Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.beta = nn.Parameter(torch.full((num_parameters,), beta, device=device, dtype=dtype))
         self.num_parameters, self.channel_dim = num_parameters, channel_dim
-        self._scale = 1 / (1 + 1 / (1 + math.exp(-beta)))
+        for name, value in self.starts.items():
+            start = torch.full((num_parameters,), value, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(start))
+
+
+class GainOnly(_ChannelWise):
+    """A ReLU whose gain is learned, the part of AReLU that is not a leak.
+
+        y = (1 + sigmoid(beta)) / (1 + sigmoid(2)) * max(0, x)
+
+    It starts as ReLU, beta = 2 as in the paper, with AReLU's gradient with respect to beta. Its
+    arguments are those of ``CTU``.
+
+    Shape:
+        any -> same.
+    """
+
+    starts: ClassVar[dict[str, float]] = {"beta": 2.0}
+    beta: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to ``x``."""
-        gain = (1 + torch.sigmoid(self.beta)) * self._scale
-        return _gain_only(x, gain, self.num_parameters, self.channel_dim)
+        return _gain_only(x, self.beta, self.num_parameters, self.channel_dim)
 
 
 @torch.fx.wrap
-def _gain_only(x: Tensor, gain: Tensor, channels: int, channel_dim: int) -> Tensor:
-    return _positive(x) * _shaped(gain.to(x.dtype), x, channels, channel_dim)
+def _gain_only(x: Tensor, beta: Tensor, channels: int, channel_dim: int) -> Tensor:
+    gain = (1 + torch.sigmoid(beta)) / (1 + 1 / (1 + math.exp(-GainOnly.starts["beta"])))
+    return _positive(x) * over_channels(gain.to(x.dtype), x, channel_dim, channels)
 
 
-def _shaped(parameter: Tensor, x: Tensor, channels: int, channel_dim: int) -> Tensor:
-    """Reshape a (channels,) parameter so that it multiplies dimension ``channel_dim`` of ``x``.
-
-    The number is given, because a trace would record a question about the parameter's own.
-    """
-    shape = [1] * (x.dim() if channels > 1 else 0)
-    if channels > 1:
-        shape[channel_dim] = channels
-    return parameter.reshape(shape)
-
-
-class CTU(nn.Module):
+class CTU(_ChannelWise):
     """Curvature tuning unit (Hu, Gamba and Balestriero, arXiv 2502.07783), trainable.
 
         y = c * x * sigmoid(x * beta / (1 - beta)) + (1 - c) * (1 - beta) * softplus(x / (1 - beta))
@@ -318,19 +318,9 @@ class CTU(nn.Module):
         any -> same.
     """
 
-    def __init__(
-        self,
-        num_parameters: int = 1,
-        *,
-        channel_dim: int = 1,
-        device: _Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        start = torch.full((num_parameters,), math.log(0.8 / 0.2), device=device, dtype=dtype)
-        self.raw_beta = nn.Parameter(start)
-        self.raw_c = nn.Parameter(torch.zeros_like(start))
-        self.num_parameters, self.channel_dim = num_parameters, channel_dim
+    starts: ClassVar[dict[str, float]] = {"raw_beta": math.log(0.8 / 0.2), "raw_c": 0.0}
+    raw_beta: nn.Parameter
+    raw_c: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to ``x``."""
@@ -340,8 +330,8 @@ class CTU(nn.Module):
 @torch.fx.wrap
 def _ctu(x: Tensor, raw_beta: Tensor, raw_c: Tensor, channels: int, channel_dim: int) -> Tensor:
     wide = accumulation_dtype(x.dtype)
-    raw_beta = _shaped(raw_beta.to(wide), x, channels, channel_dim)
-    raw_c = _shaped(raw_c.to(wide), x, channels, channel_dim)
+    raw_beta = over_channels(raw_beta.to(wide), x, channel_dim, channels)
+    raw_c = over_channels(raw_c.to(wide), x, channel_dim, channels)
     # sigmoid(-r) is 1 - sigmoid(r) without cancellation.
     rest = torch.sigmoid(-raw_beta).clamp(min=_LEAST_REST)
     c, z = torch.sigmoid(raw_c), x.to(wide)
