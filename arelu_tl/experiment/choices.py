@@ -29,7 +29,7 @@ from arelu_tl.experiment.build import (
     make_run_optimizer,
     steps_per_epoch,
 )
-from arelu_tl.experiment.probe import ProbeHead, ProbeTraining, prepare_probe
+from arelu_tl.experiment.probe import ProbeHead, prepare_probe
 from arelu_tl.records.config import FinetuneConfig
 from arelu_tl.training.distributed import ALONE, World
 from arelu_tl.training.evaluate import autocast, to_device
@@ -181,7 +181,7 @@ def choose_start(
     imposed: dict[str, Any] = {}
     if config.arm == "stats-frozen":
         imposed = {"bn_stats": "frozen"}
-    elif config.arm in _HEAD_OF and config.head_lr == "auto":
+    elif config.arm in _HEAD_OF and config.head_lr == "auto" and config.head_init == "random":
         other = config.model_copy(update={"arm": _HEAD_OF[config.arm]})
         _, theirs, _ = choose_start(other, folder, device, build, world)
         imposed = {"head_lr": theirs.settings().get("head_lr", config.lr)}
@@ -246,6 +246,11 @@ def _try(
         short = "frozen" if config.pretrained and not pilots else "batch"
         undecided = norms and config.freeze == "none"
         modes = ["batch", "frozen"] if undecided and pilots else [short if undecided else "batch"]
+    tries = pilots and len(modes) * alternatives > 1
+    start = None
+    if tries and probe is not None and config.head_init == "probe":
+        *_, unseen = _shares(config, train)
+        start = probe.head({index for batch in unseen for index in batch})
     tried = []
     for mode in modes:
         own = config.model_copy(update={"bn_stats": mode})
@@ -253,8 +258,7 @@ def _try(
         if rate is not None:
             own = own.model_copy(update={"head_lr": rate.lr})
         loss, steps = None, 0
-        if pilots and len(modes) * alternatives > 1:
-            start = probe if config.head_init == "probe" else None
+        if tries:
             loss, steps = _pilot(own, folder, backbone, train, device, start)
         tried.append(Pilot(config.init if alternatives > 1 else None, mode, rate, loss, steps))
     return tried, None if probe is None else probe.head()
@@ -310,13 +314,24 @@ def _steps(config: FinetuneConfig, train: Batches) -> int:
     return steps_per_epoch(len(train), config.grad_accum_steps) * config.epochs
 
 
+def _shares(config: FinetuneConfig, train: Batches) -> tuple[int, int, list[list[int]]]:
+    """Return a pilot's steps, how many batches of epoch 0 it trains on, and those it is judged by.
+
+    The latter follow the former, as indices of their pictures.
+    """
+    least, most = _PILOT_STEPS
+    steps = min(max(round(_PILOT_SHARE * _steps(config, train)), least), most)
+    seen = min(steps, len(train) // 2)
+    return steps, seen, train.indices(0)[seen : seen + math.ceil(_HELD_OUT / train.batch_size)]
+
+
 def _pilot(
     config: FinetuneConfig,
     folder: PictureFolder,
     backbone: Backbone,
     train: Batches,
     device: torch.device,
-    probe: ProbeTraining | None,
+    head: ProbeHead | None,
 ) -> tuple[float, int]:
     """Train a copy for a few steps at the full rate.
 
@@ -324,20 +339,16 @@ def _pilot(
     of the steps but evaluated in the mode of training.
 
     Args:
-        probe: how the head starts; trained without the pictures held out. None for at random.
+        head: how the head starts, trained without the pictures held out; None for at random.
 
     Returns:
         (loss of the pictures held out, number of steps).
     """
-    least, most = _PILOT_STEPS
-    steps = min(max(round(_PILOT_SHARE * _steps(config, train)), least), most)
-    seen = min(steps, len(train) // 2)
-    held_out = math.ceil(_HELD_OUT / train.batch_size)
+    steps, seen, unseen = _shares(config, train)
     with torch.random.fork_rng():
         model = copy.deepcopy(backbone.model)
-        if probe is not None:
-            unseen = train.indices(0)[seen : seen + held_out]
-            probe.head({index for batch in unseen for index in batch}).install(model)
+        if head is not None:
+            head.install(model)
         optimizer = make_run_optimizer(config, model)
         settings = fit_settings(config, folder, device)
         step = Step(model, optimizer, settings, device)
@@ -352,7 +363,7 @@ def _pilot(
                 step.update()
         except NonFiniteError:
             return math.inf, steps
-        rest = itertools.islice(train.epoch(0, first=seen), held_out)
+        rest = itertools.islice(train.epoch(0, first=seen), len(unseen))
         return _training_loss(model, rest, settings, device), steps
 
 

@@ -27,8 +27,9 @@ from arelu_tl.training.features import HeadOnFeatures
 from arelu_tl.training.head_rate import HeadTraining, choose_head_rate
 from arelu_tl.training.step import Batch
 
-# More training pictures would take a share of a run that a look beforehand is not worth.
-_MOST_PICTURES = 2048
+# More training pictures would take a share of a run that a look beforehand is not worth, but with
+# many classes each needs some.
+_MOST_PICTURES, _FOR_EACH_CLASS = 2048, 16
 _BATCH, _STEPS, _USUAL = 64, 400, 1e-3
 # In place of the digest of a head that is drawn from the seed.
 PROBED = "linear probe"
@@ -39,15 +40,15 @@ class Probe:
     """How well a classifier on frozen features does on the validation pictures.
 
     Attributes:
-        top1: share of them that are classified correctly.
-        loss: mean cross-entropy in nats.
+        top1, loss: share of them that are classified correctly, and mean cross-entropy in nats;
+            None until the run's evaluation before its first step, where it begins with the probe.
         lr: its learning rate, chosen by cross-validation on the training pictures.
         pictures: number of training pictures.
         steps: number of optimiser steps (AdamW).
     """
 
-    top1: float
-    loss: float
+    top1: float | None
+    loss: float | None
     lr: float
     pictures: int
     steps: int = _STEPS
@@ -118,7 +119,8 @@ def prepare_probe(
     if config.freeze == "backbone" or len(names) != 1:
         return None
     split = folder.splits["train"]
-    order = np.random.default_rng(0).permutation(len(split))[:_MOST_PICTURES]
+    most = max(_MOST_PICTURES, _FOR_EACH_CLASS * len(folder.classes))
+    order = np.random.default_rng(0).permutation(len(split))[:most]
     pictures = sorted(int(i) for i in order)
     train, _ = make_run_batches(config, folder, backbone, device)
     shown = make_eval_batches(

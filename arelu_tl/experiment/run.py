@@ -19,7 +19,7 @@ from arelu_tl.experiment.environment import changed_environment, describe_enviro
 from arelu_tl.experiment.head_only import on_features
 from arelu_tl.experiment.journal import RunJournal
 from arelu_tl.experiment.observer import Observer
-from arelu_tl.experiment.probe import PROBED, evaluate_probe
+from arelu_tl.experiment.probe import PROBED, Probe, evaluate_probe
 from arelu_tl.experiment.tensorboard import TensorBoardLog, log_summary
 from arelu_tl.records import runs
 from arelu_tl.records.card import ModelCard
@@ -172,25 +172,22 @@ class RunFolder:
             return start if built else begin(config, folder, device)
 
         best, choices, trained = choose_start(self.config, folder, device, build, self.world)
-
-        def evaluate() -> dict[str, Any] | None:
-            if trained is None:
-                return None
-            return evaluate_probe(trained, self.config, folder, best.backbone, device).to_json()
-
-        probe = self.world.lead(evaluate)
+        settled, pairing, probe = choices.settings(), best.pairing, None
         if self.world.leads:
             write_json(self.path / runs.CHOICES, choices.to_json())
             for text in choices.lines():
                 self.observer.note(f"{self.config.arm}: {text}")
-        settled = choices.settings()
-        if probe is not None and settled["head_init"] == "probe" and self.world.leads:
-            self.observer.note(
-                f"{self.config.arm}: begins with a linear probe of its features, accuracy "
-                f"{probe['top1']:.3f}"
+        if trained is not None and settled["head_init"] == "probe":
+            # The evaluation before the first step is the probe's.
+            probe = Probe(None, None, trained.lr, trained.pictures)
+            pairing = {**pairing, "head_init": PROBED}
+            self.observer.note(f"{self.config.arm}: begins with a linear probe of its features")
+        elif trained is not None:
+            probe = self.world.lead(
+                lambda: evaluate_probe(trained, self.config, folder, best.backbone, device)
             )
-        probed = {"head_init": PROBED} if settled["head_init"] == "probe" else {}
-        return replace(best, pairing={**best.pairing, **probed}, settled=settled, probe=probe)
+        shown = None if probe is None else probe.to_json()
+        return replace(best, pairing=pairing, settled=settled, probe=shown)
 
     def record_start(self, start: RunStart, device: torch.device) -> None:
         """Write what is known before the first step."""
@@ -342,7 +339,9 @@ def _explained(error: Exception, device: torch.device) -> Exception:
 def _summary(
     config: FinetuneConfig, path: Path, result: FitResult, training: Training, start: RunStart
 ) -> Summary:
-    state = result.state
+    state, curve, probe = result.state, runs.load_run(path).curve(), start.probe
+    if probe is not None and probe["top1"] is None:
+        probe = {**probe, "top1": curve[0]["top1"], "loss": curve[0]["loss"]}
     return {
         "arm": config.arm,
         "lr": config.lr,
@@ -353,13 +352,13 @@ def _summary(
         "steps": state.step,
         "epochs": state.epoch,
         "stopped_early": state.stopped_early,
-        **runs.curve_results(runs.load_run(path).curve()),
+        **runs.curve_results(curve),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 3) if state.seconds else None,
         "peak_memory_bytes": peak_memory_bytes(training.device),
         "micro_batch": state.micro_batch,
         "on_features": training.model is not start.backbone.model,
         "device": str(training.device),
-        "probe": start.probe,
+        "probe": probe,
         "pairing": {**start.pairing, "epochs": state.digests},
     }

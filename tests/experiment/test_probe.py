@@ -15,6 +15,7 @@ from arelu_tl.analysis.comparison import compare
 from arelu_tl.data.decode import open_picture
 from arelu_tl.data.folder import scan_folder
 from arelu_tl.data.preprocess import Preprocessing
+from arelu_tl.experiment import probe as probe_module
 from arelu_tl.experiment.build import begin
 from arelu_tl.experiment.finetune import finetune
 from arelu_tl.experiment.probe import PROBED, evaluate_probe, prepare_probe
@@ -47,6 +48,23 @@ def test_features_that_tell_colours_apart_suffice_and_the_model_stays(make_folde
     assert torch.equal(kept.classifier.weight, alone.weight)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
+
+
+def test_of_many_pictures_some_are_taken_and_some_for_each_class(
+    make_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(train=20, val=1)
+    folder, config = scan_folder(root), settings(root, arm="relu")
+    backbone = begin(config, folder, CPU).backbone
+
+    def pictures(most: int) -> int:
+        monkeypatch.setattr(probe_module, "_MOST_PICTURES", most)
+        prepared = prepare_probe(config, folder, backbone, CPU)
+        assert prepared is not None
+        assert len(set(prepared.pictures)) == len(prepared.y)
+        return prepared.head().pictures
+
+    assert [pictures(most) for most in (100, 50, 4)] == [60, 50, 48]
 
 
 @pytest.mark.parametrize(
